@@ -1,0 +1,252 @@
+//! The valid configuration: what the rest of the program may rely on.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::domain::{IdType, Namespace, TableName};
+
+/// Everything `rowstream` was told, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Keys the state schema: two pipelines can share one database.
+    pub pipeline: String,
+    pub mongodb: MongoDb,
+    pub postgres: Postgres,
+    pub http: Http,
+    pub log: Log,
+    pub batch: Batch,
+    pub snapshot: Snapshot,
+    pub held: Held,
+    pub lease: Lease,
+    pub health: Health,
+    /// Root of every deterministic id. Changing it changes all of them.
+    pub namespace: Uuid,
+    pub mappings: Mappings,
+}
+
+/// What is copied: the mappings of the file, or every collection of one database as whole documents.
+#[derive(Debug, Clone)]
+pub enum Mappings {
+    Listed(Vec<MappingSpec>),
+    /// No mapping at all was given: each collection of the URI's database becomes a table
+    /// `<schema>.<collection>` of whole documents.
+    WholeDatabase { database: String, schema: String },
+}
+
+/// Text that cannot be printed: `Debug` and `Display` show `***`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(value: String) -> Self {
+        Self(value)
+    }
+
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct MongoDb {
+    /// Any connection string the driver understands.
+    pub uri: Secret,
+}
+
+#[derive(Debug, Clone)]
+pub struct Postgres {
+    /// `None`: the PG* environment variables alone say where.
+    pub url: Option<Secret>,
+    pub statement_timeout: Duration,
+    pub lock_timeout: Duration,
+    pub idle_in_transaction_timeout: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Http {
+    pub enabled: bool,
+    pub listen: SocketAddr,
+}
+
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// A tracing filter: `info`, `rowstream=debug,info`.
+    pub level: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone)]
+pub struct Batch {
+    pub max_changes: usize,
+    pub max_bytes: usize,
+    /// How long a change may wait for company. Zero: applied at once when idle.
+    pub linger: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub mode: SnapshotMode,
+    pub workers: usize,
+    pub chunk_documents: u64,
+    pub chunk_bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotMode {
+    /// Copy what is there once, then follow.
+    Initial,
+    /// Follow only.
+    Never,
+}
+
+#[derive(Debug, Clone)]
+pub struct Held {
+    pub keep_document: bool,
+    pub max_document_bytes: usize,
+    pub retry_initial: Duration,
+    pub retry_max: Duration,
+    /// How long a resolved entry is kept.
+    pub retention: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Lease {
+    pub ttl: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Health {
+    /// Lag above which `/health` is degraded, and failing.
+    pub lag_degraded: Duration,
+    pub lag_failing: Duration,
+    /// How long a server may be away before degraded becomes failing.
+    pub outage_failing: Duration,
+    /// Headroom of the oplog below which `/health` is degraded.
+    pub oplog_headroom: Duration,
+}
+
+/// One mapping: which documents, which table, which columns.
+#[derive(Debug, Clone)]
+pub struct MappingSpec {
+    /// First half of the key (source, source_id); unique in the file.
+    pub source: String,
+    pub collection: Namespace,
+    pub table: TableName,
+    /// `None`: sampled once and stored.
+    pub id_type: Option<IdType>,
+    pub key: KeySpec,
+    /// `None`: whole documents.
+    pub columns: Option<Vec<ColumnSpec>>,
+    pub deletes: Deletes,
+    pub schema: SchemaMode,
+    pub on_drop: OnDrop,
+    /// Nothing is held: a document that cannot be written stops the pipeline.
+    pub critical: bool,
+    pub enabled: bool,
+    /// An empty or missing collection is no mistake.
+    pub allow_empty: bool,
+}
+
+/// The columns that hold the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeySpec {
+    /// `None`: the table belongs to one source and has no such column.
+    pub source: Option<String>,
+    pub source_id: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deletes {
+    Hard,
+    Keep,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SchemaMode {
+    /// The table must exist.
+    Expect,
+    /// rowstream creates it if it does not exist.
+    Create,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDrop {
+    /// A dropped collection deletes its rows, by `deletes`.
+    Delete,
+    Halt,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ColumnSpec {
+    pub name: String,
+    pub value: ValueSpec,
+    /// Written on insert only; an update leaves it alone.
+    pub insert_only: bool,
+    /// Absent or null is a rejection.
+    pub required: bool,
+    /// Instead of absent (and of null, unless the column takes null from the document on purpose).
+    pub default: Option<Scalar>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum ValueSpec {
+    /// The first of these dotted paths that is present.
+    Path { from: Vec<String>, rule: Option<Rule> },
+    /// The whole document, as extended JSON, without these top-level fields.
+    Document { without: Vec<String> },
+    /// The `_id` as its `source_id` text.
+    SourceId,
+    /// Commit time of the change in MongoDB. Null when it came by snapshot.
+    ClusterTime,
+    Constant(Scalar),
+    /// UUIDv5 of (namespace, source, source_id).
+    KeyUuid,
+    /// A prefix and the ULID text of that UUID.
+    KeyPrefixed(String),
+}
+
+/// How a value is read where its type alone does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    UnixSeconds,
+    UnixMilliseconds,
+    /// RFC 3339 text: `2025-09-01T10:14:35.123Z`.
+    Rfc3339,
+    /// Any scalar as its text.
+    Text,
+    /// A number written as text.
+    Number,
+    /// Any value as extended JSON.
+    Json,
+}
+
+/// A constant of the file.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Scalar {
+    Null,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Text(String),
+}

@@ -1,0 +1,29 @@
+use super::{Document, Key};
+
+/// One thing that must be brought up to date on the target.
+#[derive(Debug, Clone)]
+pub struct Change {
+    pub key: Key,
+    pub kind: ChangeKind,
+}
+
+#[derive(Debug, Clone)]
+pub enum ChangeKind {
+    /// This is the document now.
+    Put(Document),
+    /// The document is gone.
+    Delete,
+    /// Something changed: read the document again, then it becomes a `Put` or a `Delete`.
+    Touch,
+}
+
+impl Change {
+    /// Bytes this change holds in memory, for limits and back-pressure.
+    pub fn size(&self) -> usize {
+        let document = match &self.kind {
+            ChangeKind::Put(document) => document.len(),
+            ChangeKind::Delete | ChangeKind::Touch => 0,
+        };
+        document + self.key.id.as_bytes().len() + size_of::<Self>()
+    }
+}

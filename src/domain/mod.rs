@@ -1,0 +1,17 @@
+//! The words that cross the seams between stages. No I/O, no logging, no sibling imported.
+
+mod change;
+mod document;
+mod key;
+mod namespace;
+mod position;
+mod row;
+mod table;
+
+pub use change::{Change, ChangeKind};
+pub use document::Document;
+pub use key::{CanonicalId, IdType, Key, SourceIndex};
+pub use namespace::Namespace;
+pub use position::{ClusterTime, Position, ResumeToken};
+pub use row::{Coercion, Reason, Rejection, Row};
+pub use table::{Column, ColumnType, ForeignKey, Table, TableName, TextKind, UniqueKey};
