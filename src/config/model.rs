@@ -33,7 +33,10 @@ pub enum Mappings {
     Listed(Vec<MappingSpec>),
     /// No mapping at all was given: each collection of the URI's database becomes a table
     /// `<schema>.<collection>` of whole documents.
-    WholeDatabase { database: String, schema: String },
+    WholeDatabase {
+        database: String,
+        schema: String,
+    },
 }
 
 /// Text that cannot be printed: `Debug` and `Display` show `***`.
@@ -212,9 +215,14 @@ pub struct ColumnSpec {
 #[derive(Debug, Clone, PartialEq)]
 pub enum ValueSpec {
     /// The first of these dotted paths that is present.
-    Path { from: Vec<String>, rule: Option<Rule> },
+    Path {
+        from: Vec<String>,
+        rule: Option<Rule>,
+    },
     /// The whole document, as extended JSON, without these top-level fields.
-    Document { without: Vec<String> },
+    Document {
+        without: Vec<String>,
+    },
     /// The `_id` as its `source_id` text.
     SourceId,
     /// Commit time of the change in MongoDB. Null when it came by snapshot.

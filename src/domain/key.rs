@@ -28,3 +28,9 @@ pub enum IdType {
     Int,
     Uuid,
 }
+
+impl CanonicalId {
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}

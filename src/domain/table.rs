@@ -66,16 +66,25 @@ pub enum ColumnType {
     /// `None`: any precision. Else (precision, scale); scale may be negative.
     Numeric(Option<(u16, i16)>),
     /// Limit in characters, where the type has one.
-    Text { kind: TextKind, limit: Option<u32> },
+    Text {
+        kind: TextKind,
+        limit: Option<u32>,
+    },
     Uuid,
     Bytea,
     Date,
     /// Digits of a second that are kept: 0 to 6.
-    Timestamp { precision: u8 },
-    TimestampTz { precision: u8 },
+    Timestamp {
+        precision: u8,
+    },
+    TimestampTz {
+        precision: u8,
+    },
     Json,
     Jsonb,
-    Enum { labels: Vec<String> },
+    Enum {
+        labels: Vec<String>,
+    },
     /// A type rowstream does not encode; by its SQL name.
     Other(String),
 }

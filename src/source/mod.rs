@@ -1,1 +1,5 @@
-//! source
+//! Every MongoDB call. Knows neither PostgreSQL nor the mapping.
+
+mod event;
+
+pub use event::{CollectionIndex, Event, EventKind, Reply, Scope};

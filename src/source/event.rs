@@ -1,0 +1,51 @@
+//! What the source hands to the pipeline: one server reply at a time, already understood.
+
+use crate::domain::{CanonicalId, ChangeKind, ClusterTime, Namespace, ResumeToken};
+
+/// One reply of the change stream, empty ones included.
+#[derive(Debug)]
+pub struct Reply {
+    pub events: Vec<Event>,
+    /// The server's `postBatchResumeToken`: everything up to here is in `events` or concerns nobody.
+    pub token: ResumeToken,
+    /// The time inside that token.
+    pub time: ClusterTime,
+    /// Bytes held by the events.
+    pub size: usize,
+}
+
+/// One event that concerns a mapped collection.
+#[derive(Debug)]
+pub struct Event {
+    pub kind: EventKind,
+    pub time: ClusterTime,
+    /// Resuming after this token continues behind this very event.
+    pub token: ResumeToken,
+    /// Part of a multi-document transaction: others may follow with the same `time`.
+    pub in_transaction: bool,
+}
+
+#[derive(Debug)]
+pub enum EventKind {
+    /// Never a `Put` without a document: an update, an oversized event, or a delete whose
+    /// `documentKey` has more than `_id` is a `Touch`.
+    Document { collection: CollectionIndex, id: CanonicalId, change: ChangeKind },
+    /// The collection was dropped or renamed away (also as part of dropDatabase): all its documents are gone.
+    Dropped { collection: CollectionIndex },
+    /// Another collection took this name (rename, `$out`): its documents came without events.
+    Replaced { collection: CollectionIndex },
+    /// A collection nobody listed has had its first event; only when `Scope::discover` is set.
+    Discovered(Namespace),
+}
+
+/// A collection's place in `Scope::collections`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CollectionIndex(pub u16);
+
+/// What the one change stream listens to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scope {
+    pub collections: Vec<Namespace>,
+    /// Watch the whole database and report collections that are not listed.
+    pub discover: bool,
+}
