@@ -10,11 +10,17 @@ mod decode;
 mod element;
 mod error;
 mod event;
+mod find;
+mod lookup;
+mod snapshot;
 mod stream;
 mod token;
 
 pub use client::{connect, operation_time};
 pub use error::{Disposition, Error, Fault, FaultKind};
 pub use event::{CollectionIndex, Continuity, Event, EventKind, Reply, Scope};
+pub use find::Found;
+pub use lookup::lookup;
+pub use snapshot::{Chunk, next_boundary, read_chunk};
 pub use stream::{Stream, StreamState, open};
 pub use token::token_time;

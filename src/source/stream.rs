@@ -9,13 +9,14 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use mongodb::Client;
 use mongodb::options::ReadConcern;
-use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
+use mongodb::raw_batch_cursor::RawBatchCursor;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::client::server_times;
 use super::decode::{Decoded, Decoder};
 use super::error::{Error, Fault, FaultKind};
 use super::event::{Continuity, Reply, Scope};
+use super::find::OwnedBatch;
 use crate::domain::{ClusterTime, Namespace, Position, ResumeToken};
 
 /// How long the server holds an idle getMore before it answers with an empty reply. Events are sent at once
@@ -313,15 +314,6 @@ fn pauses() -> ExponentialBackoff {
         .with_jitter()
         .without_max_times()
         .build()
-}
-
-/// Lets the driver's reply be the memory that documents are slices of.
-struct OwnedBatch(RawBatch);
-
-impl AsRef<[u8]> for OwnedBatch {
-    fn as_ref(&self) -> &[u8] {
-        self.0.as_raw_document().as_bytes()
-    }
 }
 
 /// What the stream is opened on.
