@@ -59,19 +59,21 @@ impl Replies {
     }
 }
 
-fn found(reply: &Bytes) -> Result<Vec<Found>, Error> {
-    const REPLY: Error = Error::Malformed { what: "a reply to find" };
-    const DOCUMENT: Error = Error::Malformed { what: "a document" };
+/// The array of documents in a reply of any cursor.
+pub(super) fn batch(reply: &[u8]) -> Option<&[u8]> {
     let cursor = elements(reply)
         .filter_map(Result::ok)
         .find(|element| element.name == b"cursor")
-        .and_then(|element| element.document())
-        .ok_or(REPLY)?;
-    let batch = elements(cursor)
+        .and_then(|element| element.document())?;
+    elements(cursor)
         .filter_map(Result::ok)
         .find(|element| matches!(element.name, b"firstBatch" | b"nextBatch"))
         .and_then(|element| element.array())
-        .ok_or(REPLY)?;
+}
+
+fn found(reply: &Bytes) -> Result<Vec<Found>, Error> {
+    const DOCUMENT: Error = Error::Malformed { what: "a document" };
+    let batch = batch(reply).ok_or(Error::Malformed { what: "a reply to find" })?;
     elements(batch)
         .map(|element| {
             let document = element.ok().and_then(|element| element.document()).ok_or(DOCUMENT)?;

@@ -12,6 +12,7 @@ mod error;
 mod event;
 mod find;
 mod lookup;
+mod preflight;
 mod snapshot;
 mod stream;
 mod token;
@@ -21,6 +22,9 @@ pub use error::{Disposition, Error, Fault, FaultKind};
 pub use event::{CollectionIndex, Continuity, Event, EventKind, Reply, Scope};
 pub use find::Found;
 pub use lookup::lookup;
+pub use preflight::{
+    CollectionFacts, CollectionKind, Facts, Finding, OplogWindow, Topology, preflight, sample_id_types,
+};
 pub use snapshot::{Chunk, next_boundary, read_chunk};
 pub use stream::{Stream, StreamState, open};
 pub use token::token_time;

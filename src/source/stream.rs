@@ -110,6 +110,39 @@ pub fn open(client: &Client, scope: Scope, position: Position, budget: usize) ->
     Stream { replies, state }
 }
 
+/// Opens the change stream at the present and closes it: whether the server lets us is known then.
+pub(super) async fn probe(client: &Client, scope: &Scope) -> Result<(), Error> {
+    let time = server_times(client).await?.majority;
+    open_cursor(client, scope, &Position { token: None, time }, Detail::KeysOnly).await.map(drop)
+}
+
+async fn open_cursor(
+    client: &Client,
+    scope: &Scope,
+    position: &Position,
+    detail: Detail,
+) -> Result<RawBatchCursor, Error> {
+    let pipeline = pipeline(scope, position, detail)?;
+    let (database, collection) = match target(scope)? {
+        Target::Collection(namespace) => (namespace.database.as_str(), Some(namespace.collection.as_str())),
+        Target::Database(database) => (database, None),
+        Target::Deployment => ("admin", None),
+    };
+    let database = client.database(database);
+    let collection = collection.map(|name| database.collection::<Document>(name));
+    let aggregate = match &collection {
+        Some(collection) => collection.aggregate(pipeline),
+        None => database.aggregate(pipeline),
+    };
+    aggregate
+        .read_concern(ReadConcern::majority())
+        .max_await_time(AWAIT_TIME)
+        .batch_size(EVENTS_PER_REPLY)
+        .batch()
+        .await
+        .map_err(Error::failed("open the change stream"))
+}
+
 /// What is asked of the server for each event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Detail {
@@ -170,7 +203,7 @@ impl Task {
     async fn follow_one_cursor(&mut self) -> Result<End, Error> {
         self.check_clock().await?;
         let opened = Instant::now();
-        let mut cursor = self.open_cursor().await?;
+        let mut cursor = open_cursor(&self.client, &self.scope, &self.position, self.detail).await?;
         loop {
             let Some(batch) = cursor.next().await else {
                 return Err(Error::Failed { action: READ, fault: Fault::cursor_closed() });
@@ -190,30 +223,6 @@ impl Task {
                 return Ok(End::Reopen);
             }
         }
-    }
-
-    async fn open_cursor(&self) -> Result<RawBatchCursor, Error> {
-        let pipeline = pipeline(&self.scope, &self.position, self.detail)?;
-        let (database, collection) = match target(&self.scope)? {
-            Target::Collection(namespace) => {
-                (namespace.database.as_str(), Some(namespace.collection.as_str()))
-            }
-            Target::Database(database) => (database, None),
-            Target::Deployment => ("admin", None),
-        };
-        let database = self.client.database(database);
-        let collection = collection.map(|name| database.collection::<Document>(name));
-        let aggregate = match &collection {
-            Some(collection) => collection.aggregate(pipeline),
-            None => database.aggregate(pipeline),
-        };
-        aggregate
-            .read_concern(ReadConcern::majority())
-            .max_await_time(AWAIT_TIME)
-            .batch_size(EVENTS_PER_REPLY)
-            .batch()
-            .await
-            .map_err(Error::failed("open the change stream"))
     }
 
     /// ⚠ The server takes a start in the future without a word and sends nothing of what happens until then.
