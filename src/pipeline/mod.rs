@@ -8,6 +8,7 @@ mod batch;
 mod commit;
 mod error;
 mod load;
+mod moment;
 mod outstanding;
 mod plan;
 mod prepare;
@@ -21,6 +22,11 @@ pub use batch::Limits;
 pub use commit::HeldPolicy;
 pub use error::Error;
 pub use load::{Loaded, load};
+pub use moment::Moment;
 pub use plan::{Mapped, Plan};
 pub use report::Report;
 pub use session::{Finish, Session, SessionState};
+pub use status::{
+    Checkpoint, EventTime, Halt, HeldCounts, LAG_FRESH_FOR, Lag, LastRejection, Link, LinkState, Oplog, Role,
+    RowCounts, STALLED_AFTER, SnapshotState, SnapshotStatus, SourceStatus, Status, StatusSnapshot,
+};
