@@ -42,7 +42,7 @@ pub async fn run(
     shutdown: watch::Receiver<bool>,
 ) -> anyhow::Result<Summary> {
     let status = Status::new(&config.pipeline, env!("CARGO_PKG_VERSION"), Moment::now());
-    let metrics = Arc::new(Metrics::new(&config.pipeline)?);
+    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), option_env!("ROWSTREAM_REVISION").unwrap_or("unknown"))?);
     let report = Report::new(status, metrics);
     let served = if config.http.enabled && !until_caught_up {
         let listen = config.http.listen;

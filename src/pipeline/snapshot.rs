@@ -122,7 +122,7 @@ impl Copying {
                 let Some(pending) = inner.waiting.pop_front() else { return Ok(Next::Finished) };
                 let mapped = self.plan.of(pending.source);
                 writer.start_snapshot(pending.source, mapped.documents_estimated).await?;
-                self.report.snapshot_started(pending.source, pending.progress.documents as u64);
+                self.report.snapshot_started(&self.plan, pending.source, pending.progress.documents as u64);
                 inner.current = Some(Current::new(pending));
                 continue;
             };
@@ -150,7 +150,7 @@ impl Copying {
                 return Err(Error::Rebuild { because: "the chunks of a snapshot changed" });
             }
             inner.current = None;
-            self.report.snapshot_done(source);
+            self.report.snapshot_done(&self.plan, source);
             writer.analyze(source).await?;
         }
     }
@@ -208,7 +208,7 @@ impl Copying {
             drop(turn);
             return match outcome {
                 ChunkOutcome::Committed(committed) => {
-                    self.report.chunk_committed(source, documents, &committed);
+                    self.report.chunk_committed(&batch, documents, &committed);
                     Ok(())
                 }
                 ChunkOutcome::Gone => {
