@@ -122,9 +122,11 @@ pub(super) fn postgres_mistake(text: &str) -> Option<&'static str> {
 }
 
 fn userinfo_mistake(parts: &ConnectionString<'_>) -> Option<&'static str> {
-    const ENCODE: &str = "must have user and password percent-encoded (@ : / ? # [ ] % as %40 %3A %2F %3F %23 %5B %5D %25)";
+    const ENCODE: &str =
+        "must have user and password percent-encoded (@ : / ? # [ ] % as %40 %3A %2F %3F %23 %5B %5D %25)";
     let plain = |text: &str| text.contains(['@', ':', '/', '?', '#', '[', ']']) || !percents_are_valid(text);
-    let torn = parts.user.is_none() && (parts.path.contains('@') || parts.query.is_some_and(|q| q.contains('@')));
+    let torn =
+        parts.user.is_none() && (parts.path.contains('@') || parts.query.is_some_and(|q| q.contains('@')));
     (torn || parts.user.is_some_and(plain) || parts.password.is_some_and(plain)).then_some(ENCODE)
 }
 
@@ -159,10 +161,19 @@ mod tests {
     #[test]
     fn a_shown_connection_string_keeps_its_hosts_and_loses_its_secrets() {
         for (given, shown) in [
-            ("mongodb://app:p%40ss@a:27017,b:27018/shop?replicaSet=rs0", "mongodb://app:***@a:27017,b:27018/shop?replicaSet=rs0"),
+            (
+                "mongodb://app:p%40ss@a:27017,b:27018/shop?replicaSet=rs0",
+                "mongodb://app:***@a:27017,b:27018/shop?replicaSet=rs0",
+            ),
             ("mongodb+srv://app:pass@c.example.net", "mongodb+srv://app:***@c.example.net"),
-            ("postgres://app@db/shop?sslmode=require&sslpassword=hunter2", "postgres://app@db/shop?sslmode=require&sslpassword=***"),
-            ("mongodb://h/?authMechanismProperties=AWS_SESSION_TOKEN:abc", "mongodb://h/?authMechanismProperties=***"),
+            (
+                "postgres://app@db/shop?sslmode=require&sslpassword=hunter2",
+                "postgres://app@db/shop?sslmode=require&sslpassword=***",
+            ),
+            (
+                "mongodb://h/?authMechanismProperties=AWS_SESSION_TOKEN:abc",
+                "mongodb://h/?authMechanismProperties=***",
+            ),
             ("mongodb://app:p@ss@host/shop", "***"),
             ("mongodb://app:p/ss@host/shop", "***"),
             ("mongodb://app:se:cret@host/shop", "***"),

@@ -100,14 +100,16 @@ pub(super) const HELD_RETENTION: Setting<Duration> =
 
 /// The time until a standby takes over from a leader that is gone. Too low: a slow heartbeat costs the
 /// leader its lease. Too high: a longer gap after a crash.
-pub(super) const LEASE_TTL: Setting<Duration> = Setting { default: seconds(10), allowed: seconds(2)..=minutes(10) };
+pub(super) const LEASE_TTL: Setting<Duration> =
+    Setting { default: seconds(10), allowed: seconds(2)..=minutes(10) };
 
 /// Lag of a healthy pipeline is well under a second; half a minute is a backlog that people notice.
 pub(super) const LAG_DEGRADED: Setting<Duration> =
     Setting { default: seconds(30), allowed: seconds(1)..=days(7) };
 
 /// Lag at which somebody should be woken. Too low: alarms at every bulk load. Too high: stale rows.
-pub(super) const LAG_FAILING: Setting<Duration> = Setting { default: minutes(5), allowed: seconds(1)..=days(7) };
+pub(super) const LAG_FAILING: Setting<Duration> =
+    Setting { default: minutes(5), allowed: seconds(1)..=days(7) };
 
 /// An election takes about 12 s, a fail-over of PostgreSQL some tens: those are weather, not failure.
 pub(super) const OUTAGE_FAILING: Setting<Duration> =

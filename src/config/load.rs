@@ -87,7 +87,8 @@ fn with_environment(
         }
     }
     // Compose and Kubernetes templates set a variable to nothing where they have no value.
-    let source = Environment::with_prefix("ROWSTREAM").separator("__").ignore_empty(true).source(Some(variables));
+    let source =
+        Environment::with_prefix("ROWSTREAM").separator("__").ignore_empty(true).source(Some(variables));
     let mut merged = Value::new(None, ValueKind::Table(file));
     if let Err(error) = source.collect_to(&mut merged) {
         reader.report(Mistake {

@@ -130,7 +130,10 @@ fn collection(field: &Field<'_>) -> Option<Namespace> {
         return None;
     };
     if let Some(mistake) = database_mistake(&namespace.database) {
-        field.mistake(format!("must begin with a database that can be copied; {} {mistake}", namespace.database), "");
+        field.mistake(
+            format!("must begin with a database that can be copied; {} {mistake}", namespace.database),
+            "",
+        );
         return None;
     }
     if namespace.collection.starts_with("system.") || namespace.collection.contains('$') {
@@ -223,7 +226,11 @@ fn key(mut section: Section<'_>) -> KeySpec {
     let source_id = section.field("source_id").and_then(|field| column_name(&field));
     let key = KeySpec { source, source_id: source_id.unwrap_or_else(|| "source_id".to_owned()) };
     if key.source.as_deref() == Some(key.source_id.as_str()) {
-        section.mistake_at("source_id", "must differ from key.source", "a table of one source has source: null");
+        section.mistake_at(
+            "source_id",
+            "must differ from key.source",
+            "a table of one source has source: null",
+        );
     }
     section.finish();
     key
@@ -244,7 +251,8 @@ fn schema_mode(section: &mut Section<'_>, whole_documents: bool) -> SchemaMode {
     let modes = [("expect", SchemaMode::Expect), ("create", SchemaMode::Create)];
     let mode = field.choice(&modes).unwrap_or(default);
     if mode == SchemaMode::Create && !whole_documents {
-        let hint = "rowstream creates tables of whole documents only so far; create this table, then use expect";
+        let hint =
+            "rowstream creates tables of whole documents only so far; create this table, then use expect";
         field.mistake("must be expect where columns are given", hint);
     }
     mode

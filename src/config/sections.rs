@@ -90,8 +90,7 @@ fn postgres(mut section: Section<'_>, surroundings: &Surroundings<'_>) -> Postgr
         let hint = "or set ROWSTREAM__POSTGRES__URL, DATABASE_URL, postgres.url_file, or PGHOST and its like";
         section.mistake_at("url", "is required", hint);
     }
-    let keys =
-        SecretKeys { value: "password", file: "password_file", variables: None, mistake: |_| None };
+    let keys = SecretKeys { value: "password", file: "password_file", variables: None, mistake: |_| None };
     let password = secret(&mut section, &keys, surroundings);
     let postgres = Postgres {
         url: url.usable(),
@@ -179,11 +178,7 @@ fn secret_of_file(field: &Field<'_>, keys: &SecretKeys, surroundings: &Surroundi
     }
 }
 
-fn secret_of_variables(
-    section: &Section<'_>,
-    keys: &SecretKeys,
-    surroundings: &Surroundings<'_>,
-) -> Found {
+fn secret_of_variables(section: &Section<'_>, keys: &SecretKeys, surroundings: &Surroundings<'_>) -> Found {
     let Some((value_name, file_name)) = keys.variables else { return Found::Nothing };
     let variable = |name: &str| surroundings.environment.get(name).filter(|value| !value.is_empty());
     let (name, result) = match (variable(value_name), variable(file_name)) {
@@ -289,7 +284,9 @@ fn snapshot(mut section: Section<'_>) -> Snapshot {
 fn held(mut section: Section<'_>) -> Held {
     let held = Held {
         keep_document: section.flag("keep_document", true),
-        max_document_bytes: in_memory(section.bytes("max_document_bytes", &defaults::HELD_MAX_DOCUMENT_BYTES)),
+        max_document_bytes: in_memory(
+            section.bytes("max_document_bytes", &defaults::HELD_MAX_DOCUMENT_BYTES),
+        ),
         retry_initial: section.duration("retry_initial", &defaults::HELD_RETRY_INITIAL),
         retry_max: section.duration("retry_max", &defaults::HELD_RETRY_MAX),
         retention: section.duration("retention", &defaults::HELD_RETENTION),
@@ -339,7 +336,11 @@ fn what_is_copied(root: &mut Section<'_>, mongodb: Option<&MongoDb>) -> Option<M
     copy.finish();
     if let Some(mappings) = root.field_or_null("mappings") {
         if copy_is_given {
-            root.mistake_at("copy", "must not be given together with mappings", "it is for a database without mappings");
+            root.mistake_at(
+                "copy",
+                "must not be given together with mappings",
+                "it is for a database without mappings",
+            );
         }
         return self::mappings(mappings).map(Mappings::Listed);
     }
@@ -376,7 +377,8 @@ fn database_of_uri(root: &mut Section<'_>, mongodb: Option<&MongoDb>) -> Option<
         return None;
     }
     if let Some(mistake) = database_mistake(database) {
-        let constraint = format!("is required where the connection string names the database {database}, which {mistake}");
+        let constraint =
+            format!("is required where the connection string names the database {database}, which {mistake}");
         root.mistake_at("mappings", &constraint, hint);
         return None;
     }

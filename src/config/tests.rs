@@ -12,7 +12,8 @@ use super::*;
 use crate::domain::{IdType, TableName};
 
 const EXAMPLE: &str = include_str!("../../config/example.yaml");
-const SERVERS: &str = "mongodb: { uri: \"mongodb://localhost/shop\" }\npostgres: { url: \"postgres://localhost/shop\" }\n";
+const SERVERS: &str =
+    "mongodb: { uri: \"mongodb://localhost/shop\" }\npostgres: { url: \"postgres://localhost/shop\" }\n";
 
 fn environment(variables: &[(&str, &str)]) -> BTreeMap<String, String> {
     variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
@@ -53,7 +54,7 @@ fn twelve_mistakes_of_six_kinds_give_twelve_messages() {
 mongodb: { uri: "http://app:hunter2@db" }
 postgres: { url: "postgres://db/shop", lock_timeout: 5 }
 http: { listen: "localhost:8080" }
-batch: { max_changes: 0, max_bytes: 8MB, lingr: 5ms }
+batch: { max_changes: 0, lingr: 5ms }
 snapshot: { workers: two }
 lease: { ttl: 1s }
 mappings:
@@ -66,8 +67,21 @@ mappings:
       note: { from: note, required: true, default: "" }
 "#;
     let text = mistakes(yaml, &[]);
-    assert_eq!(text.lines().count(), 13);
-    insta::assert_snapshot!(text, @"");
+    assert_eq!(text.lines().count(), 12);
+    insta::assert_snapshot!(text, @r#"
+mongodb.uri: must begin with mongodb:// or mongodb+srv://
+postgres.lock_timeout: must be a duration such as 500ms, 10s, 5m, 2h or 7d, given 5
+http.listen: must be an IP address and a port such as 127.0.0.1:8080, given "localhost:8080"
+batch.max_changes: must be between 1 and 1000000, given 0
+batch.lingr: is not a known key (did you mean linger?)
+snapshot.workers: must be a whole number, given "two"
+lease.ttl: must be between 2s and 10m, given "1s"
+mappings[0].collection: must be the full name of a collection: database.collection, given "orders"
+mappings[0].colums: is not a known key (did you mean columns?)
+mappings[1].source: is required (it names the mapping and is the first half of the key)
+mappings[1].columns.amount.as: must be one of unix_seconds, unix_milliseconds, rfc3339, text, number, json, given "unix_second" (did you mean unix_seconds?)
+mappings[1].columns.note.default: must not be given together with required: true, given ""
+"#);
 }
 
 #[test]
@@ -90,7 +104,21 @@ mappings:
   - shop.l
 "#
     );
-    insta::assert_snapshot!(mistakes(&yaml, &[]), @"");
+    insta::assert_snapshot!(mistakes(&yaml, &[]), @r#"
+mappings[0].collection: must begin with a database that can be copied; local belongs to the server itself, given "local.oplog.rs"
+mappings[1].collection: must not be a collection of the server's own (system.… or with a $), given "shop.system.views"
+mappings[2].table: must not be longer than 63 bytes, given "tttttttttttttttttttttttttttttttttttttttttttttttttttttttttttt"… (PostgreSQL would cut the table's name off)
+mappings[3].table: must be a table or schema.table, given "a.b.c" (a name with dots: { schema: public, name: a.b })
+mappings[4].table: must not be rowstream, the schema of rowstream's own state, given "rowstream.lease"
+mappings[6].source: must differ from mappings[5].source, given "f"
+mappings[6].table: must not be the table of mappings[5], since one of the two has key.source: null (a shared table needs a source column, so that each mapping knows its own rows)
+mappings[7].schema: must be expect where columns are given, given "create" (rowstream creates tables of whole documents only so far; create this table, then use expect)
+mappings[8].columns: must name at least one column, given a map (leave the key out to write whole documents)
+mappings[9].deletes: must be one of hard, keep, given "soft"
+mappings[10].source: must be text, given 2024 (put it in quotes)
+mappings[10].collection: must be text, given a list
+mappings[11]: must be a map
+"#);
 }
 
 #[test]
@@ -117,7 +145,24 @@ mappings:
       "a.b": {{ from: a, write: never }}
 "#
     );
-    insta::assert_snapshot!(mistakes(&yaml, &[]), @"");
+    insta::assert_snapshot!(mistakes(&yaml, &[]), @r#"
+mappings[0].columns.source: must not be a column of the key (rowstream writes the key itself, into the columns that key: names)
+mappings[0].columns.none: must have one of from, value and key
+mappings[0].columns.both: must have one of from, value and key
+mappings[0].columns.word: must be one of $document, $id, $cluster_time, given "$documnt" (did you mean $document?)
+mappings[0].columns.words.from[0]: must be a path, given "$id" (words with a $ stand alone, not in a list)
+mappings[0].columns.words.from[1]: must be names joined by single dots, given "a..b"
+mappings[0].columns.words.from[2]: must not be empty, given ""
+mappings[0].columns.document.as: must be left out unless from is a path, given "json"
+mappings[0].columns.without.without: must be left out unless from is $document, given a list
+mappings[0].columns.constant.required: must be left out unless from is a path, given true
+mappings[0].columns.key.key: must be uuid or { prefix: … }, given "uuidv5" (did you mean uuid?)
+mappings[0].columns.prefix.key.prefix: is required (for example txn_)
+mappings[0].columns.number: must be a path, or a map with from, value or key, given 7
+mappings[0].columns.map.value: must be text, a number, true, false or null, given a map
+mappings[0].columns.large.value: must be a number that is read exactly, given 123456789012345680000 (put it in quotes)
+mappings[0].columns."a.b".write: must be one of always, insert, given "never"
+"#);
 }
 
 #[test]
@@ -140,10 +185,10 @@ mongodb_uri: "mongodb://app:hunter2@db"
 
 #[test]
 fn text_that_is_no_yaml_is_one_error_with_its_line() {
-    insta::assert_snapshot!(mistakes("pipeline: a\nhttp: [\n", &[]), @"");
-    insta::assert_snapshot!(mistakes("pipeline: a\npipeline: b\n", &[]), @"");
-    insta::assert_snapshot!(mistakes("- a\n", &[]), @"");
-    insta::assert_snapshot!(mistakes("a: 1\n---\nb: 2\n", &[]), @"");
+    insta::assert_snapshot!(mistakes("pipeline: a\nhttp: [\n", &[]), @r#"rowstream.yaml is not valid YAML: while parsing a node, did not find expected node content at byte 20 line 3 column 1"#);
+    insta::assert_snapshot!(mistakes("pipeline: a\npipeline: b\n", &[]), @r#"rowstream.yaml is not valid YAML: String("pipeline"): duplicated key in mapping at byte 22 line 2 column 11"#);
+    insta::assert_snapshot!(mistakes("- a\n", &[]), @r#"rowstream.yaml is not valid YAML: invalid type: sequence, expected a map"#);
+    insta::assert_snapshot!(mistakes("a: 1\n---\nb: 2\n", &[]), @r#"rowstream.yaml is not valid YAML: Got 2 YAML documents, expected 1"#);
 }
 
 #[test]
@@ -214,7 +259,9 @@ fn a_variable_wins_over_the_file_and_the_file_over_common_variables() {
 fn variables_alone_are_enough() {
     let config = accepted("", &[("MONGODB_URI", "mongodb://a/shop"), ("PGHOST", "/var/run/postgresql")]);
     assert!(config.postgres.url.is_none());
-    assert!(matches!(config.mappings, Mappings::WholeDatabase { database, schema } if database == "shop" && schema == "public"));
+    assert!(
+        matches!(config.mappings, Mappings::WholeDatabase { database, schema } if database == "shop" && schema == "public")
+    );
 }
 
 #[test]
@@ -223,10 +270,19 @@ fn secrets_can_come_from_files() {
         ("", vec![("MONGODB_URI_FILE", "/secrets/uri"), ("DATABASE_URL_FILE", "/secrets/url")]),
         (
             "",
-            vec![("ROWSTREAM__MONGODB__URI_FILE", "/secrets/uri"), ("ROWSTREAM__POSTGRES__URL_FILE", "/secrets/url")],
+            vec![
+                ("ROWSTREAM__MONGODB__URI_FILE", "/secrets/uri"),
+                ("ROWSTREAM__POSTGRES__URL_FILE", "/secrets/url"),
+            ],
         ),
         ("mongodb: { uri_file: /secrets/uri }\npostgres: { url_file: /secrets/url }", vec![]),
-        (SERVERS, vec![("ROWSTREAM__MONGODB__URI_FILE", "/secrets/uri"), ("ROWSTREAM__POSTGRES__URL_FILE", "/secrets/url")]),
+        (
+            SERVERS,
+            vec![
+                ("ROWSTREAM__MONGODB__URI_FILE", "/secrets/uri"),
+                ("ROWSTREAM__POSTGRES__URL_FILE", "/secrets/url"),
+            ],
+        ),
     ] {
         let config = accepted(yaml, &variables);
         assert_eq!(config.mongodb.uri.expose(), "mongodb://of.file/shop");
@@ -248,19 +304,36 @@ fn mistakes_of_variables_name_the_variable() {
         ("DATABASE_URL_FILE", "/secrets/empty"),
         ("ROWSTREAM__POSTGRES__PASSWORD_FILE", "/secrets/none"),
     ];
-    insta::assert_snapshot!(mistakes("", &variables), @"");
+    insta::assert_snapshot!(mistakes("", &variables), @r#"
+ROWSTREAM__MAPPINGS__0__SOURCE: lists cannot be set by variables (write mappings into the file)
+MONGODB_URI: must begin with mongodb:// or mongodb+srv://
+DATABASE_URL_FILE: its file must not be empty
+ROWSTREAM__POSTGRES__PASSWORD_FILE: must be the path of a readable file: entity not found, given "/secrets/none"
+ROWSTREAM__HTTP__ENABLED: must be true or false, given "yes"
+ROWSTREAM__HTTP__LISTN: is not a known key (did you mean listen?)
+ROWSTREAM__LOG: must be a map
+ROWSTREAM__BATCH__MAX_CHANGES: must be a whole number, given "many"
+ROWSTREAM__HTPP__LISTEN: is not a known key (did you mean http?)
+"#);
 }
 
 #[test]
 fn servers_and_something_to_copy_are_required() {
-    insta::assert_snapshot!(mistakes("", &[]), @"");
-    let servers = "mongodb: { uri: \"mongodb://db/?replicaSet=rs0\" }\npostgres: { url: \"postgres://db\" }\n";
-    insta::assert_snapshot!(mistakes(servers, &[]), @"");
-    insta::assert_snapshot!(mistakes(&format!("{servers}mappings: []"), &[]), @"");
-    insta::assert_snapshot!(mistakes(&format!("{servers}mappings:"), &[]), @"");
-    insta::assert_snapshot!(mistakes(&servers.replace("db/?", "db/admin?"), &[]), @"");
-    let config = accepted(servers, &[("ROWSTREAM__COPY__DATABASE", "crm"), ("ROWSTREAM__COPY__SCHEMA", "copy")]);
-    assert!(matches!(config.mappings, Mappings::WholeDatabase { database, schema } if database == "crm" && schema == "copy"));
+    insta::assert_snapshot!(mistakes("", &[]), @r#"
+mongodb.uri: is required (or set ROWSTREAM__MONGODB__URI, MONGODB_URI, or mongodb.uri_file)
+postgres.url: is required (or set ROWSTREAM__POSTGRES__URL, DATABASE_URL, postgres.url_file, or PGHOST and its like)
+"#);
+    let servers =
+        "mongodb: { uri: \"mongodb://db/?replicaSet=rs0\" }\npostgres: { url: \"postgres://db\" }\n";
+    insta::assert_snapshot!(mistakes(servers, &[]), @r#"mappings: is required where the connection string names no database (list mappings, or set copy.database to copy a whole database)"#);
+    insta::assert_snapshot!(mistakes(&format!("{servers}mappings: []"), &[]), @r#"mappings: must hold at least one mapping, given a list (leave the key out to copy a whole database)"#);
+    insta::assert_snapshot!(mistakes(&format!("{servers}mappings:"), &[]), @r#"mappings: must hold at least one mapping, given nothing (leave the key out to copy a whole database)"#);
+    insta::assert_snapshot!(mistakes(&servers.replace("db/?", "db/admin?"), &[]), @r#"mappings: is required where the connection string names the database admin, which belongs to the server itself (list mappings, or set copy.database to copy a whole database)"#);
+    let config =
+        accepted(servers, &[("ROWSTREAM__COPY__DATABASE", "crm"), ("ROWSTREAM__COPY__SCHEMA", "copy")]);
+    assert!(
+        matches!(config.mappings, Mappings::WholeDatabase { database, schema } if database == "crm" && schema == "copy")
+    );
 }
 
 #[test]
@@ -276,7 +349,14 @@ id_namespace: abc
 "
     )
     .replace("postgres: { ", "postgres: { statement_timeout: 1s, ");
-    insta::assert_snapshot!(mistakes(&yaml, &[]), @"");
+    insta::assert_snapshot!(mistakes(&yaml, &[]), @r#"
+postgres.lock_timeout: must not be longer than postgres.statement_timeout
+log.level: must be one of error, warn, info, debug, trace, off, or a filter such as rowstream=debug,info, given "inof"
+held.retry_max: must not be shorter than held.retry_initial
+health.lag_failing: must not be shorter than health.lag_degraded
+id_namespace: must be a UUID such as 6ba7b811-9dad-11d1-80b4-00c04fd430c8, given "abc"
+copy: must not be given together with mappings (it is for a database without mappings)
+"#);
 }
 
 #[test]
@@ -290,7 +370,11 @@ fn the_example_loads_and_says_what_its_comments_say() {
         let end = text.find("mappings:").or_else(|| text.find("copy:")).unwrap_or(text.len());
         text[..end].lines().filter(|line| !line.contains("url:")).map(str::to_owned).collect::<Vec<_>>()
     };
-    assert_eq!(defaults(&config), defaults(&servers_only), "the example shows another value than the default");
+    assert_eq!(
+        defaults(&config),
+        defaults(&servers_only),
+        "the example shows another value than the default"
+    );
     assert_eq!(listed(&config).len(), 2);
     assert_eq!(listed(&config)[0].id_type, Some(IdType::ObjectId));
 }

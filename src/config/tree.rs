@@ -64,7 +64,8 @@ impl KeyPath {
     }
 
     fn any_key(&self, key: &str) -> Self {
-        let plain = !key.is_empty() && key.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '$'));
+        let plain =
+            !key.is_empty() && key.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '$'));
         let shown = if plain { key.to_owned() } else { format!("{key:?}") };
         Self { shown: joined(&self.shown, &shown), pattern: joined(&self.pattern, "*") }
     }
@@ -135,10 +136,6 @@ impl<'r> Section<'r> {
 
     pub(super) fn has(&self, key: &str) -> bool {
         self.entries.contains_key(key)
-    }
-
-    pub(super) fn text(&mut self, key: &'static str) -> Option<String> {
-        self.field(key)?.text()
     }
 
     pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
@@ -311,7 +308,9 @@ impl<'r> Field<'r> {
     pub(super) fn text(&self) -> Option<String> {
         match &self.value.kind {
             ValueKind::String(text) if text.is_empty() => self.mistake("must not be empty", ""),
-            ValueKind::String(text) if text.contains('\0') => self.mistake("must not contain the character NUL", ""),
+            ValueKind::String(text) if text.contains('\0') => {
+                self.mistake("must not contain the character NUL", "")
+            }
             ValueKind::String(text) => return Some(text.clone()),
             ValueKind::Table(_) | ValueKind::Array(_) | ValueKind::Nil => self.mistake("must be text", ""),
             _ => self.mistake("must be text", "put it in quotes"),
