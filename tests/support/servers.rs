@@ -4,7 +4,7 @@
 //! be told when its starter dies (`setpriv --pdeathsig`), and each folder has a janitor, a small shell that
 //! waits for our end of its pipe to close, ends the server if it still runs, and removes the folder.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -529,16 +529,8 @@ impl Process {
         let mut child = self.child();
         ensure!(child.is_none(), "{} runs already", self.name);
         let log = File::options().create(true).append(true).open(self.directory.log())?;
-        let mut command = if dies_with_its_parent() {
-            let mut command = Command::new("setpriv");
-            command.args(["--pdeathsig", self.death_signal(), "--"]).arg(&self.command.program);
-            command
-        } else {
-            Command::new(&self.command.program)
-        };
-        command.args(&self.command.arguments);
-        // A process group of its own: Ctrl-C is for us, who end it in order.
-        command.process_group(0).current_dir(&self.directory.path);
+        let mut command = tied_command(&self.command.program, self.death_signal());
+        command.args(&self.command.arguments).current_dir(&self.directory.path);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         if let Some(user) = self.user {
             command.uid(user.id).gid(user.group);
@@ -608,9 +600,23 @@ impl Drop for Process {
     }
 }
 
+/// A command whose process is sent `death_signal` when this process dies. To be started with `spawn`.
+pub(crate) fn tied_command(program: impl AsRef<OsStr>, death_signal: &str) -> Command {
+    let mut command = if dies_with_its_parent() {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", death_signal, "--"]).arg(program);
+        command
+    } else {
+        Command::new(program)
+    };
+    // A process group of its own: Ctrl-C is for us, who end our children in order.
+    command.process_group(0);
+    command
+}
+
 /// Starts the command from a thread that lives as long as the process. The kernel's death signal is tied to
 /// the *thread* that started the child, and a test's thread ends with the test.
-fn spawn(command: Command) -> io::Result<Child> {
+pub(crate) fn spawn(command: Command) -> io::Result<Child> {
     type Order = (Command, mpsc::Sender<io::Result<Child>>);
     static SPAWNER: LazyLock<mpsc::Sender<Order>> = LazyLock::new(|| {
         let (orders, inbox) = mpsc::channel::<Order>();
