@@ -1,1 +1,3 @@
 //! http
+mod health;
+pub use health::*;
