@@ -50,7 +50,7 @@ pub async fn run(
             .await
             .with_context(|| format!("cannot listen on http.listen {listen}"))?;
         tracing::info!(address = %listener.local_addr()?, "http is listening");
-        let state = http::AppState::new(report.status(), report.metrics(), config.health.clone());
+        let state = http::Http::new(report.status(), report.metrics(), config.health.clone());
         let mut stopped = shutdown.clone();
         Some(tokio::spawn(http::serve(listener, state, async move {
             // Gone or true: either way the end.

@@ -13,7 +13,7 @@ use super::Error;
 use super::plan::Plan;
 use super::prepare::{Prepared, Refused, SourceBatch};
 use crate::domain::{CanonicalId, Document, SourceIndex};
-use crate::sink::{self, Outcome, Staging};
+use crate::sink::{self, Outcome};
 use crate::state::chunk::Chunk;
 use crate::state::held::{Backoff, Entry};
 use crate::state::lease::Epoch;
@@ -31,7 +31,6 @@ pub struct HeldPolicy {
 #[derive(Debug)]
 pub struct Writer {
     connection: PgConnection,
-    staging: Staging,
     plan: Arc<Plan>,
     pipeline: Arc<str>,
     epoch: Epoch,
@@ -76,15 +75,12 @@ impl Writer {
         epoch: Epoch,
         policy: HeldPolicy,
     ) -> Self {
-        Self { connection, staging: Staging::default(), plan, pipeline, epoch, policy }
+        Self { connection, plan, pipeline, epoch, policy }
     }
 
     /// One batch of the stream: rows, held changes and checkpoint together.
     /// `seq` is the number of the commit before.
     pub async fn batch(&mut self, prepared: &Prepared, seq: i64) -> Result<Committed, Error> {
-        for batch in &prepared.sources {
-            self.stage(batch.source).await?;
-        }
         let began = Instant::now();
         let mut open = self.begin().await?;
         let mut tallies: HashMap<SourceIndex, Tally> = HashMap::new();
@@ -123,7 +119,6 @@ impl Writer {
         batch: &SourceBatch,
         straight: bool,
     ) -> Result<ChunkOutcome, Error> {
-        self.stage(batch.source).await?;
         let began = Instant::now();
         let mut open = self.begin().await?;
         if !open.finish_chunk(batch.source, number, documents as i64).await? {
@@ -175,17 +170,10 @@ impl Writer {
         sink::analyze(&mut self.connection, &self.plan.of(source).target).await.map_err(apply)
     }
 
-    /// Staging tables are made outside of transactions: a rollback must not take them away.
-    async fn stage(&mut self, source: SourceIndex) -> Result<(), Error> {
-        let target = &self.plan.of(source).target;
-        sink::prepare(&mut self.connection, &mut self.staging, target).await.map_err(apply)
-    }
-
     async fn begin(&mut self) -> Result<Open<'_>, Error> {
         let transaction = begin_fenced(&mut self.connection, &self.pipeline, self.epoch).await?;
         Ok(Open {
             transaction,
-            staging: &mut self.staging,
             plan: &self.plan,
             pipeline: &self.pipeline,
             epoch: self.epoch,
@@ -213,7 +201,6 @@ pub(super) async fn begin_fenced<'a>(
 /// An open, fenced transaction.
 struct Open<'a> {
     transaction: Tx<'a>,
-    staging: &'a mut Staging,
     plan: &'a Plan,
     pipeline: &'a str,
     epoch: Epoch,
@@ -227,12 +214,12 @@ impl Open<'_> {
 
     async fn upsert(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
         let target = &self.plan.of(batch.source).target;
-        sink::upsert(&mut self.transaction, self.staging, target, &batch.rows).await.map_err(apply)
+        sink::upsert(&mut self.transaction, target, &batch.rows).await.map_err(apply)
     }
 
     async fn insert_new(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
         let target = &self.plan.of(batch.source).target;
-        sink::insert_new(&mut self.transaction, self.staging, target, &batch.rows).await.map_err(apply)
+        sink::insert_new(&mut self.transaction, target, &batch.rows).await.map_err(apply)
     }
 
     async fn delete(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
@@ -390,11 +377,11 @@ pub(super) fn apply(error: sink::Error) -> Error {
         sink::Disposition::Refresh => Error::Rebuild { because: "the catalog of the target changed" },
         sink::Disposition::Halt { hint } => Error::halt(Error::chain(&error), hint),
         // A refusal outside of any single row's savepoint: trying again is all that is left.
-        sink::Disposition::Retry | sink::Disposition::Hold => Error::retry("apply", error),
+        sink::Disposition::Retry | sink::Disposition::Hold(_) => Error::retry("apply", error),
     }
 }
 
 /// What an error of a statement on the state schema means for the session.
 pub(super) fn state(error: sqlx::Error) -> Error {
-    apply(sink::Error::from(error))
+    apply(sink::Error::of_state(error))
 }

@@ -80,6 +80,12 @@ impl Error {
         }
     }
 
+    /// An error of a statement on the state schema: the same server, the same rules.
+    pub fn of_state(source: sqlx::Error) -> Self {
+        let state = TableName { schema: "rowstream".to_owned(), name: "*".to_owned() };
+        Self::from_sqlx(&state, "read or write the state", source)
+    }
+
     pub fn disposition(&self) -> Disposition {
         match self {
             Self::Refused { source, .. } => source.disposition(),

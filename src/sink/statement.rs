@@ -34,6 +34,7 @@ pub(super) struct Statements {
     pub(super) delete_source: String,
     pub(super) lock: String,
     pub(super) copy: String,
+    pub(super) analyze: String,
 }
 
 impl Statements {
@@ -45,6 +46,7 @@ impl Statements {
             delete: delete(mapping),
             delete_source: delete_source(mapping),
             lock: format!("lock table {table} in row exclusive mode"),
+            analyze: format!("analyze {table}"),
             copy: format!("copy {table} ({names}) from stdin (format binary)"),
         }
     }

@@ -281,6 +281,24 @@ async fn listed(client: &Client, namespace: &Namespace) -> Result<Option<Documen
     Ok(batch.ok().and_then(|batch| batch.first()).and_then(Bson::as_document).cloned())
 }
 
+/// Every collection of a database that can be followed, by name: no views, no time series, nothing of the
+/// server's own.
+pub async fn collections(client: &Client, database: &str) -> Result<Vec<Namespace>, Error> {
+    let command = doc! {
+        "listCollections": 1, "filter": { "type": "collection" }, "authorizedCollections": true,
+        "nameOnly": true, "cursor": { "batchSize": 100_000 },
+    };
+    let reply = run(client, database, command, "list the collections").await?;
+    let batch = reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
+    let entries = batch.map(|batch| batch.iter().filter_map(Bson::as_document)).into_iter().flatten();
+    let mut names: Vec<String> =
+        entries.filter_map(|entry| entry.get_str("name").ok().map(str::to_owned)).collect();
+    names.retain(|name| !name.starts_with("system."));
+    names.sort();
+    let namespace = |collection| Namespace { database: database.to_owned(), collection };
+    Ok(names.into_iter().map(namespace).collect())
+}
+
 /// Number of documents and their average size, as the server's own statistics have them.
 async fn size(client: &Client, namespace: &Namespace) -> (Option<u64>, Option<u64>) {
     let collection = client.database(&namespace.database).collection::<Document>(&namespace.collection);
