@@ -5,261 +5,36 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
-
 use super::Moment;
-use crate::domain::{ClusterTime, Reason, Rejection, SourceIndex};
+use crate::domain::{ClusterTime, Rejection, SourceIndex};
+
+mod model;
+
+pub use model::{
+    Checkpoint, EventTime, Halt, HeldCounts, LAG_FRESH_FOR, Lag, LastRejection, Link, LinkState, Oplog, Role,
+    RowCounts, SnapshotState, SnapshotStatus, SourceStatus, StatusSnapshot,
+};
 
 /// Without a sign of life from the loop for this long the process counts as stuck: `/livez` falls and
 /// the watchdog is no longer fed. The loop shows life every second or so, waiting for a server
 /// included. Too low: a loaded machine is restarted for nothing. Too high: a deadlock lasts.
 pub const STALLED_AFTER: Duration = Duration::from_secs(60);
 
-/// A measured lag is taken as it is for this long; beyond, its age is added, since nobody can say more
-/// than that the source is at most that far ahead. The pipeline measures every few seconds.
-pub const LAG_FRESH_FOR: Duration = Duration::from_secs(15);
-
 /// The shared handle: cheap to clone, never held across an await.
 #[derive(Debug, Clone)]
 pub struct Status(Arc<Mutex<StatusSnapshot>>);
 
-/// Everything at one moment. Serialized as it stands.
-#[derive(Debug, Clone, Serialize)]
-pub struct StatusSnapshot {
-    pub pipeline: String,
-    pub version: String,
-    pub at: Moment,
-    pub started_at: Moment,
-    pub role: Role,
-    pub role_since: Moment,
-    /// Of the lease, while this process leads.
-    pub epoch: Option<i64>,
-    /// Who holds the lease, as far as this process knows.
-    pub owner: Option<String>,
-    /// What is going on, in words: "copying", "following", "waiting for postgresql".
-    pub phase: String,
-    /// The start has succeeded once: as a leader or as a standby.
-    pub has_started: bool,
-    pub halt: Option<Halt>,
-    pub mongodb: Link,
-    pub postgresql: Link,
-    pub stream: Link,
-    pub checkpoint: Option<Checkpoint>,
-    pub lag: Option<Lag>,
-    pub caught_up: bool,
-    pub last_event: Option<EventTime>,
-    /// Last reply of the stream, empty ones included.
-    pub last_poll_at: Option<Moment>,
-    pub last_progress_at: Moment,
-    pub oplog: Option<Oplog>,
-    pub queue_bytes: u64,
-    pub backpressure_since: Option<Moment>,
-    /// Last sign of progress of any snapshot: begun, a chunk committed, done.
-    pub snapshot_moved_at: Option<Moment>,
-    /// In the order of the mappings.
-    pub sources: Vec<SourceStatus>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    Starting,
-    Standby,
-    Leader,
-    Halted,
-    Stopping,
-}
-
-impl Role {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Standby => "standby",
-            Self::Leader => "leader",
-            Self::Halted => "halted",
-            Self::Stopping => "stopping",
-        }
-    }
-}
-
-/// Why the pipeline does not go on by itself, and what its operator can do.
-#[derive(Debug, Clone, Serialize)]
-pub struct Halt {
-    pub reason: String,
-    pub hint: String,
-    pub since: Moment,
-}
-
-/// A connection that is kept up.
-#[derive(Debug, Clone, Serialize)]
-pub struct Link {
-    pub state: LinkState,
-    /// When `state` was entered.
-    pub since: Moment,
-    /// Attempts that failed since it was last up.
-    pub failures: u64,
-    /// Stays after recovery: what it was is asked afterwards.
-    pub last_error: Option<String>,
-    pub last_error_at: Option<Moment>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LinkState {
-    /// Not up yet, and nothing has failed.
-    Connecting,
-    Up,
-    Retrying,
-}
-
-#[derive(Debug, Clone, Serialize)]
-pub struct Checkpoint {
-    /// The time inside the stored token.
-    #[serde(serialize_with = "as_text")]
-    pub cluster_time: ClusterTime,
-    pub sequence: i64,
-    pub committed_at: Moment,
-}
-
-/// How far the source is ahead, by the servers' own clocks.
-#[derive(Debug, Clone, Serialize)]
-pub struct Lag {
-    #[serde(rename = "seconds", serialize_with = "as_seconds")]
-    pub measured: Duration,
-    pub measured_at: Moment,
-}
-
-impl Lag {
-    /// What can be said of it now: see [`LAG_FRESH_FOR`].
-    pub fn at(&self, now: Moment) -> Duration {
-        let age = now.since(self.measured_at);
-        if age <= LAG_FRESH_FOR { self.measured } else { self.measured + age }
-    }
-}
-
-#[derive(Debug, Clone, Serialize)]
-pub struct EventTime {
-    #[serde(serialize_with = "as_text")]
-    pub cluster_time: ClusterTime,
-    pub read_at: Moment,
-}
-
-#[derive(Debug, Clone, Serialize)]
-pub struct Oplog {
-    /// From its oldest entry to its newest.
-    #[serde(rename = "window_seconds", serialize_with = "as_seconds")]
-    pub window: Duration,
-    /// From its oldest entry to the checkpoint: how long the pipeline may stand still.
-    #[serde(rename = "headroom_seconds", serialize_with = "as_seconds")]
-    pub headroom: Duration,
-}
-
-/// One mapping.
-#[derive(Debug, Clone, Serialize)]
-pub struct SourceStatus {
-    #[serde(skip)]
-    pub index: SourceIndex,
-    pub source: String,
-    pub collection: String,
-    pub table: String,
-    pub snapshot: SnapshotStatus,
-    pub rows: RowCounts,
-    pub held: HeldCounts,
-    pub last_rejection: Option<LastRejection>,
-}
-
-#[derive(Debug, Clone, Serialize)]
-pub struct SnapshotStatus {
-    pub state: SnapshotState,
-    pub documents: u64,
-    /// By the collection's own count when the copy began.
-    pub documents_estimated: Option<u64>,
-    pub started_at: Option<Moment>,
-    pub finished_at: Option<Moment>,
-    /// `documents` when this process took the copy up: only its own pace says when it ends.
-    #[serde(skip)]
-    pub documents_at_start: u64,
-    #[serde(serialize_with = "as_optional_seconds", rename = "eta_seconds")]
-    pub eta: Option<Duration>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SnapshotState {
-    Pending,
-    Running,
-    Done,
-    /// The configuration asks for none.
-    Skipped,
-}
-
-/// Rows since the process started; used for one batch as well.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct RowCounts {
-    pub inserted: u64,
-    pub updated: u64,
-    pub unchanged: u64,
-    pub deleted: u64,
-}
-
-/// As they stand in the state schema.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct HeldCounts {
-    pub waiting: u64,
-    pub failed: u64,
-    /// Kept until their retention ends.
-    pub resolved: u64,
-}
-
-impl HeldCounts {
-    pub fn open(self) -> u64 {
-        self.waiting + self.failed
-    }
-}
-
-#[derive(Debug, Clone, Serialize)]
-pub struct LastRejection {
-    #[serde(serialize_with = "as_reason")]
-    pub reason: Reason,
-    pub column: Option<String>,
-    pub message: String,
-    pub at: Moment,
-}
-
 impl Status {
     pub fn new(pipeline: &str, version: &str, now: Moment) -> Self {
-        Self(Arc::new(Mutex::new(StatusSnapshot {
-            pipeline: pipeline.to_owned(),
-            version: version.to_owned(),
-            at: now,
-            started_at: now,
-            role: Role::Starting,
-            role_since: now,
-            epoch: None,
-            owner: None,
-            phase: "starting".to_owned(),
-            has_started: false,
-            halt: None,
-            mongodb: Link::new(now),
-            postgresql: Link::new(now),
-            stream: Link::new(now),
-            checkpoint: None,
-            lag: None,
-            caught_up: false,
-            last_event: None,
-            last_poll_at: None,
-            last_progress_at: now,
-            oplog: None,
-            queue_bytes: 0,
-            backpressure_since: None,
-            snapshot_moved_at: None,
-            sources: Vec::new(),
-        })))
+        Self(Arc::new(Mutex::new(StatusSnapshot::starting(pipeline, version, now))))
     }
 
     pub fn snapshot(&self, now: Moment) -> StatusSnapshot {
         let mut snapshot = self.lock().clone();
         snapshot.at = now;
+        if let Some(lag) = &mut snapshot.lag {
+            lag.present = lag.at(now);
+        }
         for source in &mut snapshot.sources {
             source.snapshot.eta = source.snapshot.eta_at(now);
         }
@@ -307,11 +82,14 @@ impl Status {
         let mut status = self.lock();
         let since = status.halt.as_ref().map_or(now, |halt| halt.since);
         status.enter(Role::Halted, now);
+        "waiting for its operator".clone_into(&mut status.phase);
         status.halt = Some(Halt { reason: reason.to_owned(), hint: hint.to_owned(), since });
     }
 
     pub fn stopping(&self, now: Moment) {
-        self.lock().enter(Role::Stopping, now);
+        let mut status = self.lock();
+        status.enter(Role::Stopping, now);
+        "stopping".clone_into(&mut status.phase);
     }
 
     pub fn phase_changed(&self, phase: &str) {
@@ -367,7 +145,7 @@ impl Status {
     }
 
     pub fn lag_measured(&self, lag: Duration, now: Moment) {
-        self.lock().lag = Some(Lag { measured: lag, measured_at: now });
+        self.lock().lag = Some(Lag { measured: lag, measured_at: now, present: lag });
     }
 
     pub fn caught_up(&self) {
@@ -473,137 +251,6 @@ impl Status {
     }
 }
 
-impl StatusSnapshot {
-    pub fn is_alive(&self) -> bool {
-        self.at.since(self.last_progress_at) < STALLED_AFTER
-    }
-
-    /// What a leader knew is not known to a standby: it is forgotten, not shown as if it still held.
-    fn enter(&mut self, role: Role, now: Moment) {
-        if self.role != role {
-            self.role = role;
-            self.role_since = now;
-        }
-        if role != Role::Halted && role != Role::Stopping {
-            self.halt = None;
-        }
-        if matches!(role, Role::Starting | Role::Standby) {
-            self.epoch = None;
-            self.checkpoint = None;
-            self.lag = None;
-            self.caught_up = false;
-            self.queue_bytes = 0;
-            self.backpressure_since = None;
-            self.oplog = None;
-            self.stream.connecting(now);
-        }
-    }
-}
-
-impl Link {
-    fn new(now: Moment) -> Self {
-        Self {
-            state: LinkState::Connecting,
-            since: now,
-            failures: 0,
-            last_error: None,
-            last_error_at: None,
-        }
-    }
-
-    fn enter(&mut self, state: LinkState, now: Moment) {
-        if self.state != state {
-            self.state = state;
-            self.since = now;
-        }
-    }
-
-    fn connecting(&mut self, now: Moment) {
-        self.enter(LinkState::Connecting, now);
-        self.failures = 0;
-    }
-
-    fn up(&mut self, now: Moment) {
-        self.enter(LinkState::Up, now);
-        self.failures = 0;
-    }
-
-    fn failed(&mut self, error: &str, now: Moment) {
-        self.enter(LinkState::Retrying, now);
-        self.failures += 1;
-        self.last_error = Some(error.to_owned());
-        self.last_error_at = Some(now);
-    }
-}
-
-impl SourceStatus {
-    fn new(index: SourceIndex, source: &str, collection: &str, table: &str) -> Self {
-        Self {
-            index,
-            source: source.to_owned(),
-            collection: collection.to_owned(),
-            table: table.to_owned(),
-            snapshot: SnapshotStatus::pending(),
-            rows: RowCounts::default(),
-            held: HeldCounts::default(),
-            last_rejection: None,
-        }
-    }
-}
-
-impl SnapshotStatus {
-    fn pending() -> Self {
-        Self {
-            state: SnapshotState::Pending,
-            documents: 0,
-            documents_estimated: None,
-            started_at: None,
-            finished_at: None,
-            documents_at_start: 0,
-            eta: None,
-        }
-    }
-
-    /// By the pace since this process took it up; `None` before the first chunk.
-    fn eta_at(&self, now: Moment) -> Option<Duration> {
-        if self.state != SnapshotState::Running {
-            return None;
-        }
-        let copied = self.documents.saturating_sub(self.documents_at_start);
-        let left = self.documents_estimated?.saturating_sub(self.documents);
-        let elapsed = now.since(self.started_at?).as_secs_f64();
-        if copied == 0 {
-            return None;
-        }
-        Duration::try_from_secs_f64(elapsed * left as f64 / copied as f64).ok()
-    }
-}
-
-impl RowCounts {
-    pub fn add(&mut self, other: Self) {
-        self.inserted += other.inserted;
-        self.updated += other.updated;
-        self.unchanged += other.unchanged;
-        self.deleted += other.deleted;
-    }
-}
-
-fn as_text<S: Serializer>(time: &ClusterTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(time)
-}
-
-fn as_reason<S: Serializer>(reason: &Reason, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(reason.as_str())
-}
-
-fn as_seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(duration.as_secs_f64())
-}
-
-fn as_optional_seconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -664,7 +311,7 @@ mod tests {
     #[test]
     fn an_old_measurement_of_the_lag_grows() {
         let start = Moment::now();
-        let lag = Lag { measured: seconds(2), measured_at: start };
+        let lag = Lag { measured: seconds(2), measured_at: start, present: seconds(2) };
         assert_eq!(lag.at(start.after(LAG_FRESH_FOR)), seconds(2));
         assert_eq!(lag.at(start.after(seconds(60))), seconds(62));
     }
