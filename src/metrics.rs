@@ -274,7 +274,7 @@ fn present_state(status: &StatusSnapshot, checks: &[(&str, u8)]) -> prometheus::
     gauge(
         "rowstream_source_lag_seconds",
         "How far the source is ahead of what was applied, by the servers' clocks.",
-        status.lag.as_ref().map(|lag| lag.at(status.at).as_secs_f64()),
+        status.lag.as_ref().map(|lag| lag.present.as_secs_f64()),
     )?;
     gauge(
         "rowstream_checkpoint_age_seconds",
@@ -460,6 +460,17 @@ mod tests {
         ");
         #[cfg(target_os = "linux")]
         assert!(text.contains("process_resident_memory_bytes "));
+    }
+
+    #[test]
+    fn the_handbook_explains_every_name() {
+        let handbook = include_str!("../docs/OPERATIONS.md");
+        for line in scrape().lines() {
+            if let Some(name) = line.strip_prefix("# TYPE rowstream_").and_then(|rest| rest.split(' ').next())
+            {
+                assert!(handbook.contains(&format!("| `{name}` |")), "docs/OPERATIONS.md lacks {name}");
+            }
+        }
     }
 
     #[test]

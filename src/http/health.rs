@@ -194,7 +194,7 @@ fn checkpoint(status: &StatusSnapshot, limits: &config::Health) -> Finding {
 }
 
 fn lag(status: &StatusSnapshot, limits: &config::Health) -> Finding {
-    let Some(lag) = status.lag.as_ref().map(|lag| lag.at(status.at)) else {
+    let Some(lag) = status.lag.as_ref().map(|lag| lag.present) else {
         return ok("not known yet");
     };
     let detail = format!("{} behind the source", Span(lag));

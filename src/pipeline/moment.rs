@@ -25,6 +25,11 @@ impl Moment {
         Self { instant: self.instant + duration, wall: self.wall + duration }
     }
 
+    #[cfg(test)]
+    pub(crate) fn before(self, duration: Duration) -> Self {
+        Self { instant: self.instant - duration, wall: self.wall - duration }
+    }
+
     pub fn later_of(self, other: Self) -> Self {
         if other.instant > self.instant { other } else { self }
     }

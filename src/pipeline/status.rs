@@ -32,6 +32,9 @@ impl Status {
     pub fn snapshot(&self, now: Moment) -> StatusSnapshot {
         let mut snapshot = self.lock().clone();
         snapshot.at = now;
+        if let Some(lag) = &mut snapshot.lag {
+            lag.present = lag.at(now);
+        }
         for source in &mut snapshot.sources {
             source.snapshot.eta = source.snapshot.eta_at(now);
         }
@@ -79,11 +82,14 @@ impl Status {
         let mut status = self.lock();
         let since = status.halt.as_ref().map_or(now, |halt| halt.since);
         status.enter(Role::Halted, now);
+        "waiting for its operator".clone_into(&mut status.phase);
         status.halt = Some(Halt { reason: reason.to_owned(), hint: hint.to_owned(), since });
     }
 
     pub fn stopping(&self, now: Moment) {
-        self.lock().enter(Role::Stopping, now);
+        let mut status = self.lock();
+        status.enter(Role::Stopping, now);
+        "stopping".clone_into(&mut status.phase);
     }
 
     pub fn phase_changed(&self, phase: &str) {
@@ -139,7 +145,7 @@ impl Status {
     }
 
     pub fn lag_measured(&self, lag: Duration, now: Moment) {
-        self.lock().lag = Some(Lag { measured: lag, measured_at: now });
+        self.lock().lag = Some(Lag { measured: lag, measured_at: now, present: lag });
     }
 
     pub fn caught_up(&self) {
@@ -305,7 +311,7 @@ mod tests {
     #[test]
     fn an_old_measurement_of_the_lag_grows() {
         let start = Moment::now();
-        let lag = Lag { measured: seconds(2), measured_at: start };
+        let lag = Lag { measured: seconds(2), measured_at: start, present: seconds(2) };
         assert_eq!(lag.at(start.after(LAG_FRESH_FOR)), seconds(2));
         assert_eq!(lag.at(start.after(seconds(60))), seconds(62));
     }

@@ -112,14 +112,16 @@ pub struct Checkpoint {
 /// How far the source is ahead, by the servers' own clocks.
 #[derive(Debug, Clone, Serialize)]
 pub struct Lag {
-    #[serde(rename = "seconds", serialize_with = "as_seconds")]
+    #[serde(skip)]
     pub measured: Duration,
     pub measured_at: Moment,
+    /// What can be said of it at the time of the snapshot: see [`LAG_FRESH_FOR`].
+    #[serde(rename = "seconds", serialize_with = "as_seconds")]
+    pub present: Duration,
 }
 
 impl Lag {
-    /// What can be said of it now: see [`LAG_FRESH_FOR`].
-    pub fn at(&self, now: Moment) -> Duration {
+    pub(super) fn at(&self, now: Moment) -> Duration {
         let age = now.since(self.measured_at);
         if age <= LAG_FRESH_FOR { self.measured } else { self.measured + age }
     }
