@@ -40,7 +40,7 @@ use tokio::time::MissedTickBehavior;
 
 use daemon::Daemon;
 use progress::Progress;
-use sides::Sides;
+use sides::{Sides, table_exists};
 use support::expenses::{self, Collection, Expenses, Writer};
 use support::{servers, until};
 
@@ -137,7 +137,7 @@ async fn show(settings: &Settings, sides: &Sides) -> Result<ExitCode> {
         writers.spawn(write(writer, sides.mongodb.clone(), pause, Arc::clone(&written), stopped.clone()));
     }
 
-    let mut progress = Progress::new(sides, &daemon).await?;
+    let mut progress = Progress::new(sides, &daemon, data.count()).await?;
     let end = settings.length.map(|length| Instant::now() + length);
     let mut seconds = tokio::time::interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -211,6 +211,9 @@ async fn wait_until_caught_up(sides: &Sides, daemon: &Daemon) -> Result<()> {
     let mut postgres = sides.postgres().await?;
     until("the row of the last document", CATCH_UP_LIMIT, async || {
         daemon.check_alive()?;
+        if !table_exists(&mut postgres, Collection::Events).await? {
+            return Ok(None);
+        }
         let rows: i64 = sqlx::query_scalar("select count(*) from events where source_id = $1")
             .bind(last)
             .fetch_one(&mut postgres)

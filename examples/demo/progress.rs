@@ -16,24 +16,34 @@ pub(crate) struct Progress<'a> {
     daemon: &'a Daemon,
     postgres: PgConnection,
     began: Instant,
-    copied: bool,
+    /// Rows that the first copy has; `None` once it was said.
+    to_copy: Option<i64>,
+    /// Sum and count of the lags that rowstream had measured at the last look.
+    applied: Option<(f64, f64)>,
     /// Lines of the block that is written over each second; `None` where nothing can be written over.
     block: Option<usize>,
 }
 
 impl<'a> Progress<'a> {
-    pub(crate) async fn new(sides: &'a Sides, daemon: &'a Daemon) -> Result<Self> {
+    pub(crate) async fn new(sides: &'a Sides, daemon: &'a Daemon, documents: usize) -> Result<Self> {
         let postgres = sides.postgres().await?;
         let block = io::stdout().is_terminal().then_some(0);
-        Ok(Self { sides, daemon, postgres, began: Instant::now(), copied: false, block })
+        Ok(Self {
+            sides,
+            daemon,
+            postgres,
+            began: Instant::now(),
+            to_copy: Some(documents.try_into()?),
+            block,
+        })
     }
 
     pub(crate) async fn show(&mut self, written: u64) -> Result<()> {
         let documents = self.sides.documents().await?;
         let rows = self.sides.rows(&mut self.postgres).await?;
         let (all_documents, all_rows) = (total(&documents), total(&rows));
-        if !self.copied && all_rows >= all_documents {
-            self.copied = true;
+        if self.to_copy.is_some_and(|to_copy| all_rows >= to_copy) {
+            self.to_copy = None;
             self.say(&format!("the first copy is there after {}", in_seconds(self.began.elapsed())));
         }
         let state = format!(
@@ -78,11 +88,20 @@ impl<'a> Progress<'a> {
         Ok(())
     }
 
-    /// rowstream's own word, from its metrics.
-    fn lag(&self) -> Option<String> {
+    /// rowstream's own word, from its metrics: of what it applied since the last look, on average.
+    fn lag(&mut self) -> Option<String> {
         let (_, text) = self.daemon.get("/metrics").ok()?;
-        let line = text.lines().find(|line| line.starts_with("rowstream_lag_seconds"))?;
-        let seconds: f64 = line.rsplit(' ').next()?.parse().ok()?;
+        let value = |name: &str| -> Option<f64> {
+            let mut lines = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            lines.next()?.parse().ok()
+        };
+        let now = (value("rowstream_apply_lag_seconds_sum")?, value("rowstream_apply_lag_seconds_count")?);
+        let (sum, count) = self.applied.replace(now).unwrap_or_default();
+        let seconds = if now.1 > count {
+            (now.0 - sum) / (now.1 - count)
+        } else {
+            value("rowstream_source_lag_seconds")?
+        };
         Some(if seconds < 1.0 { format!("{:.0} ms", seconds * 1000.0) } else { format!("{seconds:.1} s") })
     }
 
@@ -92,7 +111,7 @@ impl<'a> Progress<'a> {
             Ok((status, body)) => {
                 let body: Option<serde_json::Value> = serde_json::from_str(&body).ok();
                 let word = body.as_ref().and_then(|body| body.get("status")?.as_str());
-                word.map_or_else(|| format!("health {status}"), Into::into)
+                word.map_or_else(|| format!("health {status}"), |word| format!("health {word}"))
             }
         }
     }

@@ -60,7 +60,8 @@ impl Sides {
         println!("using the servers of MONGODB_URI and DATABASE_URL, in databases named {name} …");
         let client = mongodb::Client::with_uri_str(&uri).await.context("MONGODB_URI")?;
         let options = PgConnectOptions::from_str(url).context("DATABASE_URL")?;
-        let mut postgres = PgConnection::connect_with(&options).await.context("connecting to DATABASE_URL")?;
+        let mut postgres =
+            PgConnection::connect_with(&options).await.context("connecting to DATABASE_URL")?;
         postgres
             .execute(AssertSqlSafe(format!("create database {name}")))
             .await
@@ -132,17 +133,18 @@ impl Sides {
                 counts.insert(collection, found.map_or(0, |(_, count)| *count));
                 continue;
             }
-            // rowstream makes these tables; until then there is nothing to count.
-            let table = collection.source();
-            let exists: bool = sqlx::query_scalar("select to_regclass($1) is not null")
-                .bind(table)
-                .fetch_one(&mut *postgres)
-                .await?;
-            if exists {
-                let count = sqlx::query_scalar(AssertSqlSafe(format!("select count(*) from {table}")));
-                counts.insert(collection, count.fetch_one(&mut *postgres).await?);
+            if table_exists(postgres, collection).await? {
+                let sql = format!("select count(*) from {}", collection.source());
+                let count = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut *postgres).await?;
+                counts.insert(collection, count);
             }
         }
         Ok(counts)
     }
+}
+
+/// rowstream makes the tables of whole documents; until then they have no rows.
+pub(crate) async fn table_exists(postgres: &mut PgConnection, collection: Collection) -> Result<bool> {
+    let exists = sqlx::query_scalar("select to_regclass($1) is not null").bind(collection.source());
+    Ok(exists.fetch_one(postgres).await?)
 }

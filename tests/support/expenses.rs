@@ -559,7 +559,9 @@ impl Writer {
         let text = random.pick(NOTES);
         let update = match (collection, random.below(4)) {
             (Collection::Venmo, 0) => doc! { "$set": { "date_created": number(time) } },
-            (Collection::Venmo, 1) => doc! { "$unset": { "device_used": "" }, "$set": { "actor.about": text } },
+            (Collection::Venmo, 1) => {
+                doc! { "$unset": { "device_used": "" }, "$set": { "actor.about": text } }
+            }
             (Collection::Venmo, 2) => doc! { "$push": { "comments": { "message": text, "count": 1 } } },
             (Collection::Venmo, _) => doc! { "$set": { "note": text }, "$inc": { "amount": 0.1 } },
             (Collection::Splitwise, 0) => doc! { "$set": { "date": rfc3339(time) } },
@@ -572,7 +574,9 @@ impl Writer {
             (Collection::Stripe, _) => doc! { "$set": { "description": text }, "$inc": { "amount": -1 } },
             (Collection::Cash, 0) => doc! { "$set": { "date": (time / 86_400 * 86_400) as f64 } },
             (Collection::Cash, _) => doc! { "$mul": { "amount": 1.1 } },
-            (Collection::Accounts, _) => doc! { "$set": { "balance_refresh": { "last_attempted_at": number(time) } } },
+            (Collection::Accounts, _) => {
+                doc! { "$set": { "balance_refresh": { "last_attempted_at": number(time) } } }
+            }
             (Collection::LineItems, 0) => doc! { "$unset": { "event_id": "" } },
             (Collection::LineItems, _) => doc! { "$set": { "description": text } },
             (Collection::Events, 0) => doc! { "$push": { "tags": random.pick(TAGS) } },
@@ -643,8 +647,10 @@ fn rfc3339(seconds: u64) -> String {
 
 const DIGITS: &[u8] = b"123456789";
 const ALPHANUMERIC: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-const FIRST_NAMES: &[&str] = &["Ana", "Björn", "Chidi", "Dolores", "Émile", "Fatima", "Grace", "Hiro", "Ines", "Jo"];
-const LAST_NAMES: &[&str] = &["Almeida", "O'Brien", "Çelik", "de la Cruz", "Eze", "Fischer", "García", "Hayashi"];
+const FIRST_NAMES: &[&str] =
+    &["Ana", "Björn", "Chidi", "Dolores", "Émile", "Fatima", "Grace", "Hiro", "Ines", "Jo"];
+const LAST_NAMES: &[&str] =
+    &["Almeida", "O'Brien", "Çelik", "de la Cruz", "Eze", "Fischer", "García", "Hayashi"];
 const NOTES: &[&str] = &[
     "🍕",
     "rent \u{2014} March",
@@ -659,7 +665,9 @@ const NOTES: &[&str] = &[
     "50% of $12.50, 100% {json: \"like\"}",
     "MTA subway fare",
 ];
-const SHOPS: &[&str] = &["TRADER JOE'S #552", "AMZN Mktp US*2K4", "Uber   *TRIP", "SQ *BLUE BOTTLE", "Payment Thank You-Mobile"];
+const SHOPS: &[&str] =
+    &["TRADER JOE'S #552", "AMZN Mktp US*2K4", "Uber   *TRIP", "SQ *BLUE BOTTLE", "Payment Thank You-Mobile"];
 const CATEGORIES: &[&str] = &["Dining", "Groceries", "Travel", "Transit", "Rent", "Shopping", "All", "N/A"];
 const TAGS: &[&str] = &["trip", "work", "wedding", "reimbursed", "tax"];
-const ACCOUNT_NAMES: &[&str] = &["Sapphire Reserve", "Freedom", "Total Checking", "Online Savings", "Cash Rewards"];
+const ACCOUNT_NAMES: &[&str] =
+    &["Sapphire Reserve", "Freedom", "Total Checking", "Online Savings", "Cash Rewards"];

@@ -452,7 +452,8 @@ fn find_programs() -> Result<Programs> {
     }
     let provision = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/local/provision");
     // Its lines are shell, so a shell reads them.
-    let script = r#"set -e; lines=$("$0"); eval "$lines"; printf '%s\n' "$ROWSTREAM_MONGOD" "$ROWSTREAM_PG_BIN""#;
+    let script =
+        r#"set -e; lines=$("$0"); eval "$lines"; printf '%s\n' "$ROWSTREAM_MONGOD" "$ROWSTREAM_PG_BIN""#;
     let output = Command::new("bash")
         .args(["-c", script])
         .arg(&provision)
@@ -617,9 +618,9 @@ pub(crate) fn tied_command(program: impl AsRef<OsStr>, death_signal: &str) -> Co
 /// Starts the command from a thread that lives as long as the process. The kernel's death signal is tied to
 /// the *thread* that started the child, and a test's thread ends with the test.
 pub(crate) fn spawn(command: Command) -> io::Result<Child> {
-    type Order = (Command, mpsc::Sender<io::Result<Child>>);
-    static SPAWNER: LazyLock<mpsc::Sender<Order>> = LazyLock::new(|| {
-        let (orders, inbox) = mpsc::channel::<Order>();
+    type Order = (Command, mpsc::SyncSender<io::Result<Child>>);
+    static SPAWNER: LazyLock<mpsc::SyncSender<Order>> = LazyLock::new(|| {
+        let (orders, inbox) = mpsc::sync_channel::<Order>(1);
         thread::Builder::new()
             .name("spawner".into())
             .spawn(move || {
@@ -630,7 +631,7 @@ pub(crate) fn spawn(command: Command) -> io::Result<Child> {
             .expect("a thread can be started");
         orders
     });
-    let (answer, child) = mpsc::channel();
+    let (answer, child) = mpsc::sync_channel(1);
     SPAWNER.send((command, answer)).expect("the spawner lives as long as the process");
     child.recv().expect("the spawner answers")
 }
@@ -790,7 +791,10 @@ impl User {
     }
 
     fn find(accounts: &str, name: &str) -> Option<Self> {
-        let mut fields = accounts.lines().map(|line| line.split(':')).find(|fields| fields.clone().next() == Some(name))?;
+        let mut fields = accounts
+            .lines()
+            .map(|line| line.split(':'))
+            .find(|fields| fields.clone().next() == Some(name))?;
         Some(Self { id: fields.nth(2)?.parse().ok()?, group: fields.next()?.parse().ok()? })
     }
 }
