@@ -119,3 +119,13 @@ pub(super) const OUTAGE_FAILING: Setting<Duration> =
 /// comes too late. Too high: a warning for ever where the oplog is short.
 pub(super) const OPLOG_HEADROOM: Setting<Duration> =
     Setting { default: hours(1), allowed: Duration::ZERO..=days(30) };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_namespace_of_ids_never_changes() {
+        assert_eq!(ID_NAMESPACE, Uuid::new_v5(&Uuid::NAMESPACE_DNS, b"rowstream"));
+    }
+}
