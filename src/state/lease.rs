@@ -37,7 +37,7 @@ pub async fn acquire(
     let mut transaction = connection.begin().await?;
     sqlx::query(
         "insert into rowstream.lease (pipeline, owner, epoch, heartbeat)
-         values ($1, '', 0, '-infinity') on conflict do nothing",
+         values ($1, '', 0, 'epoch') on conflict do nothing",
     )
     .bind(pipeline)
     .execute(&mut *transaction)
@@ -155,7 +155,7 @@ pub async fn release_of(
     owner: &str,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "update rowstream.lease set owner = '', heartbeat = '-infinity' where pipeline = $1 and owner = $2",
+        "update rowstream.lease set owner = '', heartbeat = 'epoch' where pipeline = $1 and owner = $2",
     )
     .bind(pipeline)
     .bind(owner)
