@@ -184,7 +184,12 @@ impl Inspection {
         let (number, text): (i32, String) = (row.get("number"), row.get("text"));
         let (database, role): (String, String) = (row.get("database"), row.get("role"));
         if number < OLDEST_POSTGRESQL {
-            self.add(Verdict::Failed, "postgresql", format!("version {text} is too old"), "13 or later is needed");
+            self.add(
+                Verdict::Failed,
+                "postgresql",
+                format!("version {text} is too old"),
+                "13 or later is needed",
+            );
         } else if row.get("standby") {
             self.add(
                 Verdict::Failed,
@@ -317,7 +322,8 @@ impl Inspection {
             self.add(
                 Verdict::Failed,
                 format!("mapping {}", spec.source),
-                format!("id_type is {declared:?} now, the rows were written with {:?}", known.id_type).to_lowercase(),
+                format!("id_type is {declared:?} now, the rows were written with {:?}", known.id_type)
+                    .to_lowercase(),
                 "every source_id would change: set id_type back, or use a new source name and an empty table",
             );
             return None;
@@ -333,7 +339,10 @@ impl Inspection {
                 && (mapped.mapping.key.source.is_none() || mapping.key.source.is_none())
         });
         let Some(other) = other else { return };
-        let message = format!("the table is also written by mapping {}, and has no source column", other.mapping.source);
+        let message = format!(
+            "the table is also written by mapping {}, and has no source column",
+            other.mapping.source
+        );
         self.add(
             Verdict::Failed,
             format!("mapping {}, table {}", mapping.source, mapping.table),

@@ -42,7 +42,10 @@ pub async fn run(
     shutdown: watch::Receiver<bool>,
 ) -> anyhow::Result<Summary> {
     let status = Status::new(&config.pipeline, env!("CARGO_PKG_VERSION"), Moment::now());
-    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), option_env!("ROWSTREAM_REVISION").unwrap_or("unknown"))?);
+    let metrics = Arc::new(Metrics::new(
+        env!("CARGO_PKG_VERSION"),
+        option_env!("ROWSTREAM_REVISION").unwrap_or("unknown"),
+    )?);
     let report = Report::new(status, metrics);
     let served = if config.http.enabled && !until_caught_up {
         let listen = config.http.listen;
@@ -165,7 +168,9 @@ impl App {
                 self.report.failed(stage, &text);
                 tracing::warn!(stage, error = text, "will try again");
             }
-            Error::Fenced => tracing::warn!("replaced by another leader or restored, loading the state again"),
+            Error::Fenced => {
+                tracing::warn!("replaced by another leader or restored, loading the state again")
+            }
             Error::Rebuild { because } => tracing::info!(because, "starting over from the stored state"),
         }
         self.report.restarting();

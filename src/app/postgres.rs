@@ -31,14 +31,15 @@ pub(super) async fn connect(postgres: &Postgres, name: &str) -> Result<PgConnect
         // PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE, PGSSLMODE … are read here.
         None => PgConnectOptions::new(),
     };
+    let options = match &postgres.password {
+        Some(password) => options.password(password.expose()),
+        None => options,
+    };
     let milliseconds = |duration: Duration| duration.as_millis().to_string();
     let options = options.application_name(name).options([
         ("statement_timeout", milliseconds(postgres.statement_timeout)),
         ("lock_timeout", milliseconds(postgres.lock_timeout)),
-        (
-            "idle_in_transaction_session_timeout",
-            milliseconds(postgres.idle_in_transaction_timeout),
-        ),
+        ("idle_in_transaction_session_timeout", milliseconds(postgres.idle_in_transaction_timeout)),
         // A server that lost us notices within a minute, and gives our locks back.
         ("tcp_keepalives_idle", "20".to_owned()),
         ("tcp_keepalives_interval", "10".to_owned()),
@@ -58,9 +59,7 @@ pub(super) async fn connect(postgres: &Postgres, name: &str) -> Result<PgConnect
 
 /// A wrong password or database does not pass by itself, but may be mended on the server: say so, go on.
 pub(super) fn failed(stage: &'static str, error: ConnectError) -> Error {
-    let halt = |hint: &str| {
-        Error::halt(Error::chain(&error), hint.to_owned())
-    };
+    let halt = |hint: &str| Error::halt(Error::chain(&error), hint.to_owned());
     if let ConnectError::Failed(sqlx::Error::Database(database)) = &error {
         match database.code().as_deref() {
             Some("28P01" | "28000") => return halt("check the user and password of postgres.url"),

@@ -72,7 +72,10 @@ impl From<Exit> for ExitCode {
 }
 
 /// Runs one command to its end. Failures that need no runtime happen before there is one.
-pub fn main(arguments: impl IntoIterator<Item = OsString>, environment: BTreeMap<String, String>) -> ExitCode {
+pub fn main(
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: BTreeMap<String, String>,
+) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -45,7 +45,8 @@ fn text(overview: &Overview) -> String {
         None => "checkpoint  none".to_owned(),
     });
     lines.push(String::new());
-    let width = overview.mappings.iter().map(|mapping| mapping.source.chars().count()).max().unwrap_or(0).max(6);
+    let width =
+        overview.mappings.iter().map(|mapping| mapping.source.chars().count()).max().unwrap_or(0).max(6);
     lines.push(format!("{:width$}  snapshot   documents  held  table", "source"));
     for mapping in &overview.mappings {
         lines.push(format!(

@@ -214,7 +214,8 @@ fn oplog_headroom(status: &StatusSnapshot, limits: &config::Health) -> Finding {
     let detail = format!("{} of a window of {}", Span(oplog.headroom), Span(oplog.window));
     if oplog.headroom.is_zero() {
         failing(format_args!("{detail}: the place in the oplog is gone"))
-    } else if oplog.headroom < limits.oplog_headroom {
+    } else if oplog.headroom < limits.oplog_headroom && oplog.headroom < oplog.window.mul_f64(0.75) {
+        // A short oplog that is used up by nobody is a young one, not a scarce one.
         degraded(detail)
     } else {
         ok(detail)

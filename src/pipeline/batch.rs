@@ -44,7 +44,7 @@ impl OnDropRoute {
 
 /// Changes that become one transaction.
 #[derive(Debug, Default)]
-pub struct Batch {
+pub(super) struct Batch {
     /// One per key, the last one of it.
     pub changes: Vec<Change>,
     /// Sources whose rows all go first, before any change is applied.
@@ -62,11 +62,11 @@ pub struct Batch {
 }
 
 impl Batch {
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.dropped.is_empty() && self.replaced.is_empty()
     }
 
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
@@ -100,7 +100,7 @@ impl Batch {
 
 /// Why the stream cannot be taken further than the batch that is being gathered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stop {
+pub(super) enum Stop {
     /// A collection whose mapping says `on_drop: halt` was dropped.
     Dropped(SourceIndex),
     /// A collection that is not mapped yet has events.
@@ -109,7 +109,7 @@ pub enum Stop {
 
 /// Takes replies in, gives batches out.
 #[derive(Debug)]
-pub struct Gatherer {
+pub(super) struct Gatherer {
     limits: Limits,
     /// By `CollectionIndex`.
     routes: Vec<Vec<Route>>,
@@ -130,7 +130,7 @@ struct Last {
 }
 
 impl Gatherer {
-    pub fn new(limits: Limits, routes: Vec<Vec<Route>>) -> Self {
+    pub(super) fn new(limits: Limits, routes: Vec<Vec<Route>>) -> Self {
         Self {
             limits,
             routes,
@@ -144,7 +144,7 @@ impl Gatherer {
     }
 
     /// The sources an event of the stream concerns, for those who must know before it is batched.
-    pub fn sources<'a>(&'a self, event: &Event) -> impl Iterator<Item = SourceIndex> + 'a {
+    pub(super) fn sources<'a>(&'a self, event: &Event) -> impl Iterator<Item = SourceIndex> + 'a {
         let collection = match &event.kind {
             EventKind::Document { collection, .. }
             | EventKind::Dropped { collection }
@@ -154,7 +154,7 @@ impl Gatherer {
         collection.and_then(|place| self.routes.get(place)).into_iter().flatten().map(|route| route.source)
     }
 
-    pub fn offer(&mut self, reply: Reply) {
+    pub(super) fn offer(&mut self, reply: Reply) {
         if self.stop.is_some() {
             return;
         }
@@ -165,26 +165,26 @@ impl Gatherer {
     }
 
     /// A touch moves no position; it joins whatever batch is next.
-    pub fn touch(&mut self, key: Key) {
+    pub(super) fn touch(&mut self, key: Key) {
         // A change that waits already is at least as new as a second look would be... unless it carries
         // an older document: the touch reads at the present time, and wins.
         self.batch.put(Change { key, kind: ChangeKind::Touch });
     }
 
     /// The stream may have skipped changes: whatever happened, a copy of everything mends it.
-    pub fn copy_again(&mut self) {
+    pub(super) fn copy_again(&mut self) {
         self.batch.replaced = self.routes.iter().flatten().map(|route| route.source).collect();
     }
 
     /// No more replies are wanted before a batch is taken.
-    pub fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.stop.is_some()
             || !self.backlog.is_empty()
             || (self.batch.reaches(self.limits, 1) && self.closed())
     }
 
     /// The batch may be cut here: no cluster time is torn.
-    pub fn closed(&self) -> bool {
+    pub(super) fn closed(&self) -> bool {
         let Some(last) = &self.last else { return true };
         if !self.backlog.is_empty() || self.stop.is_some() {
             return true;
@@ -193,26 +193,26 @@ impl Gatherer {
         !last.in_transaction || over || self.batch.reaches(self.limits, HARD_LIMIT_FACTOR)
     }
 
-    pub fn has_changes(&self) -> bool {
+    pub(super) fn has_changes(&self) -> bool {
         !self.batch.is_empty()
     }
 
     /// There is something a commit could record, be it only that nothing happened.
-    pub fn has_position(&self) -> bool {
+    pub(super) fn has_position(&self) -> bool {
         self.last.is_some() || self.tail.is_some()
     }
 
     /// Set once everything before the stop has been taken.
-    pub fn stopped(&self) -> Option<&Stop> {
+    pub(super) fn stopped(&self) -> Option<&Stop> {
         self.stop.as_ref().filter(|_| self.batch.is_empty())
     }
 
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.backlog_bytes + self.batch.bytes
     }
 
     /// Cuts. Call only when `closed`.
-    pub fn take(&mut self) -> Batch {
+    pub(super) fn take(&mut self) -> Batch {
         let mut batch = std::mem::take(&mut self.batch);
         let last = self.last.take();
         batch.position = if self.backlog.is_empty() && self.stop.is_none() {

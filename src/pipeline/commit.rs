@@ -29,7 +29,7 @@ pub struct HeldPolicy {
 
 /// A connection that may write the target, and whom it writes for.
 #[derive(Debug)]
-pub struct Writer {
+pub(super) struct Writer {
     connection: PgConnection,
     plan: Arc<Plan>,
     pipeline: Arc<str>,
@@ -59,7 +59,7 @@ pub struct Tally {
 
 /// What became of a chunk.
 #[derive(Debug)]
-pub enum ChunkOutcome {
+pub(super) enum ChunkOutcome {
     Committed(Committed),
     /// The chunk is no longer in the state: its collection was dropped or replaced.
     Gone,
@@ -68,7 +68,7 @@ pub enum ChunkOutcome {
 type Tx<'a> = Transaction<'a, Postgres>;
 
 impl Writer {
-    pub fn new(
+    pub(super) fn new(
         connection: PgConnection,
         plan: Arc<Plan>,
         pipeline: Arc<str>,
@@ -80,7 +80,7 @@ impl Writer {
 
     /// One batch of the stream: rows, held changes and checkpoint together.
     /// `seq` is the number of the commit before.
-    pub async fn batch(&mut self, prepared: &Prepared, seq: i64) -> Result<Committed, Error> {
+    pub(super) async fn batch(&mut self, prepared: &Prepared, seq: i64) -> Result<Committed, Error> {
         let began = Instant::now();
         let mut open = self.begin().await?;
         let mut tallies: HashMap<SourceIndex, Tally> = HashMap::new();
@@ -112,7 +112,7 @@ impl Writer {
     }
 
     /// One snapshot chunk: its rows, its held documents and its end together.
-    pub async fn chunk(
+    pub(super) async fn chunk(
         &mut self,
         number: i32,
         documents: u64,
@@ -133,7 +133,7 @@ impl Writer {
         Ok(ChunkOutcome::Committed(Committed { sources: tallies.into_iter().collect(), apply, commit }))
     }
 
-    pub async fn start_snapshot(&mut self, source: SourceIndex, estimated: u64) -> Result<(), Error> {
+    pub(super) async fn start_snapshot(&mut self, source: SourceIndex, estimated: u64) -> Result<(), Error> {
         let mut open = self.begin().await?;
         let (transaction, pipeline, name) = open.named(source);
         mapping::snapshot_started(transaction, pipeline, name, estimated as i64).await.map_err(state)?;
@@ -141,7 +141,7 @@ impl Writer {
     }
 
     /// Writes a chunk down before it is read; `last` also that there are no more.
-    pub async fn plan_chunk(
+    pub(super) async fn plan_chunk(
         &mut self,
         source: SourceIndex,
         planned: &Chunk,
@@ -157,7 +157,7 @@ impl Writer {
     }
 
     /// Marks the snapshot done if every chunk is; says whether it is.
-    pub async fn finish_snapshot(&mut self, source: SourceIndex) -> Result<bool, Error> {
+    pub(super) async fn finish_snapshot(&mut self, source: SourceIndex) -> Result<bool, Error> {
         let mut open = self.begin().await?;
         let (transaction, pipeline, name) = open.named(source);
         let done = mapping::snapshot_done(transaction, pipeline, name).await.map_err(state)?;
@@ -166,7 +166,7 @@ impl Writer {
     }
 
     /// Fresh statistics for a table that was just filled. Needs its owner; not having that is no fault.
-    pub async fn analyze(&mut self, source: SourceIndex) -> Result<(), Error> {
+    pub(super) async fn analyze(&mut self, source: SourceIndex) -> Result<(), Error> {
         sink::analyze(&mut self.connection, &self.plan.of(source).target).await.map_err(apply)
     }
 

@@ -11,7 +11,7 @@ use crate::domain::{CanonicalId, ClusterTime, SourceIndex};
 /// pipeline had been handed by then. From there to its commit every key the pipeline sees is remembered
 /// here; the chunk's rows and rejections of those keys are dropped, for the pipeline brings newer ones.
 #[derive(Debug, Default)]
-pub struct Outstanding {
+pub(super) struct Outstanding {
     inner: Mutex<Inner>,
 }
 
@@ -32,7 +32,7 @@ struct Registered {
 /// A registered chunk. Taking it out of `Outstanding` again is `settle`.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
-pub struct Registration {
+pub(super) struct Registration {
     number: u64,
     /// The chunk must be read at or after this time.
     pub read_after: ClusterTime,
@@ -40,7 +40,7 @@ pub struct Registration {
 
 /// What the pipeline saw while a chunk was outstanding.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Settled {
+pub(super) enum Settled {
     /// Drop these keys, write the rest.
     Without(HashSet<CanonicalId>),
     /// The collection was dropped or replaced: nothing of the chunk may be written.
@@ -49,7 +49,7 @@ pub enum Settled {
 
 impl Outstanding {
     /// `handed`: the position the stream starts from, for nothing has been handed over yet.
-    pub fn new(handed: ClusterTime) -> Self {
+    pub(super) fn new(handed: ClusterTime) -> Self {
         Self { inner: Mutex::new(Inner { handed, ..Inner::default() }) }
     }
 
@@ -58,7 +58,7 @@ impl Outstanding {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn register(&self, source: SourceIndex) -> Registration {
+    pub(super) fn register(&self, source: SourceIndex) -> Registration {
         let mut inner = self.lock();
         let number = inner.next;
         inner.next += 1;
@@ -67,7 +67,7 @@ impl Outstanding {
     }
 
     /// Called with the chunk's turn to commit held, so that no stream transaction runs until it has.
-    pub fn settle(&self, registration: &Registration) -> Settled {
+    pub(super) fn settle(&self, registration: &Registration) -> Settled {
         match self.lock().chunks.remove(&registration.number) {
             Some(chunk) if !chunk.void => Settled::Without(chunk.seen),
             _ => Settled::Void,
@@ -75,26 +75,26 @@ impl Outstanding {
     }
 
     /// A key came from the stream or as a touch.
-    pub fn saw(&self, source: SourceIndex, id: &CanonicalId) {
+    pub(super) fn saw(&self, source: SourceIndex, id: &CanonicalId) {
         for chunk in self.lock().chunks.values_mut().filter(|chunk| chunk.source == source) {
             chunk.seen.insert(id.clone());
         }
     }
 
     /// The whole collection changed at once.
-    pub fn void(&self, source: SourceIndex) {
+    pub(super) fn void(&self, source: SourceIndex) {
         for chunk in self.lock().chunks.values_mut().filter(|chunk| chunk.source == source) {
             chunk.void = true;
         }
     }
 
     /// Events up to this time have been handed to the pipeline.
-    pub fn handed(&self, time: ClusterTime) {
+    pub(super) fn handed(&self, time: ClusterTime) {
         let mut inner = self.lock();
         inner.handed = inner.handed.max(time);
     }
 
-    pub fn last_handed(&self) -> ClusterTime {
+    pub(super) fn last_handed(&self) -> ClusterTime {
         self.lock().handed
     }
 }

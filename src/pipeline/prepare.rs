@@ -54,13 +54,7 @@ impl Prepared {
 
 impl SourceBatch {
     pub fn new(source: SourceIndex) -> Self {
-        Self {
-            source,
-            rows: Vec::new(),
-            deletes: Vec::new(),
-            refused: Vec::new(),
-            documents: HashMap::new(),
-        }
+        Self { source, rows: Vec::new(), deletes: Vec::new(), refused: Vec::new(), documents: HashMap::new() }
     }
 
     /// Takes one document in, as a row or with the reason why it has none.
@@ -74,7 +68,7 @@ impl SourceBatch {
 }
 
 /// `now`: the last event the pipeline was handed; documents are read at this time or later.
-pub async fn prepare(
+pub(super) async fn prepare(
     client: &Client,
     plan: &Plan,
     mut batch: Batch,

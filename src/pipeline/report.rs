@@ -258,7 +258,9 @@ impl Report {
         let puts: Vec<(SourceIndex, u64, u64)> = batch
             .sources
             .iter()
-            .map(|batch| (batch.source, (batch.rows.len() + batch.refused.len()) as u64, batch.deletes.len() as u64))
+            .map(|batch| {
+                (batch.source, (batch.rows.len() + batch.refused.len()) as u64, batch.deletes.len() as u64)
+            })
             .collect();
         for batch in &batch.sources {
             self.coerced(batch.source, &batch.rows);
@@ -343,7 +345,12 @@ impl Report {
         !self.seen(|seen| seen.merging.contains(&source))
     }
 
-    pub fn chunk_committed(&self, batch: &super::prepare::SourceBatch, documents: u64, committed: &Committed) {
+    pub fn chunk_committed(
+        &self,
+        batch: &super::prepare::SourceBatch,
+        documents: u64,
+        committed: &Committed,
+    ) {
         let source = batch.source;
         let now = Moment::now();
         self.status.progressed(now);
@@ -371,9 +378,8 @@ impl Report {
     pub fn held_counted(&self, plan: &Plan, counts: &[Count]) {
         for mapped in &plan.mapped {
             let of = |state: &str| {
-                let found = counts
-                    .iter()
-                    .find(|count| count.source == mapped.mapping.source && count.state == state);
+                let found =
+                    counts.iter().find(|count| count.source == mapped.mapping.source && count.state == state);
                 found.map_or(0, |count| count.count as u64)
             };
             let held = HeldCounts { waiting: of("waiting"), failed: of("failed"), resolved: of("resolved") };

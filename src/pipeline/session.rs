@@ -9,6 +9,7 @@ use sqlx::PgConnection;
 use tokio::sync::{RwLock, mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::Error;
 use super::batch::{Gatherer, Limits};
 use super::commit::{HeldPolicy, Writer, state};
 use super::outstanding::Outstanding;
@@ -17,7 +18,6 @@ use super::prepare::read;
 use super::report::Report;
 use super::snapshot::{Chunks, Copying, Pending, work};
 use super::stream::{Committing, Reading};
-use super::Error;
 use crate::domain::{ClusterTime, Key};
 use crate::source;
 use crate::state::checkpoint::Checkpoint;

@@ -18,7 +18,7 @@ use crate::state::chunk::{Chunk, Progress};
 
 /// Hands out chunks, one source after the other.
 #[derive(Debug)]
-pub struct Chunks {
+pub(super) struct Chunks {
     inner: Mutex<Inner>,
     /// Rung whenever a chunk is settled.
     settled: Notify,
@@ -55,11 +55,8 @@ enum Next {
 }
 
 impl Chunks {
-    pub fn new(pending: Vec<Pending>) -> Self {
-        Self {
-            inner: Mutex::new(Inner { waiting: pending.into(), current: None }),
-            settled: Notify::new(),
-        }
+    pub(super) fn new(pending: Vec<Pending>) -> Self {
+        Self { inner: Mutex::new(Inner { waiting: pending.into(), current: None }), settled: Notify::new() }
     }
 
     async fn settle(&self) {
@@ -83,7 +80,7 @@ impl Current {
 
 /// What every worker of a session shares.
 #[derive(Debug)]
-pub struct Copying {
+pub(super) struct Copying {
     pub client: Client,
     pub plan: Arc<Plan>,
     pub chunks: Chunks,
@@ -94,7 +91,7 @@ pub struct Copying {
 }
 
 /// One worker: takes chunks until there are none.
-pub async fn work(copying: &Copying, mut writer: Writer, session: &SessionState) -> Result<(), Error> {
+pub(super) async fn work(copying: &Copying, mut writer: Writer, session: &SessionState) -> Result<(), Error> {
     loop {
         let ring = copying.chunks.settled.notified();
         tokio::pin!(ring);
@@ -181,8 +178,7 @@ impl Copying {
         let mut batch = SourceBatch::new(source);
         let mut documents = reading.next().await.map_err(read)?;
         while let Some(reply) = documents {
-            let (transformed, next) =
-                tokio::join!(transform(&self.plan, batch, reply), reading.next());
+            let (transformed, next) = tokio::join!(transform(&self.plan, batch, reply), reading.next());
             batch = transformed?;
             documents = next.map_err(read)?;
         }

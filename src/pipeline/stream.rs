@@ -24,7 +24,7 @@ const IDLE_CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
 
 /// Gathers, looks up, transforms.
 #[derive(Debug)]
-pub struct Reading {
+pub(super) struct Reading {
     pub client: Client,
     pub plan: Arc<Plan>,
     pub gatherer: Gatherer,
@@ -35,7 +35,7 @@ pub struct Reading {
 
 impl Reading {
     /// Ends when `session` stops (then everything gathered so far has been handed on) or on an error.
-    pub async fn run(
+    pub(super) async fn run(
         mut self,
         mut replies: source::Stream,
         mut touches: mpsc::Receiver<Vec<Key>>,
@@ -54,7 +54,8 @@ impl Reading {
             }
             let due = self.gatherer.closed()
                 && (self.gatherer.has_changes() || self.gatherer.has_position())
-                && (self.gatherer.is_full() || waiting_since.is_none_or(|since| since.elapsed() >= self.linger));
+                && (self.gatherer.is_full()
+                    || waiting_since.is_none_or(|since| since.elapsed() >= self.linger));
             let linger_over = async {
                 match waiting_since {
                     Some(since) if !due => tokio::time::sleep_until((since + self.linger).into()).await,
@@ -144,7 +145,10 @@ impl Reading {
             Stop::Dropped(source) => {
                 let mapping = &self.plan.of(*source).mapping;
                 Error::halt(
-                    format!("collection {} of mapping {} was dropped or renamed", mapping.namespace, mapping.source),
+                    format!(
+                        "collection {} of mapping {} was dropped or renamed",
+                        mapping.namespace, mapping.source
+                    ),
                     "its rows are as they were; set on_drop: delete to let them go with it, or take the mapping out",
                 )
             }
@@ -154,7 +158,7 @@ impl Reading {
 
 /// Commits, one batch after the other.
 #[derive(Debug)]
-pub struct Committing {
+pub(super) struct Committing {
     pub writer: Writer,
     /// Number of the last commit.
     pub seq: i64,
@@ -165,7 +169,7 @@ pub struct Committing {
 
 impl Committing {
     /// Ends when the sender is gone and everything sent is committed, or on an error.
-    pub async fn run(mut self, mut prepared: mpsc::Receiver<Prepared>) -> Result<(), Error> {
+    pub(super) async fn run(mut self, mut prepared: mpsc::Receiver<Prepared>) -> Result<(), Error> {
         let mut committed_at: Option<Instant> = None;
         while let Some(batch) = prepared.recv().await {
             let recently = committed_at.is_some_and(|at| at.elapsed() < IDLE_CHECKPOINT_EVERY);

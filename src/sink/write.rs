@@ -161,7 +161,11 @@ struct Delete<'a> {
 }
 
 impl Attempt<(CanonicalId, String)> for Delete<'_> {
-    async fn attempt(&self, conn: &mut PgConnection, ids: &[(CanonicalId, String)]) -> Result<Outcome, Error> {
+    async fn attempt(
+        &self,
+        conn: &mut PgConnection,
+        ids: &[(CanonicalId, String)],
+    ) -> Result<Outcome, Error> {
         let mut outcome = Outcome::default();
         for part in ids.chunks(DELETE_KEYS) {
             let mut query = sqlx::query(statement::safe(&self.target.statements.delete));

@@ -22,7 +22,10 @@ pub use error::{Disposition, Error, Fault, FaultKind};
 pub use event::{CollectionIndex, Continuity, Event, EventKind, Reply, Scope};
 pub use find::Found;
 pub use lookup::lookup;
-pub use preflight::{CollectionFacts, CollectionKind, Facts, Finding, OplogWindow, Topology, preflight, sample_id_types, collections};
+pub use preflight::{
+    CollectionFacts, CollectionKind, Facts, Finding, OplogWindow, Topology, collections, preflight,
+    sample_id_types,
+};
 pub use snapshot::{Chunk, next_boundary, read_chunk};
 pub use stream::{Stream, StreamState, open};
 pub use token::token_time;

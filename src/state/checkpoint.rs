@@ -15,15 +15,13 @@ pub struct Checkpoint {
     pub scope_hash: String,
 }
 
-pub async fn load(
-    connection: &mut PgConnection,
-    pipeline: &str,
-) -> Result<Option<Checkpoint>, sqlx::Error> {
-    let row =
-        sqlx::query("select token, cluster_time, scope_hash, seq from rowstream.checkpoint where pipeline = $1")
-            .bind(pipeline)
-            .fetch_optional(connection)
-            .await?;
+pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Option<Checkpoint>, sqlx::Error> {
+    let row = sqlx::query(
+        "select token, cluster_time, scope_hash, seq from rowstream.checkpoint where pipeline = $1",
+    )
+    .bind(pipeline)
+    .fetch_optional(connection)
+    .await?;
     Ok(row.map(|row| Checkpoint {
         position: Position {
             token: row.get::<Option<Vec<u8>>, _>("token").map(ResumeToken),

@@ -121,11 +121,7 @@ pub async fn resolve_source(
 }
 
 /// What is to be tried again now, oldest first.
-pub async fn due(
-    connection: &mut PgConnection,
-    pipeline: &str,
-    limit: i64,
-) -> Result<Vec<Due>, sqlx::Error> {
+pub async fn due(connection: &mut PgConnection, pipeline: &str, limit: i64) -> Result<Vec<Due>, sqlx::Error> {
     let rows = sqlx::query(
         "select source, id from rowstream.held
          where pipeline = $1 and state <> 'resolved' and next_attempt_at <= clock_timestamp()

@@ -133,18 +133,12 @@ pub async fn heartbeat(
 
 /// First statement of every transaction on the target: `false` means that it must not go on.
 /// From here to the end of the transaction nobody can take the lease over.
-pub async fn fence(
-    connection: &mut PgConnection,
-    pipeline: &str,
-    epoch: Epoch,
-) -> Result<bool, sqlx::Error> {
-    let found = sqlx::query(
-        "select from rowstream.lease where pipeline = $1 and epoch = $2 for key share",
-    )
-    .bind(pipeline)
-    .bind(epoch.0)
-    .fetch_optional(connection)
-    .await?;
+pub async fn fence(connection: &mut PgConnection, pipeline: &str, epoch: Epoch) -> Result<bool, sqlx::Error> {
+    let found = sqlx::query("select from rowstream.lease where pipeline = $1 and epoch = $2 for key share")
+        .bind(pipeline)
+        .bind(epoch.0)
+        .fetch_optional(connection)
+        .await?;
     Ok(found.is_some())
 }
 

@@ -139,11 +139,7 @@ pub async fn snapshot_started(
     Ok(())
 }
 
-pub async fn planned(
-    connection: &mut PgConnection,
-    pipeline: &str,
-    source: &str,
-) -> Result<(), sqlx::Error> {
+pub async fn planned(connection: &mut PgConnection, pipeline: &str, source: &str) -> Result<(), sqlx::Error> {
     sqlx::query("update rowstream.mapping set planned = true where pipeline = $1 and source = $2")
         .bind(pipeline)
         .bind(source)

@@ -49,8 +49,7 @@ pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Optio
     if schema_state(connection).await? == SchemaState::Missing {
         return Ok(None);
     }
-    let mut transaction =
-        connection.begin_with("begin isolation level repeatable read read only").await?;
+    let mut transaction = connection.begin_with("begin isolation level repeatable read read only").await?;
     let leader = sqlx::query(
         "select owner, epoch, extract(epoch from clock_timestamp() - heartbeat)::float8 as age
          from rowstream.lease where pipeline = $1 and owner <> ''",

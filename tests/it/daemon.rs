@@ -89,9 +89,9 @@ impl Daemon {
 
     /// The first line that has this text in it.
     pub(crate) async fn logged(&self, text: &str) -> Result<String> {
-        let found = until(&format!("a log line with {text:?}"), PATIENCE, async || {
-            Ok(self.log().into_iter().find(|line| line.contains(text)))
-        });
+        let what = format!("a log line with {text:?}");
+        let found =
+            until(&what, PATIENCE, async || Ok(self.log().into_iter().find(|line| line.contains(text))));
         found.await.with_context(|| self.last_words())
     }
 
@@ -142,7 +142,8 @@ impl Daemon {
     /// The sum of a metric over its labels.
     pub(crate) async fn metric(&self, name: &str) -> Result<f64> {
         let (_, body) = self.get("/metrics").await?;
-        let of_name = |line: &&str| line.starts_with(&format!("{name} ")) || line.starts_with(&format!("{name}{{"));
+        let of_name =
+            |line: &&str| line.starts_with(&format!("{name} ")) || line.starts_with(&format!("{name}{{"));
         Ok(body.lines().filter(of_name).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }
 
@@ -151,8 +152,7 @@ impl Daemon {
     }
 
     pub(crate) fn signal(&self, signal: &str) -> Result<()> {
-        let status =
-            Command::new("sh").args(["-c", &format!("kill -{signal} {}", self.pid())]).status()?;
+        let status = Command::new("sh").args(["-c", &format!("kill -{signal} {}", self.pid())]).status()?;
         ensure!(status.success(), "kill -{signal} failed");
         Ok(())
     }
@@ -172,9 +172,9 @@ impl Daemon {
     pub(crate) async fn ends(mut self) -> Result<ExitStatus> {
         let words = Arc::clone(&self.log);
         let child = &mut self.child;
-        until("the daemon to end", PATIENCE, async || Ok(child.try_wait()?)).await.with_context(|| {
-            format!("{:#?}", words.lock().expect("no test panics while it holds the log"))
-        })
+        until("the daemon to end", PATIENCE, async || Ok(child.try_wait()?))
+            .await
+            .with_context(|| format!("{:#?}", words.lock().expect("no test panics while it holds the log")))
     }
 
     /// What it printed for people, and its exit status.

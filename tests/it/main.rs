@@ -7,15 +7,16 @@ mod daemon;
 mod oracle;
 mod stage;
 
-mod command_line;
 mod chunk_order;
-mod held;
+mod command_line;
 mod health;
+mod held;
 mod ids;
 mod kills;
 mod layering;
 mod lease;
 mod namespaces;
+mod operations;
 mod outages;
 mod path;
 mod restored;

@@ -91,8 +91,7 @@ impl Stage {
         let marker = format!("marker {}", bson::oid::ObjectId::new());
         let documents = self.collection(collection);
         documents.insert_one(doc! { "_id": &marker }).await?;
-        let count =
-            format!("select count(*) from \"{collection}\" where source_id like '%{marker}'");
+        let count = format!("select count(*) from \"{collection}\" where source_id like '%{marker}'");
         for (gone, expected) in [(false, 1), (true, 0)] {
             if gone {
                 documents.delete_one(doc! { "_id": &marker }).await?;
@@ -127,7 +126,9 @@ impl Stage {
     ) -> Result<()> {
         let mut last = Vec::new();
         let equal = until("both sides to be equal", PATIENCE, async || {
-            last = oracle::whole_documents(self, collection, id_type).await.unwrap_or_else(|error| vec![error.to_string()]);
+            last = oracle::whole_documents(self, collection, id_type)
+                .await
+                .unwrap_or_else(|error| vec![error.to_string()]);
             Ok(last.is_empty().then_some(()))
         })
         .await;
