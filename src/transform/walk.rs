@@ -248,7 +248,7 @@ mod tests {
             "binary": Bson::Binary(bson::Binary { subtype: 2.into(), bytes: vec![1, 2] }),
             "undefined": Bson::Undefined, "oid": bson::oid::ObjectId::new(), "bool": true,
             "date": bson::DateTime::from_millis(1), "null": null,
-            "regex": Bson::RegularExpression(bson::Regex::from_strings("a", "i").unwrap()),
+            "regex": Bson::RegularExpression(bson::Regex { pattern: "a".try_into().unwrap(), options: "i".try_into().unwrap() }),
             "code": Bson::JavaScriptCode("x".into()), "symbol": Bson::Symbol("s".into()),
             "scope": Bson::JavaScriptCodeWithScope(bson::JavaScriptCodeWithScope {
                 code: "x".into(), scope: doc! { "a": 1 } }),
@@ -284,7 +284,7 @@ mod tests {
 
         #[test]
         fn a_flipped_byte_never_panics(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
-            let whole = rawdoc! { "a": { "b": "text", "r": bson::Regex::from_strings("a", "i").unwrap() },
+            let whole = rawdoc! { "a": { "b": "text", "r": bson::Regex { pattern: "a".try_into().unwrap(), options: "i".try_into().unwrap() } },
                 "c": [1, 2.5, true, null], "d": bson::oid::ObjectId::new() };
             let mut bytes = whole.into_bytes();
             let at = at.index(bytes.len());
