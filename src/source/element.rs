@@ -204,7 +204,7 @@ mod tests {
         let fields: Result<Vec<_>, _> = elements(&bytes).collect();
         let fields = fields.map_err(|_| "malformed")?;
         let names: Vec<_> = fields.iter().map(|field| String::from_utf8_lossy(field.name)).collect();
-        assert_eq!(names, document.keys().collect::<Vec<_>>());
+        assert!(names.iter().eq(document.keys()), "{names:?}");
         assert_eq!(fields[1].text(), Some("text".as_bytes()));
         assert_eq!(fields[15].cluster_time(), Some(ClusterTime::new(7, 9)));
 

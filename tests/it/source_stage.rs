@@ -114,6 +114,17 @@ impl Follower {
         Ok(reply.context("the stream has ended")??)
     }
 
+    /// Takes replies while waiting: a stream that nobody reads stands still.
+    async fn read_until(&mut self, condition: impl Future<Output = Result<()>>) -> Result<()> {
+        tokio::pin!(condition);
+        loop {
+            tokio::select! {
+                done = &mut condition => return done,
+                reply = self.next() => self.replies.push(reply?),
+            }
+        }
+    }
+
     /// Takes replies until everything that was written before this call has come.
     async fn catch_up(&mut self, source: &Source) -> Result<()> {
         let target = source::operation_time(&source.writer).await?;
@@ -460,12 +471,12 @@ async fn resumable_errors_lose_nothing() -> Result<()> {
             source.collection(name).insert_one(doc! { "_id": written }).await?;
         }
         written += 1;
-        failure.happened().await?;
+        follower.read_until(failure.happened()).await?;
     }
     let failure = source.fail(2, doc! { "failCommands": ["getMore", "aggregate"], "closeConnection": true });
     let failure = failure.await?;
     source.collection("a").insert_one(doc! { "_id": 200 }).await?;
-    failure.happened().await?;
+    follower.read_until(failure.happened()).await?;
     follower.catch_up(&source).await?;
     let mut expected: Vec<_> =
         (0..written).flat_map(|number| [format!("put 0 {number}"), format!("put 1 {number}")]).collect();
@@ -554,7 +565,7 @@ async fn a_token_that_is_not_found_is_replaced_by_its_time() -> Result<()> {
     let mut follower = source.follow(source.scope(&["a", "b"])).await?;
     let failure = source.fail(1, doc! { "failCommands": ["getMore"], "errorCode": 280 }).await?;
     source.collection("a").insert_one(doc! { "_id": 2 }).await?;
-    failure.happened().await?;
+    follower.read_until(failure.happened()).await?;
     source.collection("a").insert_one(doc! { "_id": 3 }).await?;
     follower.catch_up(&source).await?;
     assert_eq!(follower.told().last().map(String::as_str), Some("put 0 3"));
@@ -606,7 +617,7 @@ async fn an_event_above_the_limit_becomes_a_touch() -> Result<()> {
     let failure = source.fail(1, doc! { "failCommands": ["getMore"], "errorCode": 10334 }).await?;
     a.replace_one(doc! { "_id": 1 }, doc! { "x": 1 }).await?;
     a.delete_one(doc! { "_id": 2 }).await?;
-    failure.happened().await?;
+    follower.read_until(failure.happened()).await?;
     follower.catch_up(&source).await?;
     a.insert_one(doc! { "_id": 3 }).await?;
     follower.catch_up(&source).await?;
