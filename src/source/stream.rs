@@ -140,7 +140,7 @@ async fn open_cursor(
         .batch_size(EVENTS_PER_REPLY)
         .batch()
         .await
-        .map_err(Error::failed("open the change stream"))
+        .map_err(Error::failed(OPEN))
 }
 
 /// What is asked of the server for each event.
@@ -292,6 +292,12 @@ impl Task {
             }
             FaultKind::HistoryLost => Err(Error::HistoryLost { fault }),
             FaultKind::InvalidToken => Err(Error::InvalidToken { fault }),
+            // FailedToParse and Overflow: bytes that are no token at all.
+            FaultKind::Unknown
+                if action == OPEN && self.position.token.is_some() && matches!(fault.code, Some(9 | 15)) =>
+            {
+                Err(Error::InvalidToken { fault })
+            }
             FaultKind::TokenNotFound
             | FaultKind::Authentication
             | FaultKind::Unauthorized
@@ -314,6 +320,7 @@ impl Task {
     }
 }
 
+const OPEN: &str = "open the change stream";
 const READ: &str = "read the change stream";
 
 fn pauses() -> ExponentialBackoff {
