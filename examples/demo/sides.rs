@@ -25,7 +25,7 @@ pub(crate) struct Sides {
 
 #[derive(Debug)]
 enum Servers {
-    Ours { _mongod: Mongod, _postgres: Postgres },
+    Ours { _pair: Box<(Mongod, Postgres)> },
     Yours { postgres: Box<PgConnectOptions> },
 }
 
@@ -52,7 +52,7 @@ impl Sides {
             mongodb_uri: mongod.uri(),
             postgres_url: postgres.url_of(&name),
             name,
-            servers: Servers::Ours { _mongod: mongod, _postgres: postgres },
+            servers: Servers::Ours { _pair: Box::new((mongod, postgres)) },
         })
     }
 

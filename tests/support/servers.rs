@@ -151,7 +151,7 @@ impl Mongod {
     /// Starts it again, on the same port and data, after `kill9` or `stop`; and waits until it is primary
     /// or secondary.
     pub(crate) async fn start_again(&self) -> Result<()> {
-        self.process.start_again().await?;
+        self.process.launch()?;
         self.wait_until_it_answers().await?;
         self.wait_for("either").await
     }
@@ -286,7 +286,7 @@ impl Postgres {
 
     /// Starts it again, on the same port and data, after `kill9` or `stop`.
     pub(crate) async fn start_again(&self) -> Result<()> {
-        self.process.start_again().await?;
+        self.process.launch()?;
         self.wait_until_it_answers().await
     }
 
@@ -509,7 +509,7 @@ impl Process {
                 arguments: command.get_args().map(Into::into).collect(),
             };
             let process = Self { name, port, user, command, child: Mutex::new(None), directory };
-            process.start_again().await?;
+            process.launch()?;
             let opened = until("an open port", START_LIMIT, async || {
                 process.check_alive()?;
                 let open = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok();
@@ -526,7 +526,7 @@ impl Process {
         Err(last.unwrap_or_else(|| anyhow!("{name} found no free port")))
     }
 
-    async fn start_again(&self) -> Result<()> {
+    fn launch(&self) -> Result<()> {
         let mut child = self.child();
         ensure!(child.is_none(), "{} runs already", self.name);
         let log = File::options().create(true).append(true).open(self.directory.log())?;
