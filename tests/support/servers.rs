@@ -682,15 +682,15 @@ fn status_fields(pid: u32) -> Option<(String, u32)> {
 // ----------------------------------------------------------------------------------------------------
 // Folders, ports, users
 
-/// A server's folder, with the janitor who removes it.
+/// A folder below /tmp, with the janitor who removes it.
 #[derive(Debug)]
-struct Directory {
+pub(crate) struct Directory {
     path: PathBuf,
     janitor: Child,
 }
 
 impl Directory {
-    fn new(name: &str) -> Result<Self> {
+    pub(crate) fn new(name: &str) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         // As root, the folder of choice may be closed to the user who runs PostgreSQL.
@@ -716,6 +716,10 @@ impl Directory {
         Ok(Self { path, janitor })
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn data(&self) -> PathBuf {
         self.path.join("data")
     }
@@ -733,11 +737,11 @@ impl Drop for Directory {
 }
 
 /// Waits for the end of its input, which comes when we say so and when we die; then ends the server that has
-/// its data here, if it still runs, and removes the folder.
+/// its data here (or the process whose number the file `pid` holds), if it still runs, and removes the folder.
 const JANITOR: &str = r#"
 trap '' INT TERM HUP
 read -r _
-for lock in "$1/data/postmaster.pid" "$1/data/mongod.lock"; do
+for lock in "$1/data/postmaster.pid" "$1/data/mongod.lock" "$1/pid"; do
     pid=
     read -r pid <"$lock"
     # Numbers are used again: only a process that names this folder is ours.
@@ -748,11 +752,12 @@ for lock in "$1/data/postmaster.pid" "$1/data/mongod.lock"; do
     esac
     kill -s CONT "$pid"
     tries=0
-    while test -d "/proc/$pid" && test $tries -lt 100; do
+    # A zombie has no command line: whether somebody reaps it is not our concern.
+    while grep -qF -- "$1" "/proc/$pid/cmdline" && test $tries -lt 100; do
         sleep 0.1
         tries=$((tries + 1))
     done
-    kill -s KILL "$pid"
+    grep -qF -- "$1" "/proc/$pid/cmdline" && kill -s KILL "$pid"
 done
 rm -rf -- "$1"
 "#;
