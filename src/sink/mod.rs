@@ -1,1 +1,67 @@
-//! sink
+//! Target tables: reads their shape, writes their rows. Every function works inside the transaction of
+//! its caller; savepoints are set here, transactions never.
+//!
+//! A call either does what it can and names each row it could not write in `Outcome::rejected`, or
+//! returns an error that concerns the whole batch and leaves the transaction to be rolled back.
+
+mod arrays;
+mod catalog;
+mod copy;
+mod error;
+mod isolate;
+mod statement;
+mod write;
+
+use std::sync::Arc;
+
+use crate::domain::{CanonicalId, Rejection};
+use crate::mapping::Mapping;
+
+pub use catalog::{create_document_table, fingerprint, read_table};
+pub use error::{Disposition, Error, MalformedTuple, ServerError};
+pub use write::{analyze, delete, delete_source, insert_new, upsert};
+
+/// One mapping's table with its statements. A mapping that is compiled again is a new target.
+#[derive(Debug, Clone)]
+pub struct Target {
+    mapping: Arc<Mapping>,
+    statements: statement::Statements,
+    wire_types: Vec<statement::WireType>,
+}
+
+impl Target {
+    pub fn new(mapping: Arc<Mapping>) -> Self {
+        let statements = statement::Statements::new(&mapping);
+        let wire_types =
+            mapping.columns.iter().map(|column| statement::WireType::of(&column.column_type)).collect();
+        Self { mapping, statements, wire_types }
+    }
+
+    pub fn mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
+    }
+}
+
+/// What became of the rows of one call: each is in one of the counts or in `rejected`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outcome {
+    pub inserted: u64,
+    pub updated: u64,
+    /// Already stored in just this form, given twice in one call, or kept away by a trigger.
+    pub unchanged: u64,
+    pub deleted: u64,
+    pub rejected: Vec<(CanonicalId, Rejection)>,
+    /// A first load found a key taken or a row refused, and was merged instead.
+    pub fell_back: bool,
+}
+
+impl Outcome {
+    fn add(&mut self, other: Self) {
+        self.inserted += other.inserted;
+        self.updated += other.updated;
+        self.unchanged += other.unchanged;
+        self.deleted += other.deleted;
+        self.rejected.extend(other.rejected);
+        self.fell_back |= other.fell_back;
+    }
+}

@@ -1,0 +1,221 @@
+//! What the catalog says about a table. One query tells the shape and hashes it, so that whatever a
+//! mapping is compiled against is also what its fingerprint covers.
+
+use serde::Deserialize;
+use sqlx::PgConnection;
+
+use super::error::Error;
+use super::statement;
+use crate::config::KeySpec;
+use crate::domain::{Column, ColumnType, ForeignKey, Table, TableName, TextKind, UniqueKey};
+
+const TABLE: &str = include_str!("table.sql");
+
+#[derive(sqlx::FromRow)]
+struct Answer {
+    shape: String,
+    fingerprint: String,
+    missing_privileges: String,
+    row_security: bool,
+}
+
+#[derive(Deserialize)]
+struct Shape {
+    kind: char,
+    columns: Vec<ShapeColumn>,
+    unique_keys: Vec<ShapeUniqueKey>,
+    foreign_keys: Vec<ShapeForeignKey>,
+    triggers: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct ShapeColumn {
+    name: String,
+    type_oid: u32,
+    type_name: String,
+    modifier: i32,
+    /// The base type without modifiers, to cast to.
+    cast_sql: String,
+    type_sql: String,
+    not_null: bool,
+    has_default: bool,
+    generated: bool,
+    labels: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct ShapeUniqueKey {
+    name: String,
+    columns: Vec<String>,
+    deferrable: bool,
+    partial_or_expression: bool,
+}
+
+#[derive(Deserialize)]
+struct ShapeForeignKey {
+    name: String,
+    columns: Vec<String>,
+    schema: String,
+    table: String,
+    referenced_columns: Vec<String>,
+    on_delete: char,
+    deferrable: bool,
+}
+
+/// The table's shape; `None` if there is no such table.
+pub async fn read_table(conn: &mut PgConnection, name: &TableName) -> Result<Option<Table>, Error> {
+    let failed = |source| Error::from_sqlx(name, "read the catalog", source);
+    let Some(answer) = answer(conn, name).await? else { return Ok(None) };
+    let unreadable = |source| failed(sqlx::Error::Decode(Box::new(source)));
+    let shape: Shape = serde_json::from_str(&answer.shape).map_err(unreadable)?;
+    let missing_privileges: Vec<String> =
+        serde_json::from_str(&answer.missing_privileges).map_err(unreadable)?;
+    let readable = !missing_privileges.iter().any(|name| name == "select" || name == "usage on schema");
+    let is_empty =
+        readable && sqlx::query_scalar(statement::is_empty(name)).fetch_one(conn).await.map_err(failed)?;
+    Ok(Some(Table {
+        name: name.clone(),
+        columns: shape.columns.into_iter().map(Column::from).collect(),
+        unique_keys: shape.unique_keys.into_iter().map(UniqueKey::from).collect(),
+        foreign_keys: shape.foreign_keys.into_iter().map(ForeignKey::from).collect(),
+        triggers: shape.triggers,
+        row_security: answer.row_security,
+        missing_privileges,
+        kind: shape.kind,
+        is_empty,
+        fingerprint: answer.fingerprint,
+    }))
+}
+
+/// The present `Table::fingerprint`; `None` if there is no such table.
+pub async fn fingerprint(conn: &mut PgConnection, name: &TableName) -> Result<Option<String>, Error> {
+    Ok(answer(conn, name).await?.map(|answer| answer.fingerprint))
+}
+
+async fn answer(conn: &mut PgConnection, name: &TableName) -> Result<Option<Answer>, Error> {
+    sqlx::query_as(TABLE)
+        .bind(&name.schema)
+        .bind(&name.name)
+        .fetch_optional(conn)
+        .await
+        .map_err(|source| Error::from_sqlx(name, "read the catalog", source))
+}
+
+/// Creates a table of whole documents, if there is none of that name. Its schema must exist.
+pub async fn create_document_table(
+    conn: &mut PgConnection,
+    name: &TableName,
+    key: &KeySpec,
+) -> Result<(), Error> {
+    sqlx::raw_sql(statement::create_document_table(name, key))
+        .execute(conn)
+        .await
+        .map_err(|source| Error::from_sqlx(name, "create the table", source))?;
+    Ok(())
+}
+
+impl From<ShapeColumn> for Column {
+    fn from(shape: ShapeColumn) -> Self {
+        Self {
+            column_type: column_type(&shape),
+            name: shape.name,
+            type_sql: shape.type_sql,
+            not_null: shape.not_null,
+            has_default: shape.has_default,
+            generated: shape.generated,
+        }
+    }
+}
+
+impl From<ShapeUniqueKey> for UniqueKey {
+    fn from(shape: ShapeUniqueKey) -> Self {
+        Self {
+            name: shape.name,
+            columns: shape.columns,
+            deferrable: shape.deferrable,
+            partial_or_expression: shape.partial_or_expression,
+        }
+    }
+}
+
+impl From<ShapeForeignKey> for ForeignKey {
+    fn from(shape: ShapeForeignKey) -> Self {
+        Self {
+            name: shape.name,
+            columns: shape.columns,
+            references: TableName { schema: shape.schema, name: shape.table },
+            referenced_columns: shape.referenced_columns,
+            on_delete: shape.on_delete,
+            deferrable: shape.deferrable,
+        }
+    }
+}
+
+/// Built-in types are known by oid, which no user can take; citext is an extension's and has only a name.
+fn column_type(shape: &ShapeColumn) -> ColumnType {
+    if let Some(labels) = &shape.labels {
+        return ColumnType::Enum { labels: labels.clone() };
+    }
+    match shape.type_oid {
+        16 => ColumnType::Bool,
+        17 => ColumnType::Bytea,
+        20 => ColumnType::Int8,
+        21 => ColumnType::Int2,
+        23 => ColumnType::Int4,
+        25 => ColumnType::Text { kind: TextKind::Text, limit: None },
+        114 => ColumnType::Json,
+        700 => ColumnType::Float4,
+        701 => ColumnType::Float8,
+        1042 => ColumnType::Text { kind: TextKind::Bpchar, limit: length_limit(shape.modifier) },
+        1043 => ColumnType::Text { kind: TextKind::Varchar, limit: length_limit(shape.modifier) },
+        1082 => ColumnType::Date,
+        1114 => ColumnType::Timestamp { precision: second_digits(shape.modifier) },
+        1184 => ColumnType::TimestampTz { precision: second_digits(shape.modifier) },
+        1700 => ColumnType::Numeric(numeric_limits(shape.modifier)),
+        2950 => ColumnType::Uuid,
+        3802 => ColumnType::Jsonb,
+        _ if shape.type_name == "citext" => ColumnType::Text { kind: TextKind::Citext, limit: None },
+        _ => ColumnType::Other(shape.cast_sql.clone()),
+    }
+}
+
+/// Modifiers of text and numeric count four bytes of a header that is long gone; -1 is none.
+const MODIFIER_HEADER: i32 = 4;
+
+fn length_limit(modifier: i32) -> Option<u32> {
+    u32::try_from(modifier - MODIFIER_HEADER).ok()
+}
+
+fn second_digits(modifier: i32) -> u8 {
+    u8::try_from(modifier).unwrap_or(6).min(6)
+}
+
+/// Precision in the upper half, scale in the lowest 11 bits as a signed number (since 15, else positive).
+fn numeric_limits(modifier: i32) -> Option<(u16, i16)> {
+    let packed = u32::try_from(modifier - MODIFIER_HEADER).ok()?;
+    let precision = (packed >> 16) as u16;
+    let scale = ((packed & 0x7ff) ^ 0x400) as i16 - 0x400;
+    Some((precision, scale))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modifiers_of_numeric_have_signed_scales() {
+        let modifier = |precision: i32, scale: i32| ((precision << 16) | (scale & 0x7ff)) + 4;
+        assert_eq!(numeric_limits(-1), None);
+        assert_eq!(numeric_limits(modifier(12, 2)), Some((12, 2)));
+        assert_eq!(numeric_limits(modifier(5, -3)), Some((5, -3)));
+        assert_eq!(numeric_limits(modifier(1000, 1000)), Some((1000, 1000)));
+    }
+
+    #[test]
+    fn modifiers_without_a_limit_are_none() {
+        assert_eq!(length_limit(-1), None);
+        assert_eq!(length_limit(14), Some(10));
+        assert_eq!(second_digits(-1), 6);
+        assert_eq!(second_digits(3), 3);
+    }
+}

@@ -1,0 +1,72 @@
+//! One bad row must not hold up the others: what fails is halved under savepoints until the bad row
+//! stands alone.
+
+use sqlx::PgConnection;
+
+use super::error::{Disposition, Error};
+use super::statement::{self, RELEASE, ROLLBACK, SAVEPOINT};
+use super::{Outcome, Target};
+use crate::domain::CanonicalId;
+
+/// Writes a slice of items, all or none.
+pub(super) trait Attempt<T> {
+    async fn attempt(&self, conn: &mut PgConnection, items: &[T]) -> Result<Outcome, Error>;
+    /// Whose change an item is.
+    fn id<'a>(&self, item: &'a T) -> &'a CanonicalId;
+    /// What it means that this item, alone, was refused for its own sake.
+    fn refused(&self, item: &T, error: &Error, rejection: crate::domain::Rejection) -> Outcome {
+        let _ = error;
+        Outcome { rejected: vec![(self.id(item).clone(), rejection)], ..Outcome::default() }
+    }
+}
+
+/// Writes all items that can be written, in order. An error that is no item's fault ends it.
+pub(super) async fn isolated<T>(
+    conn: &mut PgConnection,
+    target: &Target,
+    work: &impl Attempt<T>,
+    items: &[T],
+) -> Result<Outcome, Error> {
+    let mut outcome = Outcome::default();
+    let mut waiting = vec![items];
+    // The first savepoint is left to the commit: one round trip less where everything is well. Once
+    // something failed they are released, since they would nest by the hundred.
+    let mut release = false;
+    while let Some(part) = waiting.pop() {
+        if part.is_empty() {
+            continue;
+        }
+        run(conn, target, SAVEPOINT).await?;
+        let error = match work.attempt(conn, part).await {
+            Ok(written) => {
+                outcome.add(written);
+                if release {
+                    run(conn, target, RELEASE).await?;
+                }
+                continue;
+            }
+            Err(error) => error,
+        };
+        let Disposition::Hold(rejection) = error.disposition() else { return Err(error) };
+        run(conn, target, ROLLBACK).await?;
+        release = true;
+        match part {
+            [item] => outcome.add(work.refused(item, &error, rejection)),
+            _ => {
+                let (first, second) = part.split_at(part.len() / 2);
+                waiting.push(second);
+                waiting.push(first);
+            }
+        }
+    }
+    Ok(outcome)
+}
+
+/// One of the savepoint statements.
+pub(super) async fn run(conn: &mut PgConnection, target: &Target, sql: &'static str) -> Result<(), Error> {
+    sqlx::raw_sql(statement::safe(sql))
+        .execute(conn)
+        .await
+        .map_err(|source| Error::from_sqlx(&target.mapping.table, "set a savepoint", source))?;
+    Ok(())
+}

@@ -1,0 +1,215 @@
+//! The only run-time SQL: every statement whose text depends on the user's tables is made here, and
+//! identifiers are quoted nowhere else.
+//!
+//! Rows travel as one binary array per column. The parameters have built-in types that follow from the
+//! mapping alone, and the target's assignment casts do the rest: a column whose type was changed behind
+//! our back converts by value or fails, but never takes the bytes of one type for those of another, and
+//! no object of ours depends on a user's type.
+
+use std::fmt::Write;
+
+use sqlx::AssertSqlSafe;
+
+use crate::config::KeySpec;
+use crate::domain::{ColumnType, TableName, TextKind};
+use crate::mapping::{ColumnPlan, Mapping};
+
+/// The savepoint of every attempt. Names may repeat: the newest hides the older.
+pub(super) const SAVEPOINT: &str = "savepoint rowstream_attempt";
+pub(super) const RELEASE: &str = "release savepoint rowstream_attempt";
+pub(super) const ROLLBACK: &str =
+    "rollback to savepoint rowstream_attempt; release savepoint rowstream_attempt";
+
+/// Text with nothing but quoted identifiers and type names of the catalog in it.
+pub(super) type Sql = AssertSqlSafe<String>;
+
+/// The texts for one mapping. Constant, so that the connection's statement cache hits.
+#[derive(Debug, Clone)]
+pub(super) struct Statements {
+    /// One array per column → (inserted, updated).
+    pub(super) merge: String,
+    /// (source, ids) or (ids).
+    pub(super) delete: String,
+    /// (source) or nothing.
+    pub(super) delete_source: String,
+    pub(super) lock: String,
+    pub(super) copy: String,
+    pub(super) analyze: String,
+}
+
+impl Statements {
+    pub(super) fn new(mapping: &Mapping) -> Self {
+        let table = qualified(&mapping.table);
+        let names = list(&mapping.columns, |column| quoted(&column.name));
+        Self {
+            merge: merge(mapping),
+            delete: delete(mapping),
+            delete_source: delete_source(mapping),
+            lock: format!("lock table {table} in row exclusive mode"),
+            analyze: format!("analyze {table}"),
+            copy: format!("copy {table} ({names}) from stdin (format binary)"),
+        }
+    }
+}
+
+/// A statement made by [`Statements`].
+pub(super) fn safe(text: &str) -> AssertSqlSafe<&str> {
+    AssertSqlSafe(text)
+}
+
+pub(super) fn is_empty(table: &TableName) -> Sql {
+    AssertSqlSafe(format!("select not exists (select from {})", qualified(table)))
+}
+
+pub(super) fn create_document_table(table: &TableName, key: &KeySpec) -> Sql {
+    let key: Vec<String> = key_columns(key).map(quoted).collect();
+    let columns: Vec<String> = key.iter().map(|name| format!("{name} text not null")).collect();
+    AssertSqlSafe(format!(
+        "create table if not exists {} ({}, document jsonb not null, primary key ({}))",
+        qualified(table),
+        columns.join(", "),
+        key.join(", ")
+    ))
+}
+
+/// Insert, or update where the stored form differs: an equal row is not written again.
+///
+/// `*<>` compares the stored bytes, since `json` has no equality, numeric calls 1.10 and 1.1 equal and
+/// citext ignores case. It takes records, hence the casts: two bare `row(…)` would be compared column
+/// by column. A row that was updated bears the lock of its own conflict in `xmax`, a new one has none.
+fn merge(mapping: &Mapping) -> String {
+    let names = list(&mapping.columns, |column| quoted(&column.name));
+    let mut values = String::new();
+    for (place, column) in mapping.columns.iter().enumerate() {
+        let wire = WireType::of(&column.column_type);
+        let separator = if place == 0 { "" } else { ", " };
+        let _ = write!(values, "{separator}unnest(${}::{}[])", place + 1, wire.name);
+        if let Some(cast) = wire_cast(column) {
+            let _ = write!(values, "::{cast}");
+        }
+    }
+    let key = key_columns(&mapping.key).map(quoted).collect::<Vec<_>>().join(", ");
+    let updated: Vec<&ColumnPlan> = mapping
+        .columns
+        .iter()
+        .filter(|column| !column.insert_only && !key_columns(&mapping.key).any(|name| name == column.name))
+        .collect();
+    let action = if updated.is_empty() {
+        "do nothing".to_owned()
+    } else {
+        format!(
+            "do update set {} where row({})::record *<> row({})::record",
+            list(&updated, |column| format!("{0} = excluded.{0}", quoted(&column.name))),
+            list(&updated, |column| format!("target.{}", quoted(&column.name))),
+            list(&updated, |column| format!("excluded.{}", quoted(&column.name))),
+        )
+    };
+    format!(
+        "with merged as (insert into {} as target ({names}) select {values} on conflict ({key}) {action} \
+         returning target.xmax = 0 as inserted) select count(*) filter (where inserted), \
+         count(*) filter (where not inserted) from merged",
+        qualified(&mapping.table),
+    )
+}
+
+/// By join: `= any($2)` is a linear search per row in PostgreSQL 13 once the planner scans the table.
+fn delete(mapping: &Mapping) -> String {
+    let table = qualified(&mapping.table);
+    let id_cast = text_cast(mapping, &mapping.key.source_id);
+    let id = quoted(&mapping.key.source_id);
+    match &mapping.key.source {
+        Some(source) => format!(
+            "delete from {table} as target using unnest($2::text[]) as gone (id) \
+             where target.{} = $1::text{} and target.{id} = gone.id{id_cast}",
+            quoted(source),
+            text_cast(mapping, source),
+        ),
+        None => format!(
+            "delete from {table} as target using unnest($1::text[]) as gone (id) \
+             where target.{id} = gone.id{id_cast}"
+        ),
+    }
+}
+
+fn delete_source(mapping: &Mapping) -> String {
+    let table = qualified(&mapping.table);
+    match &mapping.key.source {
+        Some(source) => {
+            format!("delete from {table} where {} = $1::text{}", quoted(source), text_cast(mapping, source))
+        }
+        None => format!("delete from {table}"),
+    }
+}
+
+/// How a column's values travel: a built-in type, its oid, and the oid of its array type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct WireType {
+    pub(super) name: &'static str,
+    pub(super) element: u32,
+    pub(super) array: u32,
+}
+
+impl WireType {
+    /// Without modifiers: a cast to `varchar(3)` truncates in silence, the assignment that follows does not.
+    pub(super) fn of(column_type: &ColumnType) -> Self {
+        let (name, element, array) = match column_type {
+            ColumnType::Bool => ("bool", 16, 1000),
+            ColumnType::Int2 => ("int2", 21, 1005),
+            ColumnType::Int4 => ("int4", 23, 1007),
+            ColumnType::Int8 => ("int8", 20, 1016),
+            ColumnType::Float4 => ("float4", 700, 1021),
+            ColumnType::Float8 => ("float8", 701, 1022),
+            ColumnType::Numeric(_) => ("numeric", 1700, 1231),
+            ColumnType::Uuid => ("uuid", 2950, 2951),
+            ColumnType::Bytea => ("bytea", 17, 1001),
+            ColumnType::Date => ("date", 1082, 1182),
+            ColumnType::Timestamp { .. } => ("timestamp", 1114, 1115),
+            ColumnType::TimestampTz { .. } => ("timestamptz", 1184, 1185),
+            ColumnType::Json => ("json", 114, 199),
+            ColumnType::Jsonb => ("jsonb", 3802, 3807),
+            ColumnType::Text { .. } | ColumnType::Enum { .. } | ColumnType::Other(_) => ("text", 25, 1009),
+        };
+        Self { name, element, array }
+    }
+}
+
+/// What text must be cast to, where no assignment does it.
+fn wire_cast(column: &ColumnPlan) -> Option<&str> {
+    match &column.column_type {
+        ColumnType::Enum { .. } => Some(&column.type_sql),
+        ColumnType::Other(name) => Some(name),
+        _ => None,
+    }
+}
+
+/// The cast that makes a text parameter comparable to a key column by that column's own index.
+fn text_cast(mapping: &Mapping, name: &str) -> String {
+    let Some(column) = mapping.columns.iter().find(|column| column.name == name) else {
+        return String::new();
+    };
+    match &column.column_type {
+        ColumnType::Text { kind: TextKind::Text | TextKind::Varchar, .. } => String::new(),
+        ColumnType::Text { kind: TextKind::Bpchar, .. } => "::bpchar".to_owned(),
+        ColumnType::Text { kind: TextKind::Citext, .. } | ColumnType::Enum { .. } => {
+            format!("::{}", column.type_sql)
+        }
+        ColumnType::Other(name) => format!("::{name}"),
+        other => format!("::{}", WireType::of(other).name),
+    }
+}
+
+fn key_columns(key: &KeySpec) -> impl Iterator<Item = &str> {
+    key.source.as_deref().into_iter().chain([key.source_id.as_str()])
+}
+
+fn list<T>(items: &[T], text: impl Fn(&T) -> String) -> String {
+    items.iter().map(text).collect::<Vec<_>>().join(", ")
+}
+
+fn qualified(table: &TableName) -> String {
+    format!("{}.{}", quoted(&table.schema), quoted(&table.name))
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

@@ -1,0 +1,128 @@
+-- One table as one JSON document, and a hash of the part of it that a plan depends on.
+-- $1: schema, $2: name. No row if there is no such table.
+with recursive relation as (
+    select c.oid, c.relkind, n.oid as schema_oid
+    from pg_catalog.pg_class c
+    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = $1::text and c.relname = $2::text and c.relkind in ('r', 'p', 'v', 'm', 'f')
+),
+-- A domain is followed down to its base type; the last modifier on the way counts.
+step as (
+    select a.attnum, 0 as depth, a.atttypid as type, a.atttypmod as modifier, a.attnotnull as not_null,
+           a.atthasdef or a.attidentity <> '' as has_default
+    from relation
+    join pg_catalog.pg_attribute a on a.attrelid = relation.oid
+    where a.attnum > 0 and not a.attisdropped
+    union all
+    select step.attnum, step.depth + 1, t.typbasetype,
+           case when t.typtypmod = -1 then step.modifier else t.typtypmod end,
+           step.not_null or t.typnotnull,
+           step.has_default or t.typdefault is not null
+    from step
+    join pg_catalog.pg_type t on t.oid = step.type and t.typtype = 'd'
+),
+resolved as (
+    select distinct on (attnum) * from step order by attnum, depth desc
+),
+columns as (
+    select coalesce(jsonb_agg(jsonb_build_object(
+               'number', a.attnum,
+               'name', a.attname,
+               'declared_type', a.atttypid::bigint,
+               'type_oid', t.oid::bigint,
+               'type_name', t.typname,
+               'modifier', resolved.modifier,
+               -- format_type knows the names of the standard; other types are named with their schema,
+               -- whatever the search path, and keep the modifier that format_type prints.
+               'cast_sql', case when type_schema.nspname = 'pg_catalog' then format_type(t.oid, -1)
+                                else quote_ident(type_schema.nspname) || '.' || quote_ident(t.typname) end,
+               'type_sql', case when type_schema.nspname = 'pg_catalog' then format_type(t.oid, resolved.modifier)
+                                else quote_ident(type_schema.nspname) || '.' || quote_ident(t.typname)
+                                     || substr(format_type(t.oid, resolved.modifier),
+                                               length(format_type(t.oid, -1)) + 1) end,
+               'not_null', resolved.not_null,
+               'has_default', resolved.has_default,
+               'generated', a.attgenerated <> '' or a.attidentity = 'a',
+               'labels', case when t.typtype = 'e' then (
+                   select jsonb_agg(e.enumlabel order by e.enumsortorder)
+                   from pg_catalog.pg_enum e where e.enumtypid = t.oid) end
+           ) order by a.attnum), '[]') as document
+    from relation
+    join pg_catalog.pg_attribute a on a.attrelid = relation.oid
+    join resolved on resolved.attnum = a.attnum
+    join pg_catalog.pg_type t on t.oid = resolved.type
+    join pg_catalog.pg_namespace type_schema on type_schema.oid = t.typnamespace
+),
+unique_keys as (
+    select coalesce(jsonb_agg(jsonb_build_object(
+               'name', c.relname,
+               'columns', (
+                   select coalesce(jsonb_agg(a.attname order by key.place), '[]')
+                   from unnest(i.indkey::int2[]) with ordinality as key (number, place)
+                   join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = key.number
+                   where key.place <= i.indnkeyatts),
+               'deferrable', not i.indimmediate,
+               'partial_or_expression', i.indpred is not null or i.indexprs is not null
+           ) order by i.indisprimary desc, c.relname), '[]') as document
+    from relation
+    join pg_catalog.pg_index i on i.indrelid = relation.oid and i.indisunique and i.indisvalid
+    join pg_catalog.pg_class c on c.oid = i.indexrelid
+),
+foreign_keys as (
+    select coalesce(jsonb_agg(jsonb_build_object(
+               'name', k.conname,
+               'columns', (
+                   select jsonb_agg(a.attname order by key.place)
+                   from unnest(k.conkey) with ordinality as key (number, place)
+                   join pg_catalog.pg_attribute a on a.attrelid = k.conrelid and a.attnum = key.number),
+               'schema', n.nspname,
+               'table', c.relname,
+               'referenced_columns', (
+                   select jsonb_agg(a.attname order by key.place)
+                   from unnest(k.confkey) with ordinality as key (number, place)
+                   join pg_catalog.pg_attribute a on a.attrelid = k.confrelid and a.attnum = key.number),
+               'on_delete', k.confdeltype,
+               'deferrable', k.condeferrable
+           ) order by k.conname), '[]') as document
+    from relation
+    join pg_catalog.pg_constraint k on k.conrelid = relation.oid and k.contype = 'f'
+    join pg_catalog.pg_class c on c.oid = k.confrelid
+    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    -- A key to a partitioned table has a copy of itself for each partition.
+    where not exists (
+        select from pg_catalog.pg_constraint parent
+        where parent.oid = k.conparentid and parent.conrelid = k.conrelid)
+),
+triggers as (
+    select coalesce(jsonb_agg(g.tgname order by g.tgname), '[]') as document
+    from relation
+    join pg_catalog.pg_trigger g on g.tgrelid = relation.oid
+    where not g.tgisinternal and g.tgenabled in ('O', 'A') and g.tgtype & 1 = 1
+),
+shape as (
+    select jsonb_build_object(
+        'oid', relation.oid::bigint,
+        'kind', relation.relkind,
+        'columns', columns.document,
+        'unique_keys', unique_keys.document,
+        'foreign_keys', foreign_keys.document,
+        'triggers', triggers.document) as document
+    from relation, columns, unique_keys, foreign_keys, triggers
+),
+missing as (
+    select coalesce(jsonb_agg(wanted.privilege order by wanted.place), '[]') as document
+    from relation
+    cross join lateral (values
+        (1, 'usage on schema', has_schema_privilege(relation.schema_oid, 'usage')),
+        (2, 'select', has_any_column_privilege(relation.oid, 'select')),
+        (3, 'insert', has_any_column_privilege(relation.oid, 'insert')),
+        (4, 'update', has_any_column_privilege(relation.oid, 'update')),
+        (5, 'delete', has_table_privilege(relation.oid, 'delete'))
+    ) as wanted (place, privilege, granted)
+    where not wanted.granted
+)
+select shape.document::text as shape,
+       md5(shape.document::text) as fingerprint,
+       missing.document::text as missing_privileges,
+       row_security_active(relation.oid) as row_security
+from relation, shape, missing

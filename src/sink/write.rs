@@ -1,0 +1,197 @@
+//! Rows in, rows out: merge, first load, delete.
+
+use sqlx::PgConnection;
+
+use super::arrays;
+use super::catalog;
+use super::copy;
+use super::error::{Disposition, Error};
+use super::isolate::{Attempt, isolated, run};
+use super::statement::{self, ROLLBACK, SAVEPOINT};
+use super::{Outcome, Target};
+use crate::domain::{CanonicalId, ColumnType, Rejection, Row};
+
+/// Rows and bytes of one merge statement. Up to here arrays are as fast as COPY into a staging table and
+/// merging from there; beyond, PostgreSQL pays for the size of the arrays.
+const MERGE_ROWS: usize = 4_000;
+const MERGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Keys of one delete statement.
+const DELETE_KEYS: usize = 10_000;
+
+/// Below this many bytes a merge is faster than COPY, whose last packet waits for an acknowledgement
+/// (sqlx leaves Nagle's algorithm on): 40 ms.
+const COPY_BYTES: usize = 512 * 1024;
+
+/// Inserts or updates the rows by their key; equal rows are left alone. Of rows with one id the last wins.
+pub async fn upsert(conn: &mut PgConnection, target: &Target, rows: &[Row]) -> Result<Outcome, Error> {
+    let ordered = in_key_order(rows);
+    let mut outcome = isolated(conn, target, &Merge { target }, &ordered).await?;
+    outcome.unchanged += (rows.len() - ordered.len()) as u64;
+    Ok(outcome)
+}
+
+/// The rows of a first load: straight into the table while every key is new, else as `upsert`.
+pub async fn insert_new(conn: &mut PgConnection, target: &Target, rows: &[Row]) -> Result<Outcome, Error> {
+    let bytes: usize = rows.iter().map(|row| row.tuple.len()).sum();
+    let as_text =
+        target.mapping.columns.iter().any(|column| matches!(column.column_type, ColumnType::Other(_)));
+    if as_text || bytes < COPY_BYTES {
+        return upsert(conn, target, rows).await;
+    }
+    check_fingerprint(conn, target).await?;
+    run(conn, target, SAVEPOINT).await?;
+    let ordered = in_key_order(rows);
+    match copy::copy_rows(conn, &target.statements.copy, &ordered).await {
+        Ok(inserted) => {
+            let unchanged = (rows.len() as u64).saturating_sub(inserted);
+            Ok(Outcome { inserted, unchanged, ..Outcome::default() })
+        }
+        Err(source) => {
+            let error = Error::from_sqlx(&target.mapping.table, "copy rows", source);
+            let Disposition::Hold(_) = error.disposition() else { return Err(error) };
+            run(conn, target, ROLLBACK).await?;
+            let outcome = upsert(conn, target, rows).await?;
+            Ok(Outcome { fell_back: true, ..outcome })
+        }
+    }
+}
+
+/// Deletes rows by key, given as the id and its text. A key that has no row is no mistake.
+pub async fn delete(
+    conn: &mut PgConnection,
+    target: &Target,
+    ids: &[(CanonicalId, String)],
+) -> Result<Outcome, Error> {
+    isolated(conn, target, &Delete { target }, ids).await
+}
+
+/// Deletes every row of the mapping's source; how many there were.
+pub async fn delete_source(conn: &mut PgConnection, target: &Target) -> Result<u64, Error> {
+    let mut query = sqlx::query(statement::safe(&target.statements.delete_source));
+    if target.mapping.key.source.is_some() {
+        query = query.bind(&target.mapping.source);
+    }
+    let done = query
+        .execute(conn)
+        .await
+        .map_err(|source| Error::from_sqlx(&target.mapping.table, "delete the rows of a source", source))?;
+    Ok(done.rows_affected())
+}
+
+/// Fresh statistics for a table that was just filled. A role that does not own the table gets a warning
+/// from the server, which is no error.
+pub async fn analyze(conn: &mut PgConnection, target: &Target) -> Result<(), Error> {
+    let done = sqlx::raw_sql(statement::safe(&target.statements.analyze)).execute(conn).await;
+    done.map(drop).map_err(|source| Error::from_sqlx(&target.mapping.table, "analyze the table", source))
+}
+
+/// COPY takes bytes for what the column is now: the table must be the one the mapping was compiled
+/// against, and stay so until the transaction ends.
+async fn check_fingerprint(conn: &mut PgConnection, target: &Target) -> Result<(), Error> {
+    let table = &target.mapping.table;
+    sqlx::raw_sql(statement::safe(&target.statements.lock))
+        .execute(&mut *conn)
+        .await
+        .map_err(|source| Error::from_sqlx(table, "lock the table", source))?;
+    let present = catalog::fingerprint(conn, table).await?;
+    if present.as_deref() == Some(target.mapping.fingerprint.as_str()) {
+        Ok(())
+    } else {
+        Err(Error::CatalogChanged { table: table.clone() })
+    }
+}
+
+/// By key, so that writers meet rows in one order; the last of those with the same key.
+fn in_key_order(rows: &[Row]) -> Vec<&Row> {
+    let mut ordered: Vec<&Row> = rows.iter().rev().collect();
+    // A stable sort of the reversed rows: the last one given stands first among its equals.
+    ordered.sort_by(|left, right| left.source_id.cmp(&right.source_id));
+    ordered.dedup_by(|later, first| later.source_id == first.source_id);
+    ordered
+}
+
+struct Merge<'a> {
+    target: &'a Target,
+}
+
+impl Attempt<&Row> for Merge<'_> {
+    async fn attempt(&self, conn: &mut PgConnection, rows: &[&Row]) -> Result<Outcome, Error> {
+        let mut outcome = Outcome::default();
+        let mut rest = rows;
+        while !rest.is_empty() {
+            let (part, after) = rest.split_at(merge_length(rest));
+            outcome.add(merge(conn, self.target, part).await?);
+            rest = after;
+        }
+        Ok(outcome)
+    }
+
+    fn id<'a>(&self, row: &'a &Row) -> &'a CanonicalId {
+        &row.id
+    }
+}
+
+/// How many of these rows go into one statement: at least one.
+fn merge_length(rows: &[&Row]) -> usize {
+    let mut bytes = 0;
+    let fitting = rows.iter().take(MERGE_ROWS).take_while(|row| {
+        bytes += row.tuple.len();
+        bytes <= MERGE_BYTES
+    });
+    fitting.count().max(1)
+}
+
+async fn merge(conn: &mut PgConnection, target: &Target, rows: &[&Row]) -> Result<Outcome, Error> {
+    let table = &target.mapping.table;
+    let arguments = arrays::arguments(&target.wire_types, rows)
+        .map_err(|source| Error::Malformed { table: table.clone(), source })?;
+    let (inserted, updated): (i64, i64) =
+        sqlx::query_as_with(statement::safe(&target.statements.merge), arguments)
+            .fetch_one(conn)
+            .await
+            .map_err(|source| Error::from_sqlx(table, "merge rows", source))?;
+    let (inserted, updated) = (inserted.unsigned_abs(), updated.unsigned_abs());
+    let unchanged = (rows.len() as u64).saturating_sub(inserted + updated);
+    Ok(Outcome { inserted, updated, unchanged, ..Outcome::default() })
+}
+
+struct Delete<'a> {
+    target: &'a Target,
+}
+
+impl Attempt<(CanonicalId, String)> for Delete<'_> {
+    async fn attempt(
+        &self,
+        conn: &mut PgConnection,
+        ids: &[(CanonicalId, String)],
+    ) -> Result<Outcome, Error> {
+        let mut outcome = Outcome::default();
+        for part in ids.chunks(DELETE_KEYS) {
+            let mut query = sqlx::query(statement::safe(&self.target.statements.delete));
+            if self.target.mapping.key.source.is_some() {
+                query = query.bind(&self.target.mapping.source);
+            }
+            let keys: Vec<&str> = part.iter().map(|(_, text)| text.as_str()).collect();
+            let done = query
+                .bind(keys)
+                .execute(&mut *conn)
+                .await
+                .map_err(|source| Error::from_sqlx(&self.target.mapping.table, "delete rows", source))?;
+            outcome.deleted += done.rows_affected();
+        }
+        Ok(outcome)
+    }
+
+    fn id<'a>(&self, item: &'a (CanonicalId, String)) -> &'a CanonicalId {
+        &item.0
+    }
+
+    /// A key that is no value of the key column's type never had a row.
+    fn refused(&self, item: &(CanonicalId, String), error: &Error, rejection: Rejection) -> Outcome {
+        match error {
+            Error::Refused { source, .. } if source.is_no_value_of_its_type() => Outcome::default(),
+            _ => Outcome { rejected: vec![(item.0.clone(), rejection)], ..Outcome::default() },
+        }
+    }
+}
