@@ -34,6 +34,7 @@ impl<'a> Progress<'a> {
             postgres,
             began: Instant::now(),
             to_copy: Some(documents.try_into()?),
+            applied: None,
             block,
         })
     }
