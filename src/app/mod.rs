@@ -105,6 +105,9 @@ enum Attempt {
 
 impl App {
     async fn supervise(mut self) -> anyhow::Result<Summary> {
+        // The process does its part from here on, be it only to wait: a start must not time out because a
+        // server is away.
+        notify::ready();
         let started = Instant::now();
         let client = source::connect(self.config.mongodb.uri.expose(), "rowstream").await?;
         let mut pauses = pauses();
@@ -193,7 +196,7 @@ impl App {
             Ok(Acquired::Leader(epoch)) => epoch,
             Ok(Acquired::Standby(holder)) => {
                 self.report.standby(&holder.owner);
-                notify::ready();
+                notify::status("standing by");
                 return Ok(Attempt::Standby);
             }
             Err(error) => return Err(Error::retry("take the lease", error)),
@@ -201,7 +204,6 @@ impl App {
         self.report.leader(epoch, &self.owner);
         let session = self.session(client, keeper, epoch).await?;
         self.report.running();
-        notify::ready();
         notify::status("following");
         session.run(self.shutdown.clone()).await.map(Attempt::Finished)
     }
