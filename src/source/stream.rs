@@ -32,8 +32,10 @@ const EVENTS_PER_REPLY: u32 = 2_000;
 /// Replies that wait for the pipeline, besides the limit in bytes. Idle replies are small, hence not one.
 const WAITING_REPLIES: usize = 16;
 
+/// Between attempts to reopen, doubled each time, with up to as much again at random. An election takes
+/// seconds: longer adds to the lag after it, shorter is load on a server in trouble.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// How long a position ahead of the server's clock is put down to a node that lags, before it is taken for
 /// a source that was set back in time.
