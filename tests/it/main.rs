@@ -9,6 +9,7 @@ mod stage;
 
 mod chunk_order;
 mod command_line;
+mod demo;
 mod health;
 mod held;
 mod ids;
