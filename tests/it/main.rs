@@ -1,1 +1,24 @@
-mod source_stage;
+//! The promises, tested at their seams, on a real mongod replica set and a real PostgreSQL.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod daemon;
+mod oracle;
+mod stage;
+
+mod chunk_order;
+mod command_line;
+mod demo;
+mod health;
+mod held;
+mod ids;
+mod kills;
+mod layering;
+mod lease;
+mod namespaces;
+mod operations;
+mod outages;
+mod path;
+mod restored;
+mod whole_database;
