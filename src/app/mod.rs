@@ -202,7 +202,12 @@ impl App {
             Err(error) => return Err(Error::retry("take the lease", error)),
         };
         self.report.leader(epoch, &self.owner);
-        let session = self.session(client, keeper, epoch).await?;
+        let mut stopped = self.shutdown.clone();
+        let session = tokio::select! {
+            session = self.session(client, keeper, epoch) => session?,
+            // A server that does not answer must not delay a stop.
+            _ = stopped.wait_for(|stop| *stop) => return Ok(Attempt::Finished(Finish::Stopped)),
+        };
         self.report.running();
         notify::status("following");
         session.run(self.shutdown.clone()).await.map(Attempt::Finished)
