@@ -11,17 +11,15 @@ use crate::domain::{Reason, Rejection, TableName};
 
 #[derive(Debug, Error)]
 pub enum Error {
-    #[error("cannot {doing}, table {table}")]
+    #[error("cannot {intent}")]
     Refused {
-        table: TableName,
-        doing: &'static str,
+        intent: Intent,
         #[source]
         source: ServerError,
     },
-    #[error("cannot {doing}, table {table}")]
+    #[error("cannot {intent}")]
     Connection {
-        table: TableName,
-        doing: &'static str,
+        intent: Intent,
         #[source]
         source: sqlx::Error,
     },
@@ -34,6 +32,13 @@ pub enum Error {
         #[source]
         source: MalformedTuple,
     },
+}
+
+/// What was to be done, and with which table if it was one of the user's.
+#[derive(Debug)]
+pub struct Intent {
+    doing: &'static str,
+    table: Option<TableName>,
 }
 
 /// A row's tuple does not have the mapping's columns: a mistake of ours, never of a document.
@@ -67,16 +72,19 @@ pub enum Disposition {
 
 impl Error {
     pub(super) fn from_sqlx(table: &TableName, doing: &'static str, source: sqlx::Error) -> Self {
-        let table = table.clone();
+        Self::classified(Intent { doing, table: Some(table.clone()) }, source)
+    }
+
+    fn classified(intent: Intent, source: sqlx::Error) -> Self {
         match &source {
             sqlx::Error::Database(database) => {
                 let source = match database.try_downcast_ref::<PgDatabaseError>() {
                     Some(postgres) => ServerError::new(postgres),
                     None => ServerError::unnamed(database.code().unwrap_or_default().into_owned()),
                 };
-                Self::Refused { table, doing, source }
+                Self::Refused { intent, source }
             }
-            _ => Self::Connection { table, doing, source },
+            _ => Self::Connection { intent, source },
         }
     }
 
@@ -97,6 +105,23 @@ impl Error {
                 }
                 _ => Disposition::Halt { hint: REPORT },
             },
+        }
+    }
+}
+
+/// For statements that touch none of the user's tables: the same policy for every table of the target.
+impl From<sqlx::Error> for Error {
+    fn from(source: sqlx::Error) -> Self {
+        Self::classified(Intent { doing: "run a statement", table: None }, source)
+    }
+}
+
+impl fmt::Display for Intent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.doing)?;
+        match &self.table {
+            Some(table) => write!(f, ", table {table}"),
+            None => Ok(()),
         }
     }
 }

@@ -18,8 +18,8 @@ use crate::domain::{CanonicalId, Rejection};
 use crate::mapping::Mapping;
 
 pub use catalog::{create_document_table, fingerprint, read_table};
-pub use error::{Disposition, Error, MalformedTuple, ServerError};
-pub use write::{delete, delete_source, insert_new, upsert};
+pub use error::{Disposition, Error, Intent, MalformedTuple, ServerError};
+pub use write::{analyze, delete, delete_source, insert_new, upsert};
 
 /// One mapping's table with its statements. A mapping that is compiled again is a new target.
 #[derive(Debug, Clone)]

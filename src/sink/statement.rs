@@ -33,6 +33,7 @@ pub(super) struct Statements {
     /// (source) or nothing.
     pub(super) delete_source: String,
     pub(super) lock: String,
+    pub(super) analyze: String,
     pub(super) copy: String,
 }
 
@@ -45,6 +46,7 @@ impl Statements {
             delete: delete(mapping),
             delete_source: delete_source(mapping),
             lock: format!("lock table {table} in row exclusive mode"),
+            analyze: format!("analyze {table}"),
             copy: format!("copy {table} ({names}) from stdin (format binary)"),
         }
     }

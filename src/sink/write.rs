@@ -78,6 +78,15 @@ pub async fn delete_source(conn: &mut PgConnection, target: &Target) -> Result<u
     Ok(done.rows_affected())
 }
 
+/// Fresh statistics after a first load. Without the privilege PostgreSQL warns and does nothing.
+pub async fn analyze(conn: &mut PgConnection, target: &Target) -> Result<(), Error> {
+    sqlx::raw_sql(statement::safe(&target.statements.analyze))
+        .execute(conn)
+        .await
+        .map_err(|source| Error::from_sqlx(&target.mapping.table, "analyze", source))?;
+    Ok(())
+}
+
 /// COPY takes bytes for what the column is now: the table must be the one the mapping was compiled
 /// against, and stay so until the transaction ends.
 async fn check_fingerprint(conn: &mut PgConnection, target: &Target) -> Result<(), Error> {
