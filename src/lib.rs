@@ -11,6 +11,7 @@ pub mod http;
 pub mod logging;
 pub mod mapping;
 pub mod metrics;
+pub mod notify;
 pub mod pipeline;
 pub mod sink;
 pub mod source;

@@ -1,1 +1,141 @@
-//! cli
+//! The command line: one file per verb.
+//!
+//! Exit codes: 0 fine, 1 findings, 2 usage or configuration, 3 a server could not be reached.
+
+mod check;
+mod config;
+mod migrate;
+mod run;
+mod status;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::config::Config;
+use crate::pipeline::Error as PipelineError;
+use crate::{config as configuration, logging};
+
+/// Keeps PostgreSQL tables in step with MongoDB collections.
+#[derive(Debug, Parser)]
+#[command(name = "rowstream", version, max_term_width = 100)]
+struct Arguments {
+    /// Configuration file (YAML). Without one, the environment alone must say where the servers are
+    #[arg(short, long, global = true, env = "ROWSTREAM_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Copy what is there, then follow what changes, until stopped
+    Run(run::Arguments),
+    /// Check both servers, the mappings and the tables before the first write; change nothing
+    Check(check::Arguments),
+    /// Create or upgrade the schema rowstream, which holds the state
+    Migrate(migrate::Arguments),
+    /// Show how far the pipeline is, from the state in PostgreSQL
+    Status(status::Arguments),
+    /// Look at the configuration as it is understood
+    Config(config::Arguments),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// A table for people
+    Text,
+    Json,
+}
+
+/// How a command ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exit {
+    Fine,
+    Findings,
+    Usage,
+    Unreachable,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(match exit {
+            Exit::Fine => 0,
+            Exit::Findings => 1,
+            Exit::Usage => 2,
+            Exit::Unreachable => 3,
+        })
+    }
+}
+
+/// Runs one command to its end. Failures that need no runtime happen before there is one.
+pub fn main(
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: BTreeMap<String, String>,
+) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version come this way too; clap knows which stream and which code they want.
+            let _ = error.print();
+            return ExitCode::from(error.exit_code().clamp(0, 255) as u8);
+        }
+    };
+    let config = match configuration::load(arguments.config.as_deref(), &environment) {
+        Ok(config) => config,
+        Err(error) => {
+            complain(&error.to_string());
+            return Exit::Usage.into();
+        }
+    };
+    if let Err(error) = logging::init(&config.log) {
+        complain(&format!("log.level: {error}"));
+        return Exit::Usage.into();
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("cannot start the runtime: {error}"));
+            return Exit::Unreachable.into();
+        }
+    };
+    let exit = runtime.block_on(execute(arguments.command, config));
+    // Threads that still wait for a server's answer are not worth waiting for.
+    runtime.shutdown_background();
+    exit.into()
+}
+
+async fn execute(command: Command, config: Config) -> Exit {
+    let result = match command {
+        Command::Run(arguments) => run::run(arguments, config).await,
+        Command::Check(arguments) => check::run(arguments, config).await,
+        Command::Migrate(arguments) => migrate::run(arguments, config).await,
+        Command::Status(arguments) => status::run(arguments, config).await,
+        Command::Config(arguments) => Ok(config::run(&arguments, &config)),
+    };
+    result.unwrap_or_else(|error| {
+        complain(&format!("{error:#}"));
+        match error.downcast_ref::<PipelineError>() {
+            Some(PipelineError::Halt { hint, .. }) => {
+                if !hint.is_empty() {
+                    complain(&format!("  {hint}"));
+                }
+                Exit::Findings
+            }
+            _ => Exit::Unreachable,
+        }
+    })
+}
+
+#[expect(clippy::print_stderr, reason = "the command line speaks to people here")]
+fn complain(text: &str) {
+    eprintln!("rowstream: {text}");
+}
+
+#[expect(clippy::print_stdout, reason = "the command line's answer")]
+fn say(text: &str) {
+    println!("{text}");
+}

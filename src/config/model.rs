@@ -75,6 +75,8 @@ pub struct MongoDb {
 pub struct Postgres {
     /// `None`: the PG* environment variables alone say where.
     pub url: Option<Secret>,
+    /// Takes the place of the password in `url`, where one is given apart.
+    pub password: Option<Secret>,
     pub statement_timeout: Duration,
     pub lock_timeout: Duration,
     pub idle_in_transaction_timeout: Duration,

@@ -17,6 +17,10 @@ impl Document {
         &self.0
     }
 
+    pub fn to_vec(&self) -> Vec<u8> {
+        self.0.to_vec()
+    }
+
     pub fn len(&self) -> usize {
         self.0.len()
     }

@@ -1,6 +1,15 @@
 //! Identity: which document, in MongoDB's own sense of equal.
 
+mod canonical;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::fmt;
 use std::sync::Arc;
+
+use bson::raw::{RawBson, RawDocumentBuf};
+use bson::{Bson, Document};
 
 /// A mapping's place in the pipeline's list: the first half of every key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,8 +38,100 @@ pub enum IdType {
     Uuid,
 }
 
+/// Characters of an id that `describe` shows.
+const DESCRIBED_CHARACTERS: usize = 80;
+
 impl CanonicalId {
+    /// From a BSON element's type byte and value bytes as the server sent them. Bytes that are not a
+    /// value of that type are kept as they are.
+    pub fn from_value(element_type: u8, value: &[u8]) -> Self {
+        Self(canonical::canonical(element_type, value).into())
+    }
+
+    pub fn from_bson(value: &Bson) -> Self {
+        let mut wrapper = Document::new();
+        wrapper.insert("", value.clone());
+        // A value that cannot be serialized (a regex with a NUL) cannot come from a server either.
+        match wrapper.to_vec() {
+            // [i32 length][type][empty name's NUL][value][NUL]
+            Ok(bytes) if bytes.len() >= 7 => Self::from_value(bytes[4], &bytes[6..bytes.len() - 1]),
+            Ok(_) | Err(_) => Self::from_value(canonical::UNDEFINED, &[]),
+        }
+    }
+
+    /// From bytes that `as_bytes` gave, for example as the state schema kept them.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Self(bytes.into())
+    }
+
+    /// The type byte, then the value.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// The value, to send it back in a query. `bson` cannot express some values that mongod stores (text
+    /// that is not UTF-8): those become `undefined`, which a query refuses. `append_to` writes all.
+    pub fn to_bson(&self) -> RawBson {
+        let mut bytes = vec![0; 4];
+        self.append_to("", &mut bytes);
+        bytes.push(0);
+        let length = bytes.len() as u32;
+        bytes[..4].copy_from_slice(&length.to_le_bytes());
+        RawDocumentBuf::from_bytes(bytes)
+            .ok()
+            .and_then(|document| match document.iter().next() {
+                Some(Ok((_, value))) => Some(value.into()),
+                Some(Err(_)) | None => None,
+            })
+            .unwrap_or(RawBson::Undefined)
+    }
+
+    /// Writes the id as one BSON element, byte for byte, for a query that is built by hand:
+    /// `$in` with the names "0", "1", …
+    pub fn append_to(&self, name: &str, element: &mut Vec<u8>) {
+        element.push(self.element_type());
+        element.extend_from_slice(name.as_bytes());
+        element.push(0);
+        element.extend_from_slice(self.value());
+    }
+
+    /// The type under which this id would be written plain, if there is one.
+    pub fn id_type(&self) -> Option<IdType> {
+        text::id_type(self.element_type(), self.value())
+    }
+
+    /// The id as text without NUL, of at most 512 bytes; different ids have different texts. Ids of the
+    /// `plain` type are written as they are; all others begin with `$` and a tag.
+    pub fn source_id(&self, plain: IdType) -> String {
+        text::source_id(self.element_type(), self.value(), Some(plain))
+    }
+
+    /// Short, for logs at debug level and for operators.
+    pub fn describe(&self) -> String {
+        let mut text = text::source_id(self.element_type(), self.value(), None);
+        if let Some((end, _)) = text.char_indices().nth(DESCRIBED_CHARACTERS) {
+            text.truncate(end);
+            text.push('…');
+        }
+        text
+    }
+
+    fn element_type(&self) -> u8 {
+        self.0.first().copied().unwrap_or(canonical::UNDEFINED)
+    }
+
+    fn value(&self) -> &[u8] {
+        self.0.get(1..).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for IdType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ObjectId => "object_id",
+            Self::String => "string",
+            Self::Int => "int",
+            Self::Uuid => "uuid",
+        })
     }
 }

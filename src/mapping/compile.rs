@@ -1,7 +1,12 @@
-use std::fmt;
+use super::fit::{fit, fit_source, fit_source_id};
+use super::hash::hash;
+use super::problem::{Problem, Problems, quoted, quoted_table};
+use super::table::{check_table, check_unmapped_columns};
+use crate::config::{ColumnSpec, Deletes, KeySpec, MappingSpec, OnDrop, Scalar, ValueSpec, nearest};
+use crate::domain::{Column, ColumnType, IdType, Namespace, SourceIndex, Table, TableName};
 
-use crate::config::{Deletes, KeySpec, OnDrop, ValueSpec};
-use crate::domain::{ColumnType, IdType, Namespace, SourceIndex, Table, TableName};
+/// The column of whole documents.
+const DOCUMENT: &str = "document";
 
 /// A mapping that fits its table.
 #[derive(Debug, Clone)]
@@ -34,42 +39,153 @@ pub struct ColumnPlan {
     pub value: ValueSpec,
     pub insert_only: bool,
     pub required: bool,
-    pub default: Option<crate::config::Scalar>,
+    pub default: Option<Scalar>,
 }
 
-/// Something about a mapping and its table that does not fit, with what to do about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    pub source: String,
-    pub table: TableName,
-    pub column: Option<String>,
-    pub message: String,
-    pub hint: String,
-    /// A warning does not stop the start.
-    pub fatal: bool,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "mapping {}, table {}", self.source, self.table)?;
-        if let Some(column) = &self.column {
-            write!(f, ", column {column}")?;
-        }
-        write!(f, ": {}", self.message)?;
-        if !self.hint.is_empty() {
-            write!(f, " ({})", self.hint)?;
-        }
-        Ok(())
-    }
-}
-
-/// Compiles one mapping against its table; every mismatch at once. The second half of a success are warnings.
+/// Compiles one mapping against its table.
+///
+/// # Errors
+/// Every mismatch at once, with the warnings among them. The second half of a success are warnings.
 pub fn compile(
     index: SourceIndex,
-    spec: &crate::config::MappingSpec,
+    spec: &MappingSpec,
     id_type: IdType,
     table: &Table,
 ) -> Result<(Mapping, Vec<Problem>), Vec<Problem>> {
-    let _ = (index, spec, id_type, table);
-    Err(Vec::new())
+    let mut problems = Problems::new(&spec.source, &table.name);
+    check_table(spec, table, &mut problems);
+    let mut columns = key_columns(spec, id_type, table, &mut problems);
+    let specs = spec.columns.clone().unwrap_or_else(whole_document);
+    for column in &specs {
+        columns.extend(written_column(spec, column, table, &mut problems));
+    }
+    check_unmapped_columns(spec, &specs, table, &mut problems);
+    if problems.has_fatal() {
+        return Err(problems.into_found());
+    }
+    let mapping = Mapping {
+        index,
+        source: spec.source.clone(),
+        namespace: spec.collection.clone(),
+        table: table.name.clone(),
+        id_type,
+        key: spec.key.clone(),
+        columns,
+        deletes: spec.deletes.clone(),
+        on_drop: spec.on_drop,
+        critical: spec.critical,
+        fingerprint: table.fingerprint.clone(),
+        hash: hash(spec, id_type, &specs),
+    };
+    Ok((mapping, problems.into_found()))
+}
+
+fn whole_document() -> Vec<ColumnSpec> {
+    vec![ColumnSpec {
+        name: DOCUMENT.to_owned(),
+        value: ValueSpec::Document { without: Vec::new() },
+        insert_only: false,
+        required: false,
+        default: None,
+    }]
+}
+
+fn key_columns(
+    spec: &MappingSpec,
+    id_type: IdType,
+    table: &Table,
+    problems: &mut Problems,
+) -> Vec<ColumnPlan> {
+    let mut plans = Vec::new();
+    if let Some(name) = &spec.key.source
+        && let Some(column) = key_column(name, table, problems)
+    {
+        fit_source(&spec.source, column, problems);
+        plans.push(key_plan(column, ValueSpec::Constant(Scalar::Text(spec.source.clone()))));
+    }
+    if let Some(column) = key_column(&spec.key.source_id, table, problems) {
+        fit_source_id(id_type, column, problems);
+        plans.push(key_plan(column, ValueSpec::SourceId));
+    }
+    plans
+}
+
+fn key_column<'t>(name: &str, table: &'t Table, problems: &mut Problems) -> Option<&'t Column> {
+    let Some(column) = table.column(name) else {
+        let ddl = format!("alter table {} add column {} text", quoted_table(&table.name), quoted(name));
+        problems.fatal(
+            Some(name),
+            "a column of the key does not exist",
+            format!("{ddl}; or name the key's columns with key:"),
+        );
+        return None;
+    };
+    if column.generated {
+        problems.fatal(
+            Some(name),
+            "a column of the key is generated and cannot be written",
+            "use a plain column",
+        );
+    }
+    Some(column)
+}
+
+fn key_plan(column: &Column, value: ValueSpec) -> ColumnPlan {
+    ColumnPlan {
+        name: column.name.clone(),
+        column_type: column.column_type.clone(),
+        type_sql: column.type_sql.clone(),
+        not_null: column.not_null,
+        value,
+        insert_only: false,
+        required: false,
+        default: None,
+    }
+}
+
+fn written_column(
+    mapping: &MappingSpec,
+    spec: &ColumnSpec,
+    table: &Table,
+    problems: &mut Problems,
+) -> Option<ColumnPlan> {
+    let name = Some(spec.name.as_str());
+    let Some(column) = table.column(&spec.name) else {
+        problems.fatal(name, "does not exist", hint_for_unknown(mapping, &spec.name, table));
+        return None;
+    };
+    if mapping.key.source.as_deref() == name || Some(mapping.key.source_id.as_str()) == name {
+        problems.fatal(
+            name,
+            "is a column of the key, which rowstream writes itself",
+            "leave it out of columns",
+        );
+        return None;
+    }
+    if column.generated {
+        problems.fatal(name, "is generated always and cannot be written", "leave it out of columns");
+        return None;
+    }
+    fit(spec, column, problems);
+    Some(ColumnPlan {
+        value: spec.value.clone(),
+        insert_only: spec.insert_only,
+        required: spec.required,
+        default: spec.default.clone(),
+        ..key_plan(column, ValueSpec::SourceId)
+    })
+}
+
+fn hint_for_unknown(mapping: &MappingSpec, name: &str, table: &Table) -> String {
+    if mapping.columns.is_none() {
+        let table = quoted_table(&table.name);
+        return format!(
+            "whole documents need it: alter table {table} add column \"{DOCUMENT}\" jsonb; or list columns"
+        );
+    }
+    let names = table.columns.iter().map(|column| column.name.as_str());
+    match nearest(name, names.clone()) {
+        Some(near) => format!("did you mean {near}?"),
+        None => format!("the table has {}", names.collect::<Vec<_>>().join(", ")),
+    }
 }

@@ -1,1 +1,32 @@
-//! pipeline
+//! The loop that joins the stages: stream and snapshot in, transactions out.
+//!
+//! A *session* is one uninterrupted stretch of work under one epoch of the lease. Whatever goes wrong
+//! ends the session; the next one loads the state from PostgreSQL and goes on from there. Nothing that
+//! was in memory survives, so nothing in memory needs to be right after a failure.
+
+mod batch;
+mod commit;
+mod error;
+mod load;
+mod moment;
+mod outstanding;
+mod plan;
+mod prepare;
+mod report;
+mod session;
+mod snapshot;
+mod status;
+mod stream;
+
+pub use batch::Limits;
+pub use commit::HeldPolicy;
+pub use error::Error;
+pub use load::{Loaded, load};
+pub use moment::Moment;
+pub use plan::{Mapped, Plan};
+pub use report::Report;
+pub use session::{Finish, Session, SessionState};
+pub use status::{
+    Checkpoint, EventTime, Halt, HeldCounts, LAG_FRESH_FOR, Lag, LastRejection, Link, LinkState, Oplog, Role,
+    RowCounts, STALLED_AFTER, SnapshotState, SnapshotStatus, SourceStatus, Status, StatusSnapshot,
+};

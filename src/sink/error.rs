@@ -88,6 +88,12 @@ impl Error {
         }
     }
 
+    /// An error of a statement on the state schema: the same server, the same rules.
+    pub fn of_state(source: sqlx::Error) -> Self {
+        let state = TableName { schema: "rowstream".to_owned(), name: "*".to_owned() };
+        Self::from_sqlx(&state, "read or write the state", source)
+    }
+
     pub fn disposition(&self) -> Disposition {
         match self {
             Self::Refused { source, .. } => source.disposition(),
@@ -205,7 +211,8 @@ enum Verdict {
     Halt(&'static str),
 }
 
-const GRANT: &str = "grant usage on the schema and select, insert, update, delete on the table to rowstream's role";
+const GRANT: &str =
+    "grant usage on the schema and select, insert, update, delete on the table to rowstream's role";
 const CREDENTIALS: &str = "check user, password and pg_hba.conf";
 const POOLER: &str = "connect without a transaction pooler in between, or use session pooling";
 
@@ -231,15 +238,17 @@ impl Verdict {
             "44000" => Self::Hold(Reason::Constraint, "violates the check option of a view"),
 
             // Deferred to a later look: the catalog says what is gone and whether the mapping still fits.
-            "42703" | "42P01" | "42P10" | "42704" | "42804" | "42846" | "42883" | "42809" | "428C9" | "3F000"
-            | "0A000" => Self::Refresh,
+            "42703" | "42P01" | "42P10" | "42704" | "42804" | "42846" | "42883" | "42809" | "428C9"
+            | "3F000" | "0A000" => Self::Refresh,
 
             "42501" => Self::Halt(GRANT),
             "3D000" => Self::Halt("create the database, or correct its name"),
             "55P03" | "55006" => Self::Retry,
             "55000" => Self::Halt("the table does not take writes: check replica identity and publications"),
             "54001" => Self::Hold(Reason::RejectedByTarget, "is nested too deeply for PostgreSQL"),
-            "54000" => Self::Hold(Reason::RejectedByTarget, "is too large for the table or one of its indexes"),
+            "54000" => {
+                Self::Hold(Reason::RejectedByTarget, "is too large for the table or one of its indexes")
+            }
             "26000" | "42P05" => Self::Halt(POOLER),
             // A server that is promoted or demoted is read-only for a while; 25P02 follows another error.
             "25006" | "25P02" | "25P03" | "25P04" => Self::Retry,
@@ -275,13 +284,13 @@ mod tests {
     #[test]
     fn the_policy_reads_as_one_table() {
         let codes = [
-            "08006", "09000", "0A000", "21000", "22000", "22001", "22003", "22007", "22008", "22021", "22P02",
-            "22P03", "22P05", "22012", "23000", "23001", "23502", "23503", "23505", "23514", "23P01", "25001",
-            "25006", "25P02", "25P03", "26000", "27000", "28P01", "2F000", "38000", "39000", "3D000", "3F000",
-            "40001", "40P01", "42501", "42601", "42703", "42704", "42804", "42846", "42883", "42809", "428C9",
-            "42P01", "42P05", "42P10", "44000", "53100", "53300", "54000", "54001", "54023", "55000", "55006",
-            "55P03", "57014", "57P01", "57P02", "57P03", "58030", "72000", "F0000", "P0001", "XX000", "XX001",
-            "99999",
+            "08006", "09000", "0A000", "21000", "22000", "22001", "22003", "22007", "22008", "22021",
+            "22P02", "22P03", "22P05", "22012", "23000", "23001", "23502", "23503", "23505", "23514",
+            "23P01", "25001", "25006", "25P02", "25P03", "26000", "27000", "28P01", "2F000", "38000",
+            "39000", "3D000", "3F000", "40001", "40P01", "42501", "42601", "42703", "42704", "42804",
+            "42846", "42883", "42809", "428C9", "42P01", "42P05", "42P10", "44000", "53100", "53300",
+            "54000", "54001", "54023", "55000", "55006", "55P03", "57014", "57P01", "57P02", "57P03",
+            "58030", "72000", "F0000", "P0001", "XX000", "XX001", "99999",
         ];
         let table: String = codes
             .iter()

@@ -18,7 +18,7 @@ use crate::domain::{CanonicalId, Rejection};
 use crate::mapping::Mapping;
 
 pub use catalog::{create_document_table, fingerprint, read_table};
-pub use error::{Disposition, Error, Intent, MalformedTuple, ServerError};
+pub use error::{Disposition, Error, MalformedTuple, ServerError};
 pub use write::{analyze, delete, delete_source, insert_new, upsert};
 
 /// One mapping's table with its statements. A mapping that is compiled again is a new target.
@@ -51,6 +51,8 @@ pub struct Outcome {
     pub unchanged: u64,
     pub deleted: u64,
     pub rejected: Vec<(CanonicalId, Rejection)>,
+    /// A first load found a key taken or a row refused, and was merged instead.
+    pub fell_back: bool,
 }
 
 impl Outcome {
@@ -60,5 +62,6 @@ impl Outcome {
         self.unchanged += other.unchanged;
         self.deleted += other.deleted;
         self.rejected.extend(other.rejected);
+        self.fell_back |= other.fell_back;
     }
 }

@@ -35,6 +35,7 @@ pub(super) struct Statements {
     pub(super) lock: String,
     pub(super) analyze: String,
     pub(super) copy: String,
+    pub(super) analyze: String,
 }
 
 impl Statements {

@@ -51,7 +51,8 @@ pub async fn insert_new(conn: &mut PgConnection, target: &Target, rows: &[Row]) 
             let error = Error::from_sqlx(&target.mapping.table, "copy rows", source);
             let Disposition::Hold(_) = error.disposition() else { return Err(error) };
             run(conn, target, ROLLBACK).await?;
-            upsert(conn, target, rows).await
+            let outcome = upsert(conn, target, rows).await?;
+            Ok(Outcome { fell_back: true, ..outcome })
         }
     }
 }
@@ -78,13 +79,11 @@ pub async fn delete_source(conn: &mut PgConnection, target: &Target) -> Result<u
     Ok(done.rows_affected())
 }
 
-/// Fresh statistics after a first load. Without the privilege PostgreSQL warns and does nothing.
+/// Fresh statistics for a table that was just filled. A role that does not own the table gets a warning
+/// from the server, which is no error.
 pub async fn analyze(conn: &mut PgConnection, target: &Target) -> Result<(), Error> {
-    sqlx::raw_sql(statement::safe(&target.statements.analyze))
-        .execute(conn)
-        .await
-        .map_err(|source| Error::from_sqlx(&target.mapping.table, "analyze", source))?;
-    Ok(())
+    let done = sqlx::raw_sql(statement::safe(&target.statements.analyze)).execute(conn).await;
+    done.map(drop).map_err(|source| Error::from_sqlx(&target.mapping.table, "analyze the table", source))
 }
 
 /// COPY takes bytes for what the column is now: the table must be the one the mapping was compiled
@@ -162,7 +161,11 @@ struct Delete<'a> {
 }
 
 impl Attempt<(CanonicalId, String)> for Delete<'_> {
-    async fn attempt(&self, conn: &mut PgConnection, ids: &[(CanonicalId, String)]) -> Result<Outcome, Error> {
+    async fn attempt(
+        &self,
+        conn: &mut PgConnection,
+        ids: &[(CanonicalId, String)],
+    ) -> Result<Outcome, Error> {
         let mut outcome = Outcome::default();
         for part in ids.chunks(DELETE_KEYS) {
             let mut query = sqlx::query(statement::safe(&self.target.statements.delete));

@@ -10,8 +10,20 @@ pub struct Reply {
     pub token: ResumeToken,
     /// The time inside that token.
     pub time: ClusterTime,
-    /// Bytes held by the events.
+    /// Bytes of the server's reply. Documents are slices of it, so all of it stays in memory until
+    /// the last of them is gone.
     pub size: usize,
+    pub continuity: Continuity,
+}
+
+/// How a reply joins what was handed over before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Continuity {
+    /// Nothing lies between this reply and the one before, or the position the stream began at.
+    Unbroken,
+    /// The server did not know the token, or its clock is behind it, as after a restore: the stream
+    /// was reopened by time, and what both sides hold may differ anywhere. Schedule a re-sync.
+    TokenNotFound,
 }
 
 /// One event that concerns a mapped collection.
@@ -19,7 +31,8 @@ pub struct Reply {
 pub struct Event {
     pub kind: EventKind,
     pub time: ClusterTime,
-    /// Resuming after this token continues behind this very event.
+    /// Resuming after this token continues behind this very event. Events of one server event
+    /// (a rename, a dropDatabase) share it.
     pub token: ResumeToken,
     /// Part of a multi-document transaction: others may follow with the same `time`.
     pub in_transaction: bool,
@@ -30,7 +43,8 @@ pub enum EventKind {
     /// Never a `Put` without a document: an update, an oversized event, or a delete whose
     /// `documentKey` has more than `_id` is a `Touch`.
     Document { collection: CollectionIndex, id: CanonicalId, change: ChangeKind },
-    /// The collection was dropped or renamed away (also as part of dropDatabase): all its documents are gone.
+    /// The collection was dropped or renamed away: all its documents are gone. May come twice, once
+    /// for the collection and once for its database.
     Dropped { collection: CollectionIndex },
     /// Another collection took this name (rename, `$out`): its documents came without events.
     Replaced { collection: CollectionIndex },
@@ -46,6 +60,6 @@ pub struct CollectionIndex(pub u16);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scope {
     pub collections: Vec<Namespace>,
-    /// Watch the whole database and report collections that are not listed.
-    pub discover: bool,
+    /// Watch the whole of this database and report collections that are not listed.
+    pub discover: Option<String>,
 }

@@ -1,5 +1,31 @@
-//! Every MongoDB call. Knows neither PostgreSQL nor the mapping.
+//! Every MongoDB call: ask what is there (preflight), follow what changes (stream, decode), copy what is
+//! there (snapshot), read again what was touched (lookup).
+//!
+//! Promises: nothing is ever written to MongoDB; no event between two replies is lost, whatever the
+//! connection does; errors carry no credentials and no values of documents. Knows neither PostgreSQL
+//! nor the mapping.
 
+mod client;
+mod decode;
+mod element;
+mod error;
 mod event;
+mod find;
+mod lookup;
+mod preflight;
+mod snapshot;
+mod stream;
+mod token;
 
-pub use event::{CollectionIndex, Event, EventKind, Reply, Scope};
+pub use client::{connect, operation_time};
+pub use error::{Disposition, Error, Fault, FaultKind};
+pub use event::{CollectionIndex, Continuity, Event, EventKind, Reply, Scope};
+pub use find::Found;
+pub use lookup::lookup;
+pub use preflight::{
+    CollectionFacts, CollectionKind, Facts, Finding, OplogWindow, Topology, collections, preflight,
+    sample_id_types,
+};
+pub use snapshot::{Chunk, next_boundary, read_chunk};
+pub use stream::{Stream, StreamState, open};
+pub use token::token_time;

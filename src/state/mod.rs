@@ -1,1 +1,14 @@
-//! state
+//! The state schema `rowstream` in PostgreSQL, one file per table.
+//!
+//! Functions take a connection, never a pool: the caller owns the transaction. Progress is
+//! monotonic in SQL, and every write of a leader checks its epoch there.
+
+pub mod checkpoint;
+pub mod chunk;
+pub mod held;
+pub mod lease;
+pub mod mapping;
+pub mod overview;
+mod schema;
+
+pub use schema::{MigrateError, SchemaState, grant, migrate, schema_state};

@@ -1,1 +1,22 @@
-//! transform
+//! Documents become rows. Pure: a mapping and raw BSON in, a binary COPY tuple or a rejection out.
+//!
+//! A value is stored exactly, or by a rule the operator wrote, or the document is rejected with the
+//! column and the reason; nothing is rounded, cut, or replaced on the way. `docs/TYPES.md` is the table
+//! of what is exact. Bytes from the server are not trusted: a flaw is a rejection, never a panic.
+
+mod base64;
+mod constant;
+mod decimal;
+mod encode;
+mod fault;
+mod json;
+mod json_text;
+mod numeric;
+mod path;
+mod row;
+mod rule;
+mod text;
+mod time;
+mod walk;
+
+pub use row::Transformer;

@@ -1,0 +1,75 @@
+-- The state of rowstream. Every table is keyed by the pipeline's name: two pipelines share one database.
+
+create table rowstream.lease (
+    pipeline text primary key,
+    owner text not null,
+    epoch bigint not null,
+    heartbeat timestamptz not null
+);
+comment on table rowstream.lease is
+    'who may write: one owner at a time, its epoch checked in every transaction; time is this server''s clock';
+
+create table rowstream.checkpoint (
+    pipeline text primary key,
+    token bytea,
+    cluster_time bigint not null,
+    scope_hash text not null,
+    epoch bigint not null,
+    seq bigint not null,
+    committed_at timestamptz not null
+);
+comment on table rowstream.checkpoint is
+    'how far the change stream is applied; token is the BSON of the resume token, cluster_time is seconds << 32 | increment';
+
+create table rowstream.mapping (
+    pipeline text,
+    source text,
+    mapping_hash text not null,
+    id_type text not null check (id_type in ('object_id', 'string', 'int', 'uuid')),
+    target text not null,
+    enabled boolean not null default true,
+    paused boolean not null default false,
+    snapshot_state text not null default 'pending' check (snapshot_state in ('pending', 'running', 'done')),
+    planned boolean not null default false,
+    documents_estimated bigint,
+    snapshot_started_at timestamptz,
+    snapshot_finished_at timestamptz,
+    primary key (pipeline, source)
+);
+comment on table rowstream.mapping is 'what is known of each mapping; planned means that every chunk has its row';
+
+create table rowstream.chunk (
+    pipeline text,
+    source text,
+    number integer,
+    lower bytea,
+    upper bytea,
+    documents bigint,
+    finished_at timestamptz,
+    primary key (pipeline, source, number),
+    foreign key (pipeline, source) references rowstream.mapping on delete cascade
+);
+comment on table rowstream.chunk is
+    'snapshot chunks, lower inclusive and upper exclusive in BSON order of _id, null for open; finished in the transaction that wrote the rows';
+
+create table rowstream.held (
+    pipeline text,
+    source text,
+    source_id text,
+    id bytea not null,
+    state text not null check (state in ('waiting', 'failed', 'resolved')),
+    reason text not null,
+    message text not null,
+    column_name text,
+    attempts integer not null default 1,
+    first_held_at timestamptz not null default now(),
+    last_attempt_at timestamptz not null default now(),
+    next_attempt_at timestamptz not null,
+    resolved_at timestamptz,
+    document bytea,
+    document_bytes bigint,
+    primary key (pipeline, source, source_id)
+);
+comment on table rowstream.held is 'changes that could not be applied, one per document; id is the BSON type byte and value of _id';
+create index held_due on rowstream.held (pipeline, next_attempt_at) where state <> 'resolved';
+create index held_resolved on rowstream.held (pipeline, resolved_at) where state = 'resolved';

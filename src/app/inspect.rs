@@ -1,0 +1,463 @@
+//! Everything that can be known before the first write: both servers, every mapping, every table.
+//! `rowstream check` prints it; `rowstream run` begins with it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use mongodb::Client;
+use sha2::{Digest, Sha256};
+use sqlx::{PgConnection, Row};
+
+use crate::config::{Config, KeySpec, MappingSpec, Mappings, SchemaMode};
+use crate::domain::{IdType, Namespace, SourceIndex, Table};
+use crate::mapping::{self, Mapping, Problem};
+use crate::pipeline::{Error, Mapped, Plan};
+use crate::sink::{self, Target};
+use crate::source::{self, CollectionFacts, CollectionIndex, Facts, OplogWindow, Scope};
+use crate::state::mapping::Known;
+use crate::state::{self, SchemaState};
+use crate::transform::Transformer;
+
+/// The oldest PostgreSQL whose catalogs and SQL rowstream is written for.
+const OLDEST_POSTGRESQL: i32 = 130_000;
+
+/// What may be done about tables that do not exist and may be created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tables {
+    Create,
+    LeaveAlone,
+}
+
+/// One line of the report.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Line {
+    pub subject: String,
+    pub verdict: Verdict,
+    pub message: String,
+    pub hint: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    Passed,
+    Warning,
+    Failed,
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mark = match self.verdict {
+            Verdict::Passed => '✓',
+            Verdict::Warning => '!',
+            Verdict::Failed => '✗',
+        };
+        write!(f, "{mark} {}: {}", self.subject, self.message)?;
+        if !self.hint.is_empty() {
+            write!(f, "\n    {}", self.hint)?;
+        }
+        Ok(())
+    }
+}
+
+/// What was found, and the plan if nothing fatal was.
+#[derive(Debug)]
+pub struct Inspection {
+    pub lines: Vec<Line>,
+    pub oplog: Option<OplogWindow>,
+    scope: Scope,
+    scope_hash: String,
+    mapped: Vec<Mapped>,
+}
+
+impl Inspection {
+    pub fn has_failed(&self) -> bool {
+        self.lines.iter().any(|line| line.verdict == Verdict::Failed)
+    }
+
+    /// Everything that is wrong, at once, as the reason to halt.
+    pub fn into_plan(self) -> Result<Plan, Error> {
+        for line in self.lines.iter().filter(|line| line.verdict == Verdict::Warning) {
+            tracing::warn!(subject = line.subject, hint = line.hint, "{}", line.message);
+        }
+        let failed: Vec<&Line> = self.lines.iter().filter(|line| line.verdict == Verdict::Failed).collect();
+        if failed.is_empty() {
+            return Ok(Plan { mapped: self.mapped, scope: self.scope, scope_hash: self.scope_hash });
+        }
+        let join = |part: fn(&Line) -> String| failed.iter().map(|line| part(line)).collect::<Vec<_>>();
+        let reasons = join(|line| format!("{}: {}", line.subject, line.message)).join("; ");
+        let mut hints = join(|line| line.hint.clone());
+        hints.retain(|hint| !hint.is_empty());
+        hints.dedup();
+        Err(Error::halt(reasons, hints.join("; ")))
+    }
+
+    fn add(&mut self, verdict: Verdict, subject: impl Into<String>, message: impl Into<String>, hint: &str) {
+        self.lines.push(Line {
+            subject: subject.into(),
+            verdict,
+            message: message.into(),
+            hint: hint.to_owned(),
+        });
+    }
+
+    fn problem(&mut self, problem: Problem) {
+        let verdict = if problem.fatal { Verdict::Failed } else { Verdict::Warning };
+        let subject = match &problem.column {
+            Some(column) => format!("mapping {}, table {}, column {column}", problem.source, problem.table),
+            None => format!("mapping {}, table {}", problem.source, problem.table),
+        };
+        self.add(verdict, subject, problem.message, &problem.hint);
+    }
+}
+
+/// An error means that a server could not be asked; whatever it answered is a line.
+pub async fn inspect(
+    config: &Config,
+    client: &Client,
+    connection: &mut PgConnection,
+    tables: Tables,
+) -> Result<Inspection, Error> {
+    let (specs, discover) = specs(config, client).await?;
+    let scope = scope(&specs, discover);
+    let scope_hash = hash(&format!("{scope:?}"));
+    let facts = source::preflight(client, &scope).await.map_err(unread)?;
+    let mut inspection =
+        Inspection { lines: Vec::new(), oplog: facts.oplog, scope, scope_hash, mapped: Vec::new() };
+    inspection.mongodb(&facts);
+    let known = inspection.postgresql(config, connection).await?;
+    if specs.is_empty() {
+        inspection.add(
+            Verdict::Failed,
+            "mappings",
+            "there is nothing to copy: no enabled mapping and no collection",
+            "add a mapping, enable one, or create a collection",
+        );
+    }
+    for (place, spec) in specs.iter().enumerate() {
+        let index = SourceIndex(place as u16);
+        inspection.mapping(config, connection, tables, index, spec, &facts, &known).await?;
+    }
+    Ok(inspection)
+}
+
+impl Inspection {
+    fn mongodb(&mut self, facts: &Facts) {
+        // Whether a missing collection is a mistake is the mapping's to say.
+        for finding in facts.findings.iter().filter(|finding| finding.name != "missing_collection") {
+            let verdict = if finding.fatal { Verdict::Failed } else { Verdict::Warning };
+            self.add(verdict, format!("mongodb {}", finding.name), &finding.message, finding.hint);
+        }
+        if !facts.findings.iter().any(|finding| finding.fatal) {
+            let window = match &facts.oplog {
+                Some(oplog) => format!(
+                    ", oplog window {:.1} h",
+                    f64::from(oplog.last.seconds.saturating_sub(oplog.first.seconds)) / 3600.0
+                ),
+                None => String::new(),
+            };
+            self.add(
+                Verdict::Passed,
+                "mongodb",
+                format!("{} {:?}{window}", facts.version, facts.topology).to_lowercase(),
+                "",
+            );
+        }
+    }
+
+    /// Also what the state schema knows of mappings, if it is there.
+    async fn postgresql(
+        &mut self,
+        config: &Config,
+        connection: &mut PgConnection,
+    ) -> Result<Vec<Known>, Error> {
+        let failed = |error| Error::retry("look at postgresql", error);
+        let row = sqlx::query(
+            "select current_setting('server_version_num')::int as number, current_setting('server_version') as text,
+                    current_database() as database, current_user::text as role,
+                    has_database_privilege(current_database(), 'TEMP') as temporary,
+                    pg_is_in_recovery() as standby",
+        )
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(failed)?;
+        let (number, text): (i32, String) = (row.get("number"), row.get("text"));
+        let (database, role): (String, String) = (row.get("database"), row.get("role"));
+        if number < OLDEST_POSTGRESQL {
+            self.add(
+                Verdict::Failed,
+                "postgresql",
+                format!("version {text} is too old"),
+                "13 or later is needed",
+            );
+        } else if row.get("standby") {
+            self.add(
+                Verdict::Failed,
+                "postgresql",
+                "the server is a read-only standby",
+                "point postgres.url at the primary, or add target_session_attrs",
+            );
+        } else if !row.get::<bool, _>("temporary") {
+            self.add(
+                Verdict::Failed,
+                "postgresql",
+                format!("role {role} may not create temporary tables in {database}"),
+                &format!("grant temporary on database {database} to {role}"),
+            );
+        } else {
+            self.add(Verdict::Passed, "postgresql", format!("{text}, database {database}, role {role}"), "");
+        }
+        match state::schema_state(connection).await.map_err(failed)? {
+            SchemaState::Current => {
+                let known = state::mapping::load(connection, &config.pipeline).await.map_err(failed)?;
+                self.add(Verdict::Passed, "state", "schema rowstream is up to date", "");
+                return Ok(known);
+            }
+            SchemaState::Missing | SchemaState::Outdated => self.add(
+                Verdict::Warning,
+                "state",
+                "schema rowstream is not there yet or of an older version",
+                "`rowstream run` brings it up to date if its role may, else run `rowstream migrate`",
+            ),
+            SchemaState::Newer => self.add(
+                Verdict::Failed,
+                "state",
+                "the schema rowstream was written by a newer version",
+                "run that version or a later one",
+            ),
+        }
+        Ok(Vec::new())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what one mapping is checked against, once")]
+    async fn mapping(
+        &mut self,
+        config: &Config,
+        connection: &mut PgConnection,
+        tables: Tables,
+        index: SourceIndex,
+        spec: &MappingSpec,
+        facts: &Facts,
+        known: &[Known],
+    ) -> Result<(), Error> {
+        let collection = facts.collections.iter().position(|facts| facts.namespace == spec.collection);
+        let Some(collection) = collection else { return Ok(()) };
+        let of_collection = &facts.collections[collection];
+        self.collection(spec, of_collection);
+        let table = self.table(connection, tables, spec).await?;
+        let Some(table) = table else { return Ok(()) };
+        let known = known.iter().find(|known| known.source == spec.source);
+        let Some(id_type) = self.id_type(spec, of_collection, known) else { return Ok(()) };
+        match mapping::compile(index, spec, id_type, &table) {
+            Err(problems) => problems.into_iter().for_each(|problem| self.problem(problem)),
+            Ok((mapping, warnings)) => {
+                warnings.into_iter().for_each(|problem| self.problem(problem));
+                self.shared_key(&mapping);
+                self.finish(config, mapping, CollectionIndex(collection as u16), of_collection);
+            }
+        }
+        Ok(())
+    }
+
+    fn collection(&mut self, spec: &MappingSpec, facts: &CollectionFacts) {
+        // Empty by its statistics; a collection that is not there has none.
+        let empty = facts.documents.unwrap_or(0) == 0;
+        if empty && !spec.allow_empty {
+            self.add(
+                Verdict::Warning,
+                format!("mapping {}", spec.source),
+                format!("collection {} is empty or does not exist", facts.namespace),
+                "check database and collection name, or say allow_empty: true",
+            );
+        }
+    }
+
+    async fn table(
+        &mut self,
+        connection: &mut PgConnection,
+        tables: Tables,
+        spec: &MappingSpec,
+    ) -> Result<Option<Table>, Error> {
+        let failed = |error| Error::retry("read the catalog", error);
+        let found = sink::read_table(connection, &spec.table).await.map_err(failed)?;
+        if found.is_some() {
+            return Ok(found);
+        }
+        let subject = format!("mapping {}, table {}", spec.source, spec.table);
+        match (spec.schema, tables) {
+            (SchemaMode::Expect, _) => {
+                let hint = "create it with your own migrations, or give no columns and schema: create for whole documents";
+                self.add(Verdict::Failed, subject, "the table does not exist", hint);
+                Ok(None)
+            }
+            (SchemaMode::Create, Tables::LeaveAlone) => {
+                self.add(Verdict::Passed, subject, "the table will be created", "");
+                Ok(None)
+            }
+            (SchemaMode::Create, Tables::Create) => {
+                if let Err(error) = sink::create_document_table(connection, &spec.table, &spec.key).await {
+                    if !matches!(error.disposition(), sink::Disposition::Halt { .. }) {
+                        return Err(failed(error));
+                    }
+                    let hint = "grant create on the schema, or create the table yourself";
+                    self.add(Verdict::Failed, subject, Error::chain(&error), hint);
+                    return Ok(None);
+                }
+                tracing::info!(table = %spec.table, source = spec.source, "table created");
+                sink::read_table(connection, &spec.table).await.map_err(failed)
+            }
+        }
+    }
+
+    /// Declared, or what was stored when the mapping was first seen, or what most ids are.
+    fn id_type(
+        &mut self,
+        spec: &MappingSpec,
+        facts: &CollectionFacts,
+        known: Option<&Known>,
+    ) -> Option<IdType> {
+        if let (Some(known), Some(declared)) = (known, spec.id_type)
+            && known.id_type != declared
+        {
+            self.add(
+                Verdict::Failed,
+                format!("mapping {}", spec.source),
+                format!("id_type is {declared:?} now, the rows were written with {:?}", known.id_type)
+                    .to_lowercase(),
+                "every source_id would change: set id_type back, or use a new source name and an empty table",
+            );
+            return None;
+        }
+        let sampled = facts.id_types.first().and_then(|(id_type, _)| *id_type);
+        Some(known.map(|known| known.id_type).or(spec.id_type).or(sampled).unwrap_or(IdType::ObjectId))
+    }
+
+    /// Two sources in one table need a column that tells them apart.
+    fn shared_key(&mut self, mapping: &Mapping) {
+        let other = self.mapped.iter().find(|mapped| {
+            mapped.mapping.table == mapping.table
+                && (mapped.mapping.key.source.is_none() || mapping.key.source.is_none())
+        });
+        let Some(other) = other else { return };
+        let message = format!(
+            "the table is also written by mapping {}, and has no source column",
+            other.mapping.source
+        );
+        self.add(
+            Verdict::Failed,
+            format!("mapping {}, table {}", mapping.source, mapping.table),
+            message,
+            "give both mappings a key with a source column",
+        );
+    }
+
+    fn finish(
+        &mut self,
+        config: &Config,
+        mapping: Mapping,
+        collection: CollectionIndex,
+        facts: &CollectionFacts,
+    ) {
+        let mapping = Arc::new(mapping);
+        match Transformer::new(Arc::clone(&mapping), config.namespace) {
+            Err(problems) => problems.into_iter().for_each(|problem| self.problem(problem)),
+            Ok(transformer) => {
+                self.add(
+                    Verdict::Passed,
+                    format!("mapping {}", mapping.source),
+                    format!("{} → {}, {} columns", mapping.namespace, mapping.table, mapping.columns.len()),
+                    "",
+                );
+                let fit = config.snapshot.chunk_bytes / facts.average_size.unwrap_or(0).max(1);
+                self.mapped.push(Mapped {
+                    target: Target::new(Arc::clone(&mapping)),
+                    mapping,
+                    collection,
+                    transformer,
+                    documents_estimated: facts.documents.unwrap_or(0),
+                    chunk_documents: config.snapshot.chunk_documents.min(fit).max(1),
+                });
+            }
+        }
+    }
+}
+
+/// The mappings that are enabled; those of a whole database are made from what it has now.
+async fn specs(config: &Config, client: &Client) -> Result<(Vec<MappingSpec>, Option<String>), Error> {
+    match &config.mappings {
+        Mappings::Listed(specs) => Ok((specs.iter().filter(|spec| spec.enabled).cloned().collect(), None)),
+        Mappings::WholeDatabase { database, schema } => {
+            let collections = source::collections(client, database).await.map_err(unread)?;
+            let specs = collections.into_iter().map(|collection| whole(collection, schema)).collect();
+            Ok((specs, Some(database.clone())))
+        }
+    }
+}
+
+fn whole(collection: Namespace, schema: &str) -> MappingSpec {
+    MappingSpec {
+        source: collection.collection.clone(),
+        table: crate::domain::TableName {
+            schema: schema.to_owned(),
+            name: table_name(&collection.collection),
+        },
+        collection,
+        id_type: None,
+        key: KeySpec { source: Some("source".to_owned()), source_id: "source_id".to_owned() },
+        columns: None,
+        deletes: crate::config::Deletes::Hard,
+        schema: SchemaMode::Create,
+        on_drop: crate::config::OnDrop::Delete,
+        critical: false,
+        enabled: true,
+        allow_empty: true,
+    }
+}
+
+/// PostgreSQL cuts names at 63 bytes, which would let two collections share a table.
+fn table_name(collection: &str) -> String {
+    if collection.len() <= 63 {
+        return collection.to_owned();
+    }
+    let mut name = collection.to_owned();
+    while name.len() > 54 {
+        name.pop();
+    }
+    format!("{name}_{}", &hash(collection)[..8])
+}
+
+fn scope(specs: &[MappingSpec], discover: Option<String>) -> Scope {
+    let mut collections: Vec<Namespace> = Vec::new();
+    for spec in specs {
+        if !collections.contains(&spec.collection) {
+            collections.push(spec.collection.clone());
+        }
+    }
+    Scope { collections, discover }
+}
+
+fn hash(text: &str) -> String {
+    let digest = Sha256::digest(text.as_bytes());
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What an error of MongoDB means before there is a session.
+pub(super) fn unread(error: source::Error) -> Error {
+    match error.disposition() {
+        source::Disposition::Retry => Error::retry("read", error),
+        source::Disposition::Halt { hint } => Error::halt(Error::chain(&error), hint),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_above_63_bytes_with_equal_beginnings_stay_apart() {
+        let (left, right) = (format!("{}a", "é".repeat(40)), format!("{}b", "é".repeat(40)));
+        assert_ne!(table_name(&left), table_name(&right));
+        assert!(table_name(&left).len() <= 63);
+        assert_eq!(table_name("orders"), "orders");
+    }
+}

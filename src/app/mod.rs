@@ -1,0 +1,305 @@
+//! The composition root: the only place that builds things and wires them together.
+
+mod inspect;
+mod postgres;
+mod summary;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use mongodb::Client;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+pub use inspect::{Inspection, Line, Tables, Verdict, inspect};
+pub use postgres::connect_postgres;
+pub use summary::Summary;
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::pipeline::{Error, Finish, HeldPolicy, Limits, Moment, Report, Session, Status};
+use crate::state::held::Backoff;
+use crate::state::lease::{self, Acquired, Epoch};
+use crate::state::{self, SchemaState};
+use crate::{http, notify, pipeline, source};
+
+/// A standby looks this often whether the lease is free: well within the seconds a take-over may take.
+const STANDBY_LOOKS_EVERY: Duration = Duration::from_secs(1);
+
+/// A halted pipeline looks this often whether its reason is gone.
+const HALTED_LOOKS_EVERY: Duration = Duration::from_secs(5);
+
+/// A session that lasted this long was sound: the next failure begins with short pauses again.
+const SOUND_AFTER: Duration = Duration::from_secs(10);
+
+/// Loads, wires and runs everything until `shutdown` is true, or caught up if that was asked for.
+/// Servers that are away are waited for; errors are what nobody but the operator can mend at start.
+pub async fn run(
+    config: Config,
+    until_caught_up: bool,
+    shutdown: watch::Receiver<bool>,
+) -> anyhow::Result<Summary> {
+    let status = Status::new(&config.pipeline, env!("CARGO_PKG_VERSION"), Moment::now());
+    let metrics = Arc::new(Metrics::new(
+        env!("CARGO_PKG_VERSION"),
+        option_env!("ROWSTREAM_REVISION").unwrap_or("unknown"),
+    )?);
+    let report = Report::new(status, metrics);
+    let served = if config.http.enabled && !until_caught_up {
+        let listen = config.http.listen;
+        let listener = TcpListener::bind(listen)
+            .await
+            .with_context(|| format!("cannot listen on http.listen {listen}"))?;
+        tracing::info!(address = %listener.local_addr()?, "http is listening");
+        let state = http::Http::new(report.status(), report.metrics(), config.health.clone());
+        let mut stopped = shutdown.clone();
+        Some(tokio::spawn(http::serve(listener, state, async move {
+            // Gone or true: either way the end.
+            let _ = stopped.wait_for(|stop| *stop).await;
+        })))
+    } else {
+        None
+    };
+    let watchdog = tokio::spawn(feed_watchdog(report.clone()));
+    let app = App { owner: owner(), config, report, until_caught_up, shutdown };
+    let finished = app.supervise().await;
+    notify::stopping();
+    watchdog.abort();
+    if let Some(served) = served {
+        served.abort();
+    }
+    finished
+}
+
+/// Tells two daemons apart, for as long as they run.
+fn owner() -> String {
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    random[..12].to_owned()
+}
+
+async fn feed_watchdog(report: Report) {
+    let Some(interval) = notify::watchdog_interval() else { return };
+    loop {
+        tokio::time::sleep(interval / 2).await;
+        if report.status().is_alive(Moment::now()) {
+            notify::alive();
+        }
+    }
+}
+
+struct App {
+    config: Config,
+    report: Report,
+    owner: String,
+    until_caught_up: bool,
+    shutdown: watch::Receiver<bool>,
+}
+
+/// How one attempt at being the leader ended.
+enum Attempt {
+    Finished(Finish),
+    Standby,
+}
+
+impl App {
+    async fn supervise(mut self) -> anyhow::Result<Summary> {
+        let started = Instant::now();
+        let client = source::connect(self.config.mongodb.uri.expose(), "rowstream").await?;
+        let mut pauses = pauses();
+        let mut failing_since: Option<Instant> = None;
+        while !*self.shutdown.borrow() {
+            let began = Instant::now();
+            let pause = match self.attempt(&client).await {
+                Ok(Attempt::Finished(finish)) => {
+                    self.release().await;
+                    return Ok(self.summary(finish == Finish::CaughtUp, started.elapsed()));
+                }
+                Ok(Attempt::Standby) => {
+                    failing_since = None;
+                    pauses = self::pauses();
+                    STANDBY_LOOKS_EVERY
+                }
+                Err(error) => {
+                    if began.elapsed() > SOUND_AFTER {
+                        failing_since = None;
+                        pauses = self::pauses();
+                    }
+                    let since = *failing_since.get_or_insert_with(Instant::now);
+                    self.failed(&error);
+                    if self.gives_up(&error, since) {
+                        return Err(error.into());
+                    }
+                    match error {
+                        Error::Halt { .. } => HALTED_LOOKS_EVERY,
+                        Error::Fenced | Error::Rebuild { .. } | Error::Retry { .. } => {
+                            pauses.next().unwrap_or(HALTED_LOOKS_EVERY)
+                        }
+                    }
+                }
+            };
+            self.pause(pause).await;
+        }
+        Ok(self.summary(false, started.elapsed()))
+    }
+
+    /// A one-shot run ends with an error where a daemon would wait for somebody to act.
+    fn gives_up(&self, error: &Error, failing_since: Instant) -> bool {
+        self.until_caught_up
+            && match error {
+                Error::Halt { .. } => true,
+                Error::Retry { .. } => failing_since.elapsed() >= self.config.health.outage_failing,
+                Error::Fenced | Error::Rebuild { .. } => false,
+            }
+    }
+
+    /// The one place where the end of a session is logged.
+    fn failed(&self, error: &Error) {
+        let text = Error::chain(error);
+        match error {
+            Error::Halt { reason, hint } => {
+                if self.report.halted(reason, hint) {
+                    tracing::error!(severity = "critical", reason, hint, "halted");
+                }
+                return;
+            }
+            Error::Retry { stage, .. } => {
+                self.report.failed(stage, &text);
+                tracing::warn!(stage, error = text, "will try again");
+            }
+            Error::Fenced => {
+                tracing::warn!("replaced by another leader or restored, loading the state again")
+            }
+            Error::Rebuild { because } => tracing::info!(because, "starting over from the stored state"),
+        }
+        self.report.restarting();
+    }
+
+    /// Sleeps, but wakes to stop; the loop is alive while it waits.
+    async fn pause(&mut self, duration: Duration) {
+        self.report.progressed();
+        // An error means that the sender is gone, which is a stop as well.
+        let _ = tokio::time::timeout(duration, self.shutdown.wait_for(|stop| *stop)).await;
+        self.report.progressed();
+    }
+
+    async fn attempt(&self, client: &Client) -> Result<Attempt, Error> {
+        let mut keeper = self.connect("connect to postgresql").await?;
+        self.report.postgresql_up();
+        ensure_schema(&mut keeper).await?;
+        let ttl = self.config.lease.ttl;
+        let epoch = match lease::acquire(&mut keeper, &self.config.pipeline, &self.owner, ttl).await {
+            Ok(Acquired::Leader(epoch)) => epoch,
+            Ok(Acquired::Standby(holder)) => {
+                self.report.standby(&holder.owner);
+                notify::ready();
+                return Ok(Attempt::Standby);
+            }
+            Err(error) => return Err(Error::retry("take the lease", error)),
+        };
+        self.report.leader(epoch, &self.owner);
+        let session = self.session(client, keeper, epoch).await?;
+        self.report.running();
+        notify::ready();
+        notify::status("following");
+        session.run(self.shutdown.clone()).await.map(Attempt::Finished)
+    }
+
+    async fn session(
+        &self,
+        client: &Client,
+        mut keeper: sqlx::PgConnection,
+        epoch: Epoch,
+    ) -> Result<Session, Error> {
+        let config = &self.config;
+        let inspection = inspect(config, client, &mut keeper, Tables::Create).await?;
+        self.report.oplog(inspection.oplog);
+        self.report.mongodb_up();
+        let plan = inspection.into_plan()?;
+        self.report.planned(&plan);
+        let now = source::operation_time(client).await.map_err(inspect::unread)?;
+        let mode = config.snapshot.mode;
+        let loaded = pipeline::load(&mut keeper, &config.pipeline, epoch, &plan, mode, now).await?;
+        self.report.loaded(&loaded);
+        let mut snapshot_connections = Vec::new();
+        if !loaded.pending.is_empty() {
+            for _ in 0..config.snapshot.workers {
+                snapshot_connections.push(self.connect("connect a snapshot worker").await?);
+            }
+        }
+        Ok(Session {
+            client: client.clone(),
+            plan: Arc::new(plan),
+            pipeline: config.pipeline.as_str().into(),
+            epoch,
+            checkpoint: loaded.checkpoint,
+            pending: loaded.pending,
+            limits: Limits { max_changes: config.batch.max_changes, max_bytes: config.batch.max_bytes },
+            linger: config.batch.linger,
+            policy: HeldPolicy {
+                keep_document: config.held.keep_document,
+                max_document_bytes: config.held.max_document_bytes,
+                backoff: Backoff { initial: config.held.retry_initial, max: config.held.retry_max },
+            },
+            retention: config.held.retention,
+            lease_ttl: config.lease.ttl,
+            stream_connection: self.connect("connect the stream's writer").await?,
+            snapshot_connections,
+            keeper_connection: keeper,
+            report: self.report.clone(),
+            until_caught_up: self.until_caught_up,
+        })
+    }
+
+    async fn connect(&self, stage: &'static str) -> Result<sqlx::PgConnection, Error> {
+        let name = lease::application_name(&self.config.pipeline, &self.owner);
+        postgres::connect(&self.config.postgres, &name).await.map_err(|error| postgres::failed(stage, error))
+    }
+
+    /// So that a standby takes over at once. If it does not work, the lease expires by itself.
+    async fn release(&self) {
+        let releasing = async {
+            let mut connection = self.connect("release the lease").await?;
+            lease::release_of(&mut connection, &self.config.pipeline, &self.owner)
+                .await
+                .map_err(|error| Error::retry("release the lease", error))
+        };
+        if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(2), releasing).await {
+            tracing::warn!(error = Error::chain(&error), "could not release the lease");
+        }
+    }
+
+    fn summary(&self, caught_up: bool, took: Duration) -> Summary {
+        Summary::new(&self.report.status().snapshot(Moment::now()), caught_up, took)
+    }
+}
+
+fn pauses() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(10))
+        .without_max_times()
+        .with_jitter()
+        .build()
+}
+
+/// A role that may create schemas needs no separate step; one that may not is told which.
+async fn ensure_schema(connection: &mut sqlx::PgConnection) -> Result<(), Error> {
+    let found = state::schema_state(connection).await;
+    match found.map_err(|error| Error::retry("look at the schema rowstream", error))? {
+        SchemaState::Current => Ok(()),
+        SchemaState::Newer => Err(Error::halt(
+            "the schema rowstream was written by a newer version",
+            "run that version or a later one; an older one could misread the state",
+        )),
+        SchemaState::Missing | SchemaState::Outdated => {
+            state::migrate(connection).await.map_err(|error| {
+                Error::halt(
+                    Error::chain(&error),
+                    "run `rowstream migrate` as a role that may create schemas, with --grant-to for the role of `run`",
+                )
+            })
+        }
+    }
+}

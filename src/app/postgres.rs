@@ -1,0 +1,74 @@
+//! Connections to PostgreSQL, all made alike.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgConnection};
+
+use crate::config::{Config, Postgres};
+use crate::pipeline::Error;
+
+/// A server that does not answer within this is away.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("postgresql does not answer within {} s", CONNECT_TIMEOUT.as_secs())]
+    TimedOut,
+    #[error("cannot connect to postgresql")]
+    Failed(#[from] sqlx::Error),
+}
+
+/// For a command: `rowstream <verb>` is what `pg_stat_activity` shows.
+pub async fn connect_postgres(config: &Config, verb: &str) -> Result<PgConnection, ConnectError> {
+    connect(&config.postgres, &format!("rowstream {verb}")).await
+}
+
+pub(super) async fn connect(postgres: &Postgres, name: &str) -> Result<PgConnection, ConnectError> {
+    let options = match &postgres.url {
+        Some(url) => PgConnectOptions::from_str(url.expose())?,
+        // PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE, PGSSLMODE … are read here.
+        None => PgConnectOptions::new(),
+    };
+    let options = match &postgres.password {
+        Some(password) => options.password(password.expose()),
+        None => options,
+    };
+    let milliseconds = |duration: Duration| duration.as_millis().to_string();
+    let options = options.application_name(name).options([
+        ("statement_timeout", milliseconds(postgres.statement_timeout)),
+        ("lock_timeout", milliseconds(postgres.lock_timeout)),
+        ("idle_in_transaction_session_timeout", milliseconds(postgres.idle_in_transaction_timeout)),
+        // A server that lost us notices within a minute, and gives our locks back.
+        ("tcp_keepalives_idle", "20".to_owned()),
+        ("tcp_keepalives_interval", "10".to_owned()),
+        ("tcp_keepalives_count", "4".to_owned()),
+        ("timezone", "UTC".to_owned()),
+    ]);
+    let mut connection = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options))
+        .await
+        .map_err(|_| ConnectError::TimedOut)??;
+    // Half of the work of large documents is their compression; lz4 does it in a fraction. Servers
+    // without it keep their own way.
+    let _ = sqlx::query("select set_config('default_toast_compression', 'lz4', false)")
+        .execute(&mut connection)
+        .await;
+    Ok(connection)
+}
+
+/// A wrong password or database does not pass by itself, but may be mended on the server: say so, go on.
+pub(super) fn failed(stage: &'static str, error: ConnectError) -> Error {
+    let halt = |hint: &str| Error::halt(Error::chain(&error), hint.to_owned());
+    if let ConnectError::Failed(sqlx::Error::Database(database)) = &error {
+        match database.code().as_deref() {
+            Some("28P01" | "28000") => return halt("check the user and password of postgres.url"),
+            Some("3D000") => return halt("create the database that postgres.url names, or correct the name"),
+            _ => {}
+        }
+    }
+    if let ConnectError::Failed(sqlx::Error::Configuration(_)) = &error {
+        return halt("correct postgres.url");
+    }
+    Error::retry(stage, error)
+}

@@ -1,0 +1,205 @@
+//! The `columns` of a mapping: where each value comes from.
+
+use ::config::ValueKind;
+
+use super::mappings::NAME_BYTES;
+use super::model::{ColumnSpec, KeySpec, Rule, Scalar, ValueSpec};
+use super::nearest::nearest;
+use super::tree::{Field, Section};
+
+/// From here on a number in a file is not exact: digits were lost when it was read.
+const INEXACT_FROM: f64 = 9_007_199_254_740_992.0;
+
+const RULES: [(&str, Rule); 6] = [
+    ("unix_seconds", Rule::UnixSeconds),
+    ("unix_milliseconds", Rule::UnixMilliseconds),
+    ("rfc3339", Rule::Rfc3339),
+    ("text", Rule::Text),
+    ("number", Rule::Number),
+    ("json", Rule::Json),
+];
+
+const WORDS: [(&str, Word); 3] =
+    [("$document", Word::Document), ("$id", Word::Id), ("$cluster_time", Word::ClusterTime)];
+
+/// What a value is taken from, besides a path.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Word {
+    Document,
+    Id,
+    ClusterTime,
+}
+
+enum Origin {
+    Paths(Vec<String>),
+    Word(Word),
+}
+
+impl Origin {
+    fn into_value(self, rule: Option<Rule>, without: Vec<String>) -> ValueSpec {
+        match self {
+            Self::Paths(from) => ValueSpec::Path { from, rule },
+            Self::Word(Word::Document) => ValueSpec::Document { without },
+            Self::Word(Word::Id) => ValueSpec::SourceId,
+            Self::Word(Word::ClusterTime) => ValueSpec::ClusterTime,
+        }
+    }
+}
+
+/// A column with a mistake is left out, and the mistake is reported.
+pub(super) fn columns(field: Field<'_>, key: &KeySpec) -> Vec<ColumnSpec> {
+    if field.is_null() || matches!(field.value(), ValueKind::Table(entries) if entries.is_empty()) {
+        field.mistake("must name at least one column", "leave the key out to write whole documents");
+        return Vec::new();
+    }
+    let Some(entries) = field.entries() else { return Vec::new() };
+    entries.into_iter().filter_map(|(name, field)| column(name, field, key)).collect()
+}
+
+fn column(name: String, field: Field<'_>, key: &KeySpec) -> Option<ColumnSpec> {
+    if name.is_empty() || name.len() > NAME_BYTES || name.contains('\0') {
+        field.hidden_mistake(format!("must have a name of 1 to {NAME_BYTES} bytes"), "");
+    } else if key.source.as_ref() == Some(&name) || key.source_id == name {
+        let hint = "rowstream writes the key itself, into the columns that key: names";
+        field.hidden_mistake("must not be a column of the key", hint);
+    }
+    match field.value() {
+        ValueKind::String(_) => {
+            let value = origin(field)?.into_value(None, Vec::new());
+            Some(ColumnSpec { name, value, insert_only: false, required: false, default: None })
+        }
+        ValueKind::Table(_) => described_column(name, field.into_section()?),
+        _ => {
+            field.mistake("must be a path, or a map with from, value or key", "");
+            None
+        }
+    }
+}
+
+fn described_column(name: String, mut section: Section<'_>) -> Option<ColumnSpec> {
+    let origin_field = section.field("from");
+    let constant_field = section.field_or_null("value");
+    let key_field = section.field("key");
+    let rule_field = section.field("as");
+    let without_field = section.field("without");
+    let required_field = section.field("required");
+    let default_field = section.field_or_null("default");
+    let writes = section.choice("write", &[("always", false), ("insert", true)]);
+    section.finish();
+
+    let given = usize::from(origin_field.is_some())
+        + usize::from(constant_field.is_some())
+        + usize::from(key_field.is_some());
+    if given != 1 {
+        section.mistake("must have one of from, value and key", "");
+        return None;
+    }
+    let origin = match origin_field {
+        Some(field) => Some(origin(field)?),
+        None => None,
+    };
+    let word = match &origin {
+        Some(Origin::Word(word)) => Some(*word),
+        Some(Origin::Paths(_)) | None => None,
+    };
+    let is_path = matches!(origin, Some(Origin::Paths(_)));
+    for field in [&rule_field, &required_field, &default_field].into_iter().flatten().filter(|_| !is_path) {
+        field.mistake("must be left out unless from is a path", "");
+    }
+    if let Some(field) = without_field.as_ref().filter(|_| word != Some(Word::Document)) {
+        field.mistake("must be left out unless from is $document", "");
+    }
+    let rule = rule_field.and_then(|field| field.choice(&RULES));
+    let without = without_field.and_then(names).unwrap_or_default();
+    let required = required_field.as_ref().and_then(Field::flag).unwrap_or(false);
+    if let Some(field) = default_field.as_ref().filter(|_| required) {
+        field.mistake("must not be given together with required: true", "");
+    }
+    let default = default_field.and_then(|field| scalar(&field));
+    let value = match (origin, constant_field, key_field) {
+        (Some(origin), _, _) => origin.into_value(rule, without),
+        (None, Some(field), _) => ValueSpec::Constant(scalar(&field)?),
+        (None, None, Some(field)) => key_value(field)?,
+        (None, None, None) => return None,
+    };
+    Some(ColumnSpec { name, value, insert_only: writes.unwrap_or(false), required, default })
+}
+
+/// A path, a list of paths, or one of the words with a `$`.
+fn origin(field: Field<'_>) -> Option<Origin> {
+    if let ValueKind::Array(items) = field.value() {
+        if items.is_empty() {
+            field.mistake("must hold at least one path", "");
+            return None;
+        }
+        let paths: Vec<Option<String>> = field.items()?.iter().map(path).collect();
+        return Some(Origin::Paths(paths.into_iter().collect::<Option<_>>()?));
+    }
+    match field.value() {
+        ValueKind::String(text) if text.starts_with('$') => field.choice(&WORDS).map(Origin::Word),
+        ValueKind::String(_) => Some(Origin::Paths(vec![path(&field)?])),
+        _ => {
+            field.mistake("must be a path, a list of paths, $document, $id or $cluster_time", "");
+            None
+        }
+    }
+}
+
+fn path(field: &Field<'_>) -> Option<String> {
+    let path = field.text()?;
+    if path.starts_with('$') {
+        field.mistake("must be a path", "words with a $ stand alone, not in a list");
+        return None;
+    }
+    if path.split('.').any(str::is_empty) {
+        field.mistake("must be names joined by single dots", "");
+        return None;
+    }
+    Some(path)
+}
+
+/// Top-level fields, by name.
+fn names(field: Field<'_>) -> Option<Vec<String>> {
+    let names: Vec<Option<String>> = field.items()?.iter().map(Field::text).collect();
+    names.into_iter().collect()
+}
+
+fn key_value(field: Field<'_>) -> Option<ValueSpec> {
+    match field.value() {
+        ValueKind::String(text) if text == "uuid" => Some(ValueSpec::KeyUuid),
+        ValueKind::Table(_) => {
+            let mut section = field.into_section()?;
+            let prefix = section.required("prefix", "for example txn_").and_then(|field| field.text());
+            section.finish();
+            prefix.map(ValueSpec::KeyPrefixed)
+        }
+        ValueKind::String(text) => {
+            let hint = nearest(text, ["uuid"]).map(|_| "did you mean uuid?").unwrap_or_default();
+            field.mistake("must be uuid or { prefix: … }", hint);
+            None
+        }
+        _ => {
+            field.mistake("must be uuid or { prefix: … }", "");
+            None
+        }
+    }
+}
+
+fn scalar(field: &Field<'_>) -> Option<Scalar> {
+    match field.value() {
+        ValueKind::Nil => Some(Scalar::Null),
+        ValueKind::Boolean(flag) => Some(Scalar::Bool(*flag)),
+        ValueKind::I64(number) => Some(Scalar::Int(*number)),
+        ValueKind::Float(number) if number.abs() < INEXACT_FROM => Some(Scalar::Float(*number)),
+        ValueKind::String(text) if text.is_empty() => Some(Scalar::Text(String::new())),
+        ValueKind::String(_) => field.text().map(Scalar::Text),
+        ValueKind::Table(_) | ValueKind::Array(_) => {
+            field.mistake("must be text, a number, true, false or null", "");
+            None
+        }
+        _ => {
+            field.mistake("must be a number that is read exactly", "put it in quotes");
+            None
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! The configuration as it applies, for `config show`: YAML that can be read back, without its secrets.
+
+use std::fmt::Write;
+
+use super::connection::redact;
+use super::model::{
+    ColumnSpec, Config, Deletes, LogFormat, MappingSpec, Mappings, OnDrop, Rule, Scalar, SchemaMode,
+    SnapshotMode, ValueSpec,
+};
+use super::units::{show_bytes, show_duration};
+use crate::domain::IdType;
+
+/// Every setting with the value that applies. Connection strings keep their hosts; passwords are `***`.
+pub fn redacted(config: &Config) -> String {
+    let mut yaml = String::new();
+    let out = &mut yaml;
+    line(out, 0, "pipeline", &quoted(&config.pipeline));
+    servers(out, config);
+    service(out, config);
+    work(out, config);
+    line(out, 0, "id_namespace", &quoted(&config.namespace.to_string()));
+    match &config.mappings {
+        Mappings::WholeDatabase { database, schema } => {
+            line(out, 0, "copy", "");
+            line(out, 1, "database", &quoted(database));
+            line(out, 1, "schema", &quoted(schema));
+        }
+        Mappings::Listed(mappings) => {
+            line(out, 0, "mappings", "");
+            for spec in mappings {
+                mapping(out, spec);
+            }
+        }
+    }
+    yaml
+}
+
+fn servers(out: &mut String, config: &Config) {
+    line(out, 0, "mongodb", "");
+    line(out, 1, "uri", &quoted(&redact(config.mongodb.uri.expose())));
+    let postgres = &config.postgres;
+    line(out, 0, "postgres", "");
+    if let Some(url) = &postgres.url {
+        line(out, 1, "url", &quoted(&redact(url.expose())));
+    }
+    if let Some(password) = &postgres.password {
+        line(out, 1, "password", &quoted(&password.to_string()));
+    }
+    line(out, 1, "statement_timeout", &show_duration(postgres.statement_timeout));
+    line(out, 1, "lock_timeout", &show_duration(postgres.lock_timeout));
+    line(out, 1, "idle_in_transaction_timeout", &show_duration(postgres.idle_in_transaction_timeout));
+}
+
+fn service(out: &mut String, config: &Config) {
+    line(out, 0, "http", "");
+    line(out, 1, "enabled", &config.http.enabled.to_string());
+    line(out, 1, "listen", &quoted(&config.http.listen.to_string()));
+    line(out, 0, "log", "");
+    line(out, 1, "level", &quoted(&config.log.level));
+    let format = match config.log.format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    };
+    line(out, 1, "format", format);
+}
+
+fn work(out: &mut String, config: &Config) {
+    line(out, 0, "batch", "");
+    line(out, 1, "max_changes", &config.batch.max_changes.to_string());
+    line(out, 1, "max_bytes", &show_bytes(config.batch.max_bytes as u64));
+    line(out, 1, "linger", &show_duration(config.batch.linger));
+    let snapshot = &config.snapshot;
+    line(out, 0, "snapshot", "");
+    let mode = match snapshot.mode {
+        SnapshotMode::Initial => "initial",
+        SnapshotMode::Never => "never",
+    };
+    line(out, 1, "mode", mode);
+    line(out, 1, "workers", &snapshot.workers.to_string());
+    line(out, 1, "chunk_documents", &snapshot.chunk_documents.to_string());
+    line(out, 1, "chunk_bytes", &show_bytes(snapshot.chunk_bytes));
+    let held = &config.held;
+    line(out, 0, "held", "");
+    line(out, 1, "keep_document", &held.keep_document.to_string());
+    line(out, 1, "max_document_bytes", &show_bytes(held.max_document_bytes as u64));
+    line(out, 1, "retry_initial", &show_duration(held.retry_initial));
+    line(out, 1, "retry_max", &show_duration(held.retry_max));
+    line(out, 1, "retention", &show_duration(held.retention));
+    line(out, 0, "lease", "");
+    line(out, 1, "ttl", &show_duration(config.lease.ttl));
+    let health = &config.health;
+    line(out, 0, "health", "");
+    line(out, 1, "lag_degraded", &show_duration(health.lag_degraded));
+    line(out, 1, "lag_failing", &show_duration(health.lag_failing));
+    line(out, 1, "outage_failing", &show_duration(health.outage_failing));
+    line(out, 1, "oplog_headroom", &show_duration(health.oplog_headroom));
+}
+
+fn mapping(out: &mut String, spec: &MappingSpec) {
+    line(out, 1, "- source", &quoted(&spec.source));
+    line(out, 2, "collection", &quoted(&spec.collection.to_string()));
+    let (schema, name) = (quoted(&spec.table.schema), quoted(&spec.table.name));
+    line(out, 2, "table", &format!("{{ schema: {schema}, name: {name} }}"));
+    if let Some(id_type) = spec.id_type {
+        let id_type = match id_type {
+            IdType::ObjectId => "object_id",
+            IdType::String => "string",
+            IdType::Int => "int",
+            IdType::Uuid => "uuid",
+        };
+        line(out, 2, "id_type", id_type);
+    }
+    let source = spec.key.source.as_deref().map_or_else(|| "null".to_owned(), quoted);
+    line(out, 2, "key", &format!("{{ source: {source}, source_id: {} }}", quoted(&spec.key.source_id)));
+    if let Some(columns) = &spec.columns {
+        line(out, 2, "columns", "");
+        for column in columns {
+            line(out, 3, &quoted(&column.name), &value(column));
+        }
+    }
+    let deletes = match spec.deletes {
+        Deletes::Hard => "hard",
+        Deletes::Keep => "keep",
+    };
+    line(out, 2, "deletes", deletes);
+    let schema = match spec.schema {
+        SchemaMode::Expect => "expect",
+        SchemaMode::Create => "create",
+    };
+    line(out, 2, "schema", schema);
+    let on_drop = match spec.on_drop {
+        OnDrop::Delete => "delete",
+        OnDrop::Halt => "halt",
+    };
+    line(out, 2, "on_drop", on_drop);
+    line(out, 2, "critical", &spec.critical.to_string());
+    line(out, 2, "enabled", &spec.enabled.to_string());
+    line(out, 2, "allow_empty", &spec.allow_empty.to_string());
+}
+
+fn value(column: &ColumnSpec) -> String {
+    let mut parts = match &column.value {
+        ValueSpec::Path { from, rule } => {
+            let mut parts = vec![format!("from: {}", quoted_list(from))];
+            parts.extend(rule.map(|rule| format!("as: {}", rule_name(rule))));
+            parts
+        }
+        ValueSpec::Document { without } if without.is_empty() => vec!["from: $document".to_owned()],
+        ValueSpec::Document { without } => {
+            vec!["from: $document".to_owned(), format!("without: {}", quoted_list(without))]
+        }
+        ValueSpec::SourceId => vec!["from: $id".to_owned()],
+        ValueSpec::ClusterTime => vec!["from: $cluster_time".to_owned()],
+        ValueSpec::Constant(scalar) => vec![format!("value: {}", scalar_text(scalar))],
+        ValueSpec::KeyUuid => vec!["key: uuid".to_owned()],
+        ValueSpec::KeyPrefixed(prefix) => vec![format!("key: {{ prefix: {} }}", quoted(prefix))],
+    };
+    if column.required {
+        parts.push("required: true".to_owned());
+    }
+    parts.extend(column.default.iter().map(|default| format!("default: {}", scalar_text(default))));
+    if column.insert_only {
+        parts.push("write: insert".to_owned());
+    }
+    format!("{{ {} }}", parts.join(", "))
+}
+
+fn rule_name(rule: Rule) -> &'static str {
+    match rule {
+        Rule::UnixSeconds => "unix_seconds",
+        Rule::UnixMilliseconds => "unix_milliseconds",
+        Rule::Rfc3339 => "rfc3339",
+        Rule::Text => "text",
+        Rule::Number => "number",
+        Rule::Json => "json",
+    }
+}
+
+fn scalar_text(scalar: &Scalar) -> String {
+    match scalar {
+        Scalar::Null => "null".to_owned(),
+        Scalar::Bool(flag) => flag.to_string(),
+        Scalar::Int(number) => number.to_string(),
+        // `{:?}` keeps the point of 1.0, which makes it a float again.
+        Scalar::Float(number) => format!("{number:?}"),
+        Scalar::Text(text) => quoted(text),
+    }
+}
+
+fn quoted_list(items: &[String]) -> String {
+    let items: Vec<String> = items.iter().map(|item| quoted(item)).collect();
+    format!("[{}]", items.join(", "))
+}
+
+/// A JSON string is a YAML string that means the same.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn line(out: &mut String, depth: usize, key: &str, value: &str) {
+    let space = if value.is_empty() { "" } else { " " };
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "{:indent$}{key}:{space}{value}", "", indent = depth * 2);
+}

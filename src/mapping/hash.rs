@@ -1,0 +1,79 @@
+//! The meaning of a mapping as one short text: another hash means that rows must be made again.
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::config::{ColumnSpec, Deletes, MappingSpec, Rule, Scalar, ValueSpec};
+use crate::domain::IdType;
+
+/// Counts what decides which rows there are and what is in them. How the pipeline behaves (`critical`,
+/// `enabled`, `on_drop`, …) and the order of the columns do not count. Spelled out, so that renaming
+/// something in the code changes no hash.
+pub(super) fn hash(spec: &MappingSpec, id_type: IdType, columns: &[ColumnSpec]) -> String {
+    let mut columns: Vec<&ColumnSpec> = columns.iter().collect();
+    columns.sort_by(|left, right| left.name.cmp(&right.name));
+    let columns: Vec<Value> = columns.into_iter().map(column).collect();
+    let meaning = json!([
+        "mapping/1",
+        spec.source,
+        [spec.collection.database, spec.collection.collection],
+        [spec.table.schema, spec.table.name],
+        [spec.key.source, spec.key.source_id],
+        id_type_name(id_type),
+        deletes_name(&spec.deletes),
+        columns,
+    ]);
+    let digest = Sha256::digest(meaning.to_string());
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn column(spec: &ColumnSpec) -> Value {
+    let value = match &spec.value {
+        ValueSpec::Path { from, rule } => json!(["path", from, rule.map(rule_name)]),
+        ValueSpec::Document { without } => json!(["document", without]),
+        ValueSpec::SourceId => json!(["source_id"]),
+        ValueSpec::ClusterTime => json!(["cluster_time"]),
+        ValueSpec::Constant(constant) => json!(["constant", scalar(constant)]),
+        ValueSpec::KeyUuid => json!(["key_uuid"]),
+        ValueSpec::KeyPrefixed(prefix) => json!(["key_prefixed", prefix]),
+    };
+    json!([spec.name, value, spec.insert_only, spec.required, spec.default.as_ref().map(scalar)])
+}
+
+/// Tagged, so that the number 1 and the text "1" differ, and a null differs from none.
+fn scalar(scalar: &Scalar) -> Value {
+    match scalar {
+        Scalar::Null => json!(["null"]),
+        Scalar::Bool(flag) => json!(["bool", flag]),
+        Scalar::Int(number) => json!(["int", number]),
+        Scalar::Float(number) => json!(["float", number.to_bits()]),
+        Scalar::Text(text) => json!(["text", text]),
+    }
+}
+
+fn rule_name(rule: Rule) -> &'static str {
+    match rule {
+        Rule::UnixSeconds => "unix_seconds",
+        Rule::UnixMilliseconds => "unix_milliseconds",
+        Rule::Rfc3339 => "rfc3339",
+        Rule::Text => "text",
+        Rule::Number => "number",
+        Rule::Json => "json",
+    }
+}
+
+fn id_type_name(id_type: IdType) -> &'static str {
+    match id_type {
+        IdType::ObjectId => "object_id",
+        IdType::String => "string",
+        IdType::Int => "int",
+        IdType::Uuid => "uuid",
+    }
+}
+
+fn deletes_name(deletes: &Deletes) -> &'static str {
+    match deletes {
+        Deletes::Hard => "hard",
+        Deletes::Keep => "keep",
+    }
+}

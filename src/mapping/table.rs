@@ -1,0 +1,130 @@
+//! Whether a table can be merged into, whatever its columns hold.
+
+use super::problem::{Problems, quoted_columns, quoted_table};
+use crate::config::{ColumnSpec, MappingSpec, ValueSpec};
+use crate::domain::{Table, UniqueKey};
+
+pub(super) fn check_table(spec: &MappingSpec, table: &Table, problems: &mut Problems) {
+    check_kind(table, problems);
+    check_access(table, problems);
+    check_unique_key(spec, table, problems);
+    if !table.triggers.is_empty() {
+        let names = table.triggers.join(", ");
+        let message = format!("has triggers that will fire for each row: {names}");
+        problems.warning(
+            None,
+            message,
+            "what they change in mapped columns is written over by the next change",
+        );
+    }
+    if let Some(specs) = &spec.columns {
+        warn_of_constraints(spec, specs, table, problems);
+    }
+}
+
+fn check_kind(table: &Table, problems: &mut Problems) {
+    let kind = match table.kind {
+        'r' | 'p' => return,
+        'v' => "a view",
+        'm' => "a materialized view",
+        'f' => "a foreign table",
+        _ => "no table",
+    };
+    problems.fatal(None, format!("is {kind}"), "map to an ordinary or a partitioned table");
+}
+
+fn check_access(table: &Table, problems: &mut Problems) {
+    if table.row_security {
+        problems.fatal(
+            None,
+            "has row-level security that applies to rowstream's role",
+            "grant the role bypassrls, or let it own the table without force row level security",
+        );
+    }
+    if !table.missing_privileges.is_empty() {
+        let privileges = table.missing_privileges.join(", ").to_lowercase();
+        let hint = format!("grant {privileges} on {} to the role of postgres.url", quoted_table(&table.name));
+        problems.fatal(None, format!("rowstream's role lacks {privileges}"), hint);
+    }
+}
+
+/// `on conflict (…)` needs one that holds at once and for all rows.
+fn check_unique_key(spec: &MappingSpec, table: &Table, problems: &mut Problems) {
+    let key = key_columns(spec);
+    let candidates: Vec<&UniqueKey> =
+        table.unique_keys.iter().filter(|unique| same_columns(&unique.columns, &key)).collect();
+    if candidates.iter().any(|unique| !unique.deferrable && !unique.partial_or_expression) {
+        return;
+    }
+    let columns = key.join(", ");
+    let message = match candidates.first() {
+        None => format!("has no unique key on ({columns})"),
+        Some(unique) if unique.deferrable => {
+            format!("has a unique key on ({columns}), but {} is deferrable", unique.name)
+        }
+        Some(unique) => {
+            format!("has a unique key on ({columns}), but {} does not hold for all rows", unique.name)
+        }
+    };
+    let quoted = quoted_columns(key.iter().copied());
+    problems.fatal(None, message, format!("create unique index on {} ({quoted})", quoted_table(&table.name)));
+}
+
+fn key_columns(spec: &MappingSpec) -> Vec<&str> {
+    spec.key.source.as_deref().into_iter().chain([spec.key.source_id.as_str()]).collect()
+}
+
+/// In any order: `on conflict` does not ask for one.
+fn same_columns(left: &[String], right: &[&str]) -> bool {
+    left.len() == right.len() && left.iter().all(|column| right.contains(&column.as_str()))
+}
+
+/// Constraints that a document may violate although each value fits its column.
+fn warn_of_constraints(spec: &MappingSpec, specs: &[ColumnSpec], table: &Table, problems: &mut Problems) {
+    let writes = |column: &String| specs.iter().any(|spec| spec.name == *column);
+    for key in table.foreign_keys.iter().filter(|key| key.columns.iter().any(writes)) {
+        let message =
+            format!("foreign key {}: a row whose parent in {} is missing is held", key.name, key.references);
+        problems.warning(None, message, "it is retried until the parent is there");
+    }
+    // Ids that rowstream makes are as unique as the key itself.
+    let from_documents = |column: &String| {
+        specs.iter().any(|spec| {
+            spec.name == *column && !matches!(spec.value, ValueSpec::KeyUuid | ValueSpec::KeyPrefixed(_))
+        })
+    };
+    let key = key_columns(spec);
+    for unique in &table.unique_keys {
+        let can_collide = !unique.columns.is_empty()
+            && !same_columns(&unique.columns, &key)
+            && unique.columns.iter().all(|column| from_documents(column) || key.contains(&column.as_str()))
+            && !key.iter().all(|column| unique.columns.iter().any(|name| name == column));
+        if can_collide {
+            let columns = unique.columns.join(", ");
+            let message =
+                format!("unique key {} on ({columns}): the second row with one value is held", unique.name);
+            problems.warning(None, message, "");
+        }
+    }
+}
+
+/// Columns that nobody fills.
+pub(super) fn check_unmapped_columns(
+    spec: &MappingSpec,
+    specs: &[ColumnSpec],
+    table: &Table,
+    problems: &mut Problems,
+) {
+    let key = key_columns(spec);
+    for column in &table.columns {
+        let written =
+            key.contains(&column.name.as_str()) || specs.iter().any(|spec| spec.name == column.name);
+        if column.not_null && !column.has_default && !column.generated && !written {
+            problems.fatal(
+                Some(&column.name),
+                "is not null and has no default, but is not mapped",
+                "map it, or give the column a default",
+            );
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! Events become batches: coalesced by key, cut only between cluster times.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+
+use crate::config::{Deletes, OnDrop};
+use crate::domain::{Change, ChangeKind, ClusterTime, Key, Position, SourceIndex};
+use crate::mapping::Mapping;
+use crate::source::{Event, EventKind, Reply};
+
+/// When a batch is full.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub max_changes: usize,
+    pub max_bytes: usize,
+}
+
+/// A transaction may exceed a full batch by this factor before it is cut after all: memory is finite.
+const HARD_LIMIT_FACTOR: usize = 8;
+
+/// What the pipeline does with an event of a collection.
+#[derive(Debug, Clone)]
+pub struct Route {
+    pub source: SourceIndex,
+    pub on_drop: OnDropRoute,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDropRoute {
+    Delete,
+    Keep,
+    Halt,
+}
+
+impl OnDropRoute {
+    pub fn of(mapping: &Mapping) -> Self {
+        match (mapping.on_drop, &mapping.deletes) {
+            (OnDrop::Halt, _) => Self::Halt,
+            (OnDrop::Delete, Deletes::Keep) => Self::Keep,
+            (OnDrop::Delete, Deletes::Hard) => Self::Delete,
+        }
+    }
+}
+
+/// Changes that become one transaction.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// One per key, the last one of it.
+    pub changes: Vec<Change>,
+    /// Sources whose rows all go first, before any change is applied.
+    pub dropped: Vec<SourceIndex>,
+    /// Sources that another collection took over: to be copied again.
+    pub replaced: Vec<SourceIndex>,
+    /// Where the stream goes on once this is committed. `None`: touches only.
+    pub position: Option<Position>,
+    /// Events this batch came from, coalesced ones included.
+    pub events: usize,
+    /// Cluster times of the first and the last event.
+    pub span: Option<(ClusterTime, ClusterTime)>,
+    bytes: usize,
+    index: HashMap<Key, usize>,
+}
+
+impl Batch {
+    pub(super) fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.dropped.is_empty() && self.replaced.is_empty()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn put(&mut self, change: Change) {
+        self.bytes += change.size();
+        match self.index.entry(change.key.clone()) {
+            Entry::Occupied(place) => {
+                let former = std::mem::replace(&mut self.changes[*place.get()], change);
+                self.bytes -= former.size();
+            }
+            Entry::Vacant(place) => {
+                place.insert(self.changes.len());
+                self.changes.push(change);
+            }
+        }
+    }
+
+    /// Everything of this source that waits in the batch is over.
+    fn forget(&mut self, source: SourceIndex) {
+        self.changes.retain(|change| change.key.source != source);
+        self.index =
+            self.changes.iter().enumerate().map(|(place, change)| (change.key.clone(), place)).collect();
+        self.bytes = self.changes.iter().map(Change::size).sum();
+    }
+
+    fn reaches(&self, limits: Limits, factor: usize) -> bool {
+        self.changes.len() >= limits.max_changes.saturating_mul(factor)
+            || self.bytes >= limits.max_bytes.saturating_mul(factor)
+    }
+}
+
+/// Why the stream cannot be taken further than the batch that is being gathered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// A collection whose mapping says `on_drop: halt` was dropped.
+    Dropped(SourceIndex),
+    /// A collection that is not mapped yet has events.
+    Discovered,
+}
+
+/// Takes replies in, gives batches out.
+#[derive(Debug)]
+pub(super) struct Gatherer {
+    limits: Limits,
+    /// By `CollectionIndex`.
+    routes: Vec<Vec<Route>>,
+    backlog: VecDeque<Event>,
+    backlog_bytes: usize,
+    batch: Batch,
+    /// Of the last event that was taken from the backlog.
+    last: Option<Last>,
+    /// Of the last reply: valid once the backlog is used up.
+    tail: Option<Position>,
+    stop: Option<Stop>,
+}
+
+#[derive(Debug)]
+struct Last {
+    position: Position,
+    in_transaction: bool,
+}
+
+impl Gatherer {
+    pub(super) fn new(limits: Limits, routes: Vec<Vec<Route>>) -> Self {
+        Self {
+            limits,
+            routes,
+            backlog: VecDeque::new(),
+            backlog_bytes: 0,
+            batch: Batch::default(),
+            last: None,
+            tail: None,
+            stop: None,
+        }
+    }
+
+    /// The sources an event of the stream concerns, for those who must know before it is batched.
+    pub(super) fn sources<'a>(&'a self, event: &Event) -> impl Iterator<Item = SourceIndex> + 'a {
+        let collection = match &event.kind {
+            EventKind::Document { collection, .. }
+            | EventKind::Dropped { collection }
+            | EventKind::Replaced { collection } => Some(usize::from(collection.0)),
+            EventKind::Discovered(_) => None,
+        };
+        collection.and_then(|place| self.routes.get(place)).into_iter().flatten().map(|route| route.source)
+    }
+
+    pub(super) fn offer(&mut self, reply: Reply) {
+        if self.stop.is_some() {
+            return;
+        }
+        self.backlog_bytes += reply.size;
+        self.backlog.extend(reply.events);
+        self.tail = Some(Position { token: Some(reply.token), time: reply.time });
+        self.fill();
+    }
+
+    /// A touch moves no position; it joins whatever batch is next.
+    pub(super) fn touch(&mut self, key: Key) {
+        // A change that waits already is at least as new as a second look would be... unless it carries
+        // an older document: the touch reads at the present time, and wins.
+        self.batch.put(Change { key, kind: ChangeKind::Touch });
+    }
+
+    /// The stream may have skipped changes: whatever happened, a copy of everything mends it.
+    pub(super) fn copy_again(&mut self) {
+        self.batch.replaced = self.routes.iter().flatten().map(|route| route.source).collect();
+    }
+
+    /// No more replies are wanted before a batch is taken.
+    pub(super) fn is_full(&self) -> bool {
+        self.stop.is_some()
+            || !self.backlog.is_empty()
+            || (self.batch.reaches(self.limits, 1) && self.closed())
+    }
+
+    /// The batch may be cut here: no cluster time is torn.
+    pub(super) fn closed(&self) -> bool {
+        let Some(last) = &self.last else { return true };
+        if !self.backlog.is_empty() || self.stop.is_some() {
+            return true;
+        }
+        let over = self.tail.as_ref().is_some_and(|tail| tail.time > last.position.time);
+        !last.in_transaction || over || self.batch.reaches(self.limits, HARD_LIMIT_FACTOR)
+    }
+
+    pub(super) fn has_changes(&self) -> bool {
+        !self.batch.is_empty()
+    }
+
+    /// There is something a commit could record, be it only that nothing happened.
+    pub(super) fn has_position(&self) -> bool {
+        self.last.is_some() || self.tail.is_some()
+    }
+
+    /// Set once everything before the stop has been taken.
+    pub(super) fn stopped(&self) -> Option<&Stop> {
+        self.stop.as_ref().filter(|_| self.batch.is_empty())
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.backlog_bytes + self.batch.bytes
+    }
+
+    /// Cuts. Call only when `closed`.
+    pub(super) fn take(&mut self) -> Batch {
+        let mut batch = std::mem::take(&mut self.batch);
+        let last = self.last.take();
+        batch.position = if self.backlog.is_empty() && self.stop.is_none() {
+            self.tail.take().or(last.map(|last| last.position))
+        } else {
+            last.map(|last| last.position)
+        };
+        self.fill();
+        batch
+    }
+
+    fn fill(&mut self) {
+        while let Some(event) = self.backlog.front() {
+            let same_time = self.last.as_ref().is_some_and(|last| last.position.time == event.time);
+            let full = self.batch.reaches(self.limits, if same_time { HARD_LIMIT_FACTOR } else { 1 });
+            if full || self.stop.is_some() {
+                return;
+            }
+            if let Some(stop) = self.stops(event) {
+                self.stop = Some(stop);
+                self.backlog.clear();
+                self.backlog_bytes = 0;
+                return;
+            }
+            if let Some(event) = self.backlog.pop_front() {
+                self.take_event(event);
+            }
+        }
+        self.backlog_bytes = 0;
+    }
+
+    fn stops(&self, event: &Event) -> Option<Stop> {
+        match &event.kind {
+            EventKind::Discovered(_) => Some(Stop::Discovered),
+            EventKind::Dropped { collection } | EventKind::Replaced { collection } => self
+                .routes
+                .get(usize::from(collection.0))?
+                .iter()
+                .find(|route| route.on_drop == OnDropRoute::Halt)
+                .map(|route| Stop::Dropped(route.source)),
+            EventKind::Document { .. } => None,
+        }
+    }
+
+    fn take_event(&mut self, event: Event) {
+        let time = event.time;
+        self.batch.events += 1;
+        self.batch.span = Some((self.batch.span.map_or(time, |(first, _)| first), time));
+        self.last = Some(Last {
+            position: Position { token: Some(event.token), time },
+            in_transaction: event.in_transaction,
+        });
+        match event.kind {
+            EventKind::Document { collection, id, change } => {
+                for route in self.routes.get(usize::from(collection.0)).into_iter().flatten() {
+                    let key = Key { source: route.source, id: id.clone() };
+                    self.batch.put(Change { key, kind: change.clone() });
+                }
+            }
+            EventKind::Dropped { collection } => self.take_drop(collection.0, |_| {}),
+            EventKind::Replaced { collection } => {
+                let mut replaced = Vec::new();
+                self.take_drop(collection.0, |source| replaced.push(source));
+                self.batch.replaced.extend(replaced);
+            }
+            EventKind::Discovered(_) => {}
+        }
+    }
+
+    fn take_drop(&mut self, collection: u16, mut also: impl FnMut(SourceIndex)) {
+        for route in self.routes.get(usize::from(collection)).into_iter().flatten() {
+            self.batch.forget(route.source);
+            if route.on_drop == OnDropRoute::Delete && !self.batch.dropped.contains(&route.source) {
+                self.batch.dropped.push(route.source);
+            }
+            also(route.source);
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! The only place that begins a transaction on the target.
+//!
+//! Every transaction has one shape: fence, apply rows, hold rejections, move on, commit. If any step
+//! fails, or the answer to the commit is lost, the session ends and the next one loads the state anew.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sqlx::{Connection, PgConnection, Postgres, Transaction};
+
+use super::Error;
+use super::plan::Plan;
+use super::prepare::{Prepared, Refused, SourceBatch};
+use crate::domain::{CanonicalId, Document, SourceIndex};
+use crate::sink::{self, Outcome};
+use crate::state::chunk::Chunk;
+use crate::state::held::{Backoff, Entry};
+use crate::state::lease::Epoch;
+use crate::state::{checkpoint, chunk, held, lease, mapping};
+
+/// How changes are held.
+#[derive(Debug, Clone, Copy)]
+pub struct HeldPolicy {
+    pub keep_document: bool,
+    pub max_document_bytes: usize,
+    pub backoff: Backoff,
+}
+
+/// A connection that may write the target, and whom it writes for.
+#[derive(Debug)]
+pub(super) struct Writer {
+    connection: PgConnection,
+    plan: Arc<Plan>,
+    pipeline: Arc<str>,
+    epoch: Epoch,
+    policy: HeldPolicy,
+}
+
+/// What one transaction did, per source.
+#[derive(Debug, Default)]
+pub struct Committed {
+    pub sources: Vec<(SourceIndex, Tally)>,
+    pub apply: Duration,
+    pub commit: Duration,
+}
+
+#[derive(Debug, Default, Clone)]
+pub struct Tally {
+    pub inserted: u64,
+    pub updated: u64,
+    pub unchanged: u64,
+    pub deleted: u64,
+    pub resolved: u64,
+    pub held: Vec<(CanonicalId, crate::domain::Rejection)>,
+    /// A snapshot chunk that could not be copied straight into the table.
+    pub fell_back: bool,
+}
+
+/// What became of a chunk.
+#[derive(Debug)]
+pub(super) enum ChunkOutcome {
+    Committed(Committed),
+    /// The chunk is no longer in the state: its collection was dropped or replaced.
+    Gone,
+}
+
+type Tx<'a> = Transaction<'a, Postgres>;
+
+impl Writer {
+    pub(super) fn new(
+        connection: PgConnection,
+        plan: Arc<Plan>,
+        pipeline: Arc<str>,
+        epoch: Epoch,
+        policy: HeldPolicy,
+    ) -> Self {
+        Self { connection, plan, pipeline, epoch, policy }
+    }
+
+    /// One batch of the stream: rows, held changes and checkpoint together.
+    /// `seq` is the number of the commit before.
+    pub(super) async fn batch(&mut self, prepared: &Prepared, seq: i64) -> Result<Committed, Error> {
+        let began = Instant::now();
+        let mut open = self.begin().await?;
+        let mut tallies: HashMap<SourceIndex, Tally> = HashMap::new();
+        for source in &prepared.dropped {
+            let deleted = open.drop_source(*source).await?;
+            tallies.entry(*source).or_default().deleted += deleted;
+        }
+        for source in &prepared.replaced {
+            open.snapshot_again(*source).await?;
+        }
+        for batch in &prepared.sources {
+            let outcome = open.upsert(batch).await?;
+            open.settle(batch, outcome, &mut tallies).await?;
+        }
+        // Children first: the order of the configuration has parents first.
+        for batch in prepared.sources.iter().rev().filter(|batch| !batch.deletes.is_empty()) {
+            let outcome = open.delete(batch).await?;
+            open.settle_deletes(batch, outcome, &mut tallies).await?;
+        }
+        if let Some(position) = &prepared.position {
+            open.advance(position, seq).await?;
+        }
+        let apply = began.elapsed();
+        open.commit().await?;
+        let commit = began.elapsed().saturating_sub(apply);
+        let mut sources: Vec<_> = tallies.into_iter().collect();
+        sources.sort_by_key(|(source, _)| *source);
+        Ok(Committed { sources, apply, commit })
+    }
+
+    /// One snapshot chunk: its rows, its held documents and its end together.
+    pub(super) async fn chunk(
+        &mut self,
+        number: i32,
+        documents: u64,
+        batch: &SourceBatch,
+        straight: bool,
+    ) -> Result<ChunkOutcome, Error> {
+        let began = Instant::now();
+        let mut open = self.begin().await?;
+        if !open.finish_chunk(batch.source, number, documents as i64).await? {
+            return Ok(ChunkOutcome::Gone);
+        }
+        let outcome = if straight { open.insert_new(batch).await? } else { open.upsert(batch).await? };
+        let mut tallies = HashMap::new();
+        open.settle(batch, outcome, &mut tallies).await?;
+        let apply = began.elapsed();
+        open.commit().await?;
+        let commit = began.elapsed().saturating_sub(apply);
+        Ok(ChunkOutcome::Committed(Committed { sources: tallies.into_iter().collect(), apply, commit }))
+    }
+
+    pub(super) async fn start_snapshot(&mut self, source: SourceIndex, estimated: u64) -> Result<(), Error> {
+        let mut open = self.begin().await?;
+        let (transaction, pipeline, name) = open.named(source);
+        mapping::snapshot_started(transaction, pipeline, name, estimated as i64).await.map_err(state)?;
+        open.commit().await
+    }
+
+    /// Writes a chunk down before it is read; `last` also that there are no more.
+    pub(super) async fn plan_chunk(
+        &mut self,
+        source: SourceIndex,
+        planned: &Chunk,
+        last: bool,
+    ) -> Result<(), Error> {
+        let mut open = self.begin().await?;
+        let (transaction, pipeline, name) = open.named(source);
+        chunk::plan(transaction, pipeline, name, planned).await.map_err(state)?;
+        if last {
+            mapping::planned(transaction, pipeline, name).await.map_err(state)?;
+        }
+        open.commit().await
+    }
+
+    /// Marks the snapshot done if every chunk is; says whether it is.
+    pub(super) async fn finish_snapshot(&mut self, source: SourceIndex) -> Result<bool, Error> {
+        let mut open = self.begin().await?;
+        let (transaction, pipeline, name) = open.named(source);
+        let done = mapping::snapshot_done(transaction, pipeline, name).await.map_err(state)?;
+        open.commit().await?;
+        Ok(done)
+    }
+
+    /// Fresh statistics for a table that was just filled. Needs its owner; not having that is no fault.
+    pub(super) async fn analyze(&mut self, source: SourceIndex) -> Result<(), Error> {
+        sink::analyze(&mut self.connection, &self.plan.of(source).target).await.map_err(apply)
+    }
+
+    async fn begin(&mut self) -> Result<Open<'_>, Error> {
+        let transaction = begin_fenced(&mut self.connection, &self.pipeline, self.epoch).await?;
+        Ok(Open {
+            transaction,
+            plan: &self.plan,
+            pipeline: &self.pipeline,
+            epoch: self.epoch,
+            policy: self.policy,
+        })
+    }
+}
+
+/// Begins as every transaction on the target must.
+pub(super) async fn begin_fenced<'a>(
+    connection: &'a mut PgConnection,
+    pipeline: &str,
+    epoch: Epoch,
+) -> Result<Tx<'a>, Error> {
+    // A deferred constraint would pass every savepoint and fail the commit of the whole batch.
+    let mut transaction =
+        connection.begin_with("begin; set constraints all immediate").await.map_err(state)?;
+    if lease::fence(&mut transaction, pipeline, epoch).await.map_err(state)? {
+        Ok(transaction)
+    } else {
+        Err(Error::Fenced)
+    }
+}
+
+/// An open, fenced transaction.
+struct Open<'a> {
+    transaction: Tx<'a>,
+    plan: &'a Plan,
+    pipeline: &'a str,
+    epoch: Epoch,
+    policy: HeldPolicy,
+}
+
+impl Open<'_> {
+    fn named(&mut self, source: SourceIndex) -> (&mut PgConnection, &str, &str) {
+        (&mut self.transaction, self.pipeline, &self.plan.of(source).mapping.source)
+    }
+
+    async fn upsert(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
+        let target = &self.plan.of(batch.source).target;
+        sink::upsert(&mut self.transaction, target, &batch.rows).await.map_err(apply)
+    }
+
+    async fn insert_new(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
+        let target = &self.plan.of(batch.source).target;
+        sink::insert_new(&mut self.transaction, target, &batch.rows).await.map_err(apply)
+    }
+
+    async fn delete(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
+        let target = &self.plan.of(batch.source).target;
+        sink::delete(&mut self.transaction, target, &batch.deletes).await.map_err(apply)
+    }
+
+    async fn drop_source(&mut self, source: SourceIndex) -> Result<u64, Error> {
+        let target = &self.plan.of(source).target;
+        let deleted = sink::delete_source(&mut self.transaction, target).await.map_err(apply)?;
+        let (transaction, pipeline, name) = self.named(source);
+        held::resolve_source(transaction, pipeline, name).await.map_err(state)?;
+        Ok(deleted)
+    }
+
+    async fn snapshot_again(&mut self, source: SourceIndex) -> Result<(), Error> {
+        let (transaction, pipeline, name) = self.named(source);
+        mapping::snapshot_again(transaction, pipeline, name).await.map_err(state)
+    }
+
+    async fn finish_chunk(
+        &mut self,
+        source: SourceIndex,
+        number: i32,
+        documents: i64,
+    ) -> Result<bool, Error> {
+        let (transaction, pipeline, name) = self.named(source);
+        chunk::finish(transaction, pipeline, name, number, documents).await.map_err(state)
+    }
+
+    /// Everything of the batch that has no row now is held; whatever has one is no longer.
+    async fn settle(
+        &mut self,
+        batch: &SourceBatch,
+        outcome: Outcome,
+        tallies: &mut HashMap<SourceIndex, Tally>,
+    ) -> Result<(), Error> {
+        let tally = tallies.entry(batch.source).or_default();
+        tally.inserted += outcome.inserted;
+        tally.updated += outcome.updated;
+        tally.unchanged += outcome.unchanged;
+        tally.fell_back |= outcome.fell_back;
+        let refused_by_target: HashMap<&CanonicalId, ()> =
+            outcome.rejected.iter().map(|(id, _)| (id, ())).collect();
+        let applied: Vec<&str> = batch
+            .rows
+            .iter()
+            .filter(|row| !refused_by_target.contains_key(&row.id))
+            .map(|row| row.source_id.as_str())
+            .collect();
+        tally.resolved += self.resolve(batch.source, &applied).await?;
+        let refused = batch.refused.iter().cloned();
+        let by_target = outcome.rejected.into_iter().map(|(id, rejection)| Refused { id, rejection });
+        let refused: Vec<Refused> = refused.chain(by_target).collect();
+        self.hold(batch, &refused).await?;
+        let tally = tallies.entry(batch.source).or_default();
+        tally.held.extend(refused.into_iter().map(|refused| (refused.id, refused.rejection)));
+        Ok(())
+    }
+
+    async fn settle_deletes(
+        &mut self,
+        batch: &SourceBatch,
+        outcome: Outcome,
+        tallies: &mut HashMap<SourceIndex, Tally>,
+    ) -> Result<(), Error> {
+        let tally = tallies.entry(batch.source).or_default();
+        tally.deleted += outcome.deleted;
+        let kept: HashMap<&CanonicalId, ()> = outcome.rejected.iter().map(|(id, _)| (id, ())).collect();
+        let gone: Vec<&str> = batch
+            .deletes
+            .iter()
+            .filter(|(id, _)| !kept.contains_key(id))
+            .map(|(_, source_id)| source_id.as_str())
+            .collect();
+        tally.resolved += self.resolve(batch.source, &gone).await?;
+        let refused: Vec<Refused> =
+            outcome.rejected.into_iter().map(|(id, rejection)| Refused { id, rejection }).collect();
+        self.hold(batch, &refused).await?;
+        let tally = tallies.entry(batch.source).or_default();
+        tally.held.extend(refused.into_iter().map(|refused| (refused.id, refused.rejection)));
+        Ok(())
+    }
+
+    async fn resolve(&mut self, source: SourceIndex, source_ids: &[&str]) -> Result<u64, Error> {
+        if source_ids.is_empty() {
+            return Ok(0);
+        }
+        let (transaction, pipeline, name) = self.named(source);
+        held::resolve(transaction, pipeline, name, source_ids).await.map_err(state)
+    }
+
+    async fn hold(&mut self, batch: &SourceBatch, refused: &[Refused]) -> Result<(), Error> {
+        let Some(first) = refused.first() else { return Ok(()) };
+        let mapped = self.plan.of(batch.source);
+        if mapped.mapping.critical {
+            return Err(Error::halt(
+                format!(
+                    "mapping {} is critical and a document cannot be written: {}",
+                    mapped.mapping.source, first.rejection
+                ),
+                format!(
+                    "repair the document with _id {} in {}, or set critical: false to hold such documents",
+                    first.id.describe(),
+                    mapped.mapping.namespace
+                ),
+            ));
+        }
+        let policy = self.policy;
+        let entries: Vec<Entry> = refused
+            .iter()
+            .map(|refused| {
+                let document = batch.documents.get(&refused.id);
+                Entry {
+                    source_id: refused.id.source_id(mapped.mapping.id_type),
+                    id: refused.id.clone(),
+                    rejection: refused.rejection.clone(),
+                    document: document.filter(|document| policy.keeps(document)).map(Document::to_vec),
+                    document_bytes: document.map(|document| document.len() as i64),
+                }
+            })
+            .collect();
+        let (transaction, pipeline, name) = self.named(batch.source);
+        held::hold(transaction, pipeline, name, &entries, policy.backoff).await.map_err(state)
+    }
+
+    async fn advance(&mut self, position: &crate::domain::Position, seq: i64) -> Result<(), Error> {
+        let advanced = checkpoint::advance(
+            &mut self.transaction,
+            self.pipeline,
+            self.epoch,
+            seq,
+            position,
+            &self.plan.scope_hash,
+        );
+        if advanced.await.map_err(state)? { Ok(()) } else { Err(Error::Fenced) }
+    }
+
+    async fn commit(self) -> Result<(), Error> {
+        // An error here leaves open whether it happened. The next session takes the lease, which waits
+        // for this transaction to end either way, and only then loads the state.
+        self.transaction.commit().await.map_err(|error| Error::retry("commit", error))
+    }
+}
+
+impl HeldPolicy {
+    fn keeps(&self, document: &Document) -> bool {
+        self.keep_document && document.len() <= self.max_document_bytes
+    }
+}
+
+/// What an error of the sink means for the session.
+pub(super) fn apply(error: sink::Error) -> Error {
+    match error.disposition() {
+        sink::Disposition::Refresh => Error::Rebuild { because: "the catalog of the target changed" },
+        sink::Disposition::Halt { hint } => Error::halt(Error::chain(&error), hint),
+        // A refusal outside of any single row's savepoint: trying again is all that is left.
+        sink::Disposition::Retry | sink::Disposition::Hold(_) => Error::retry("apply", error),
+    }
+}
+
+/// What an error of a statement on the state schema means for the session.
+pub(super) fn state(error: sqlx::Error) -> Error {
+    apply(sink::Error::of_state(error))
+}

@@ -1,0 +1,51 @@
+//! How a session of the pipeline ends, other than by being done.
+
+use std::error::Error as StdError;
+
+/// Every failure comes down to one of these; what they have in common is that everything in memory
+/// is dropped and the state is loaded again before the pipeline goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Somebody else is the leader, or the state is not the one we left (PostgreSQL was restored).
+    #[error("the state in postgresql is no longer the one this session left")]
+    Fenced,
+    /// The plan must be made again: the catalog changed, or a new collection came.
+    #[error("{because}")]
+    Rebuild { because: &'static str },
+    /// It will pass: a server is away, a lock was held too long.
+    #[error("{stage} must try again")]
+    Retry {
+        stage: &'static str,
+        #[source]
+        source: Box<dyn StdError + Send + Sync>,
+    },
+    /// Going on would lose or falsify something, or cannot work.
+    #[error("{reason}")]
+    Halt { reason: String, hint: String },
+}
+
+impl Error {
+    pub fn retry(stage: &'static str, source: impl StdError + Send + Sync + 'static) -> Self {
+        Self::Retry { stage, source: Box::new(source) }
+    }
+
+    pub fn halt(reason: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Halt { reason: reason.into(), hint: hint.into() }
+    }
+
+    /// A chain of causes in one line, as logs and `/health` show it.
+    pub fn chain(error: &(dyn StdError + 'static)) -> String {
+        let mut line = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // Some drivers paste the cause into their own message already.
+            if !line.contains(&text) {
+                line.push_str(": ");
+                line.push_str(&text);
+            }
+            cause = error.source();
+        }
+        line
+    }
+}

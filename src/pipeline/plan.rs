@@ -1,0 +1,59 @@
+//! What one session of the pipeline works with: every mapping compiled against the catalog as it was
+//! when the session began.
+
+use std::sync::Arc;
+
+use crate::domain::{IdType, SourceIndex};
+use crate::mapping::Mapping;
+use crate::pipeline::batch::{OnDropRoute, Route};
+use crate::sink::Target;
+use crate::source::{CollectionIndex, Scope};
+use crate::transform::Transformer;
+
+/// One mapping, ready to work.
+#[derive(Debug)]
+pub struct Mapped {
+    pub mapping: Arc<Mapping>,
+    pub collection: CollectionIndex,
+    pub transformer: Transformer,
+    pub target: Target,
+    pub documents_estimated: u64,
+    /// Documents in a chunk, by the collection's average size.
+    pub chunk_documents: u64,
+}
+
+#[derive(Debug)]
+pub struct Plan {
+    /// By `SourceIndex`, in the order of the configuration: parents come before children.
+    pub mapped: Vec<Mapped>,
+    pub scope: Scope,
+    /// Changes when the stream's tokens were made under another filter.
+    pub scope_hash: String,
+}
+
+impl Plan {
+    pub fn of(&self, source: SourceIndex) -> &Mapped {
+        &self.mapped[usize::from(source.0)]
+    }
+
+    pub fn id_type(&self, source: SourceIndex) -> IdType {
+        self.of(source).mapping.id_type
+    }
+
+    /// By name, for what the state schema knows by name.
+    pub fn source(&self, name: &str) -> Option<SourceIndex> {
+        self.mapped.iter().find(|mapped| mapped.mapping.source == name).map(|mapped| mapped.mapping.index)
+    }
+
+    /// For each collection of the scope, the mappings it feeds.
+    pub fn routes(&self) -> Vec<Vec<Route>> {
+        let mut routes = vec![Vec::new(); self.scope.collections.len()];
+        for mapped in &self.mapped {
+            if let Some(of_collection) = routes.get_mut(usize::from(mapped.collection.0)) {
+                of_collection
+                    .push(Route { source: mapped.mapping.index, on_drop: OnDropRoute::of(&mapped.mapping) });
+            }
+        }
+        routes
+    }
+}

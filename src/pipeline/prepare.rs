@@ -1,0 +1,157 @@
+//! From a batch of changes to encoded rows: look up what was only touched, transform, sort by what
+//! must be written, deleted and held.
+
+use std::collections::HashMap;
+
+use mongodb::Client;
+
+use super::Error;
+use super::batch::Batch;
+use super::plan::Plan;
+use crate::config::Deletes;
+use crate::domain::{
+    CanonicalId, Change, ChangeKind, ClusterTime, Document, Position, Rejection, Row, SourceIndex,
+};
+use crate::source::{self, CollectionIndex};
+
+/// A batch, ready to be written.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    pub position: Option<Position>,
+    pub dropped: Vec<SourceIndex>,
+    pub replaced: Vec<SourceIndex>,
+    /// In the order of the plan.
+    pub sources: Vec<SourceBatch>,
+    pub events: usize,
+    pub span: Option<(ClusterTime, ClusterTime)>,
+    pub lookups: usize,
+    pub lookups_missing: usize,
+}
+
+/// What one mapping has to write.
+#[derive(Debug)]
+pub struct SourceBatch {
+    pub source: SourceIndex,
+    pub rows: Vec<Row>,
+    pub deletes: Vec<(CanonicalId, String)>,
+    pub refused: Vec<Refused>,
+    /// Documents of this batch, to be kept beside those that are held.
+    pub documents: HashMap<CanonicalId, Document>,
+}
+
+/// A document that has no row, and why.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    pub id: CanonicalId,
+    pub rejection: Rejection,
+}
+
+impl Prepared {
+    pub fn is_empty(&self) -> bool {
+        self.sources.is_empty() && self.dropped.is_empty() && self.replaced.is_empty()
+    }
+}
+
+impl SourceBatch {
+    pub fn new(source: SourceIndex) -> Self {
+        Self { source, rows: Vec::new(), deletes: Vec::new(), refused: Vec::new(), documents: HashMap::new() }
+    }
+
+    /// Takes one document in, as a row or with the reason why it has none.
+    pub fn put(&mut self, plan: &Plan, id: &CanonicalId, document: Document, time: Option<ClusterTime>) {
+        match plan.of(self.source).transformer.row(id, &document, time) {
+            Ok(row) => self.rows.push(row),
+            Err(rejection) => self.refused.push(Refused { id: id.clone(), rejection }),
+        }
+        self.documents.insert(id.clone(), document);
+    }
+}
+
+/// `now`: the last event the pipeline was handed; documents are read at this time or later.
+pub(super) async fn prepare(
+    client: &Client,
+    plan: &Plan,
+    mut batch: Batch,
+    now: ClusterTime,
+) -> Result<Prepared, Error> {
+    let (lookups, lookups_missing) = resolve_touches(client, plan, &mut batch.changes, now).await?;
+    let time = batch.span.map(|(_, last)| last);
+    let sources = sort(plan, batch.changes, time);
+    Ok(Prepared {
+        position: batch.position,
+        dropped: batch.dropped,
+        replaced: batch.replaced,
+        sources,
+        events: batch.events,
+        span: batch.span,
+        lookups,
+        lookups_missing,
+    })
+}
+
+/// One look-up per collection turns every touch into a put or a delete.
+async fn resolve_touches(
+    client: &Client,
+    plan: &Plan,
+    changes: &mut [Change],
+    now: ClusterTime,
+) -> Result<(usize, usize), Error> {
+    let mut touched: HashMap<CollectionIndex, Vec<CanonicalId>> = HashMap::new();
+    for change in changes.iter().filter(|change| matches!(change.kind, ChangeKind::Touch)) {
+        let ids = touched.entry(plan.of(change.key.source).collection).or_default();
+        ids.push(change.key.id.clone());
+    }
+    let mut found: HashMap<(CollectionIndex, CanonicalId), Document> = HashMap::new();
+    let mut lookups = 0;
+    for (collection, ids) in touched {
+        lookups += ids.len();
+        let namespace = &plan.scope.collections[usize::from(collection.0)];
+        let documents = source::lookup(client, namespace, &ids, now).await.map_err(read)?;
+        found.extend(documents.into_iter().map(|(id, document)| ((collection, id), document)));
+    }
+    let mut missing = 0;
+    for change in changes.iter_mut().filter(|change| matches!(change.kind, ChangeKind::Touch)) {
+        let place = (plan.of(change.key.source).collection, change.key.id.clone());
+        change.kind = match found.get(&place) {
+            Some(document) => ChangeKind::Put(document.clone()),
+            None => {
+                missing += 1;
+                ChangeKind::Delete
+            }
+        };
+    }
+    Ok((lookups, missing))
+}
+
+fn sort(plan: &Plan, changes: Vec<Change>, time: Option<ClusterTime>) -> Vec<SourceBatch> {
+    let mut sources: Vec<Option<SourceBatch>> = plan.mapped.iter().map(|_| None).collect();
+    for change in changes {
+        let source = change.key.source;
+        let batch = sources[usize::from(source.0)].get_or_insert_with(|| SourceBatch::new(source));
+        match change.kind {
+            ChangeKind::Put(document) => batch.put(plan, &change.key.id, document, time),
+            ChangeKind::Delete | ChangeKind::Touch => {
+                if plan.of(source).mapping.deletes == Deletes::Keep {
+                    continue;
+                }
+                let source_id = change.key.id.source_id(plan.id_type(source));
+                batch.deletes.push((change.key.id, source_id));
+            }
+        }
+    }
+    let mut sources: Vec<SourceBatch> = sources.into_iter().flatten().collect();
+    for batch in &mut sources {
+        // Rows in key order: two writers that meet take their locks in one order.
+        batch.rows.sort_by(|left, right| left.source_id.cmp(&right.source_id));
+        batch.deletes.sort_by(|left, right| left.1.cmp(&right.1));
+    }
+    sources
+}
+
+/// What an error of the source means for the session.
+pub(super) fn read(error: source::Error) -> Error {
+    match error.disposition() {
+        source::Disposition::Retry => Error::retry("read", error),
+        source::Disposition::Halt { hint } => Error::halt(Error::chain(&error), hint),
+    }
+}

@@ -1,0 +1,298 @@
+//! One stretch of work under one epoch of the lease.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mongodb::Client;
+use sqlx::PgConnection;
+use tokio::sync::{RwLock, mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::Error;
+use super::batch::{Gatherer, Limits};
+use super::commit::{HeldPolicy, Writer, state};
+use super::outstanding::Outstanding;
+use super::plan::Plan;
+use super::prepare::read;
+use super::report::Report;
+use super::snapshot::{Chunks, Copying, Pending, work};
+use super::stream::{Committing, Reading};
+use crate::domain::{ClusterTime, Key};
+use crate::source;
+use crate::state::checkpoint::Checkpoint;
+use crate::state::lease::Epoch;
+use crate::state::{held, lease};
+
+/// Batches that may be ready while one commits. One keeps both sides busy; more only adds delay.
+const PREPARED_BATCHES: usize = 1;
+
+/// How often the lag is measured, held changes looked through, and a caught-up stop considered.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Held changes retried in one tick.
+const RETRIES_AT_ONCE: i64 = 500;
+
+/// A retry that was handed over is not handed over again before this, committed or not.
+const RETRY_IN_FLIGHT: Duration = Duration::from_secs(30);
+
+/// Resolved entries older than the retention are removed this often.
+const PURGE_EVERY: Duration = Duration::from_secs(600);
+
+/// Everything a session works with. Whoever builds it holds the lease at `epoch` and has loaded
+/// `checkpoint` and `pending` after taking it.
+#[derive(Debug)]
+pub struct Session {
+    pub client: Client,
+    pub plan: Arc<Plan>,
+    pub pipeline: Arc<str>,
+    pub epoch: Epoch,
+    pub checkpoint: Checkpoint,
+    pub pending: Vec<Pending>,
+    pub limits: Limits,
+    pub linger: Duration,
+    pub policy: HeldPolicy,
+    pub retention: Duration,
+    pub lease_ttl: Duration,
+    /// For the batches of the stream.
+    pub stream_connection: PgConnection,
+    /// One for each snapshot worker.
+    pub snapshot_connections: Vec<PgConnection>,
+    /// For the heartbeat and the look through held changes.
+    pub keeper_connection: PgConnection,
+    pub report: Report,
+    /// End once everything that had happened by then is copied and applied.
+    pub until_caught_up: bool,
+}
+
+/// How a session ends when nothing went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    Stopped,
+    CaughtUp,
+}
+
+/// Whether the session is to stop, for all its tasks.
+#[derive(Debug, Clone)]
+pub struct SessionState {
+    stop: watch::Sender<bool>,
+}
+
+impl SessionState {
+    fn new() -> Self {
+        Self { stop: watch::Sender::new(false) }
+    }
+
+    fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    pub async fn stopping(&self) {
+        // The sender lives in self, so waiting cannot fail.
+        let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
+    }
+}
+
+enum Done {
+    Stream,
+    Snapshot,
+    Keeper(Finish),
+}
+
+impl Session {
+    /// Works until `shutdown` is true, until caught up if that was asked for, or until an error.
+    /// Everything in flight at a graceful end is committed.
+    pub async fn run(self, shutdown: watch::Receiver<bool>) -> Result<Finish, Error> {
+        let session = SessionState::new();
+        let start = self.checkpoint.position.clone();
+        let outstanding = Arc::new(Outstanding::new(start.time));
+        let turn = Arc::new(RwLock::new(()));
+        let writer = |connection| {
+            Writer::new(
+                connection,
+                Arc::clone(&self.plan),
+                Arc::clone(&self.pipeline),
+                self.epoch,
+                self.policy,
+            )
+        };
+        let replies = source::open(&self.client, self.plan.scope.clone(), start, self.limits.max_bytes);
+        let mut tasks: JoinSet<Result<Done, Error>> = JoinSet::new();
+        tasks.spawn(follow(self.report.clone(), replies.state()));
+        let (touch, touches) = mpsc::channel(1);
+        let (prepared, to_commit) = mpsc::channel(PREPARED_BATCHES);
+
+        let reading = Reading {
+            client: self.client.clone(),
+            plan: Arc::clone(&self.plan),
+            gatherer: Gatherer::new(self.limits, self.plan.routes()),
+            linger: self.linger,
+            outstanding: Arc::clone(&outstanding),
+            report: self.report.clone(),
+        };
+        let committing = Committing {
+            writer: writer(self.stream_connection),
+            seq: self.checkpoint.seq,
+            turn: Arc::clone(&turn),
+            report: self.report.clone(),
+        };
+        let reading_session = session.clone();
+        tasks.spawn(async move {
+            let reading = reading.run(replies, touches, prepared, &reading_session);
+            tokio::try_join!(reading, committing.run(to_commit))?;
+            Ok(Done::Stream)
+        });
+
+        let copying = Arc::new(Copying {
+            client: self.client.clone(),
+            plan: Arc::clone(&self.plan),
+            chunks: Chunks::new(self.pending),
+            outstanding,
+            turn,
+            report: self.report.clone(),
+        });
+        let mut copying_workers = 0;
+        for connection in self.snapshot_connections {
+            let (copying, writer, session) = (Arc::clone(&copying), writer(connection), session.clone());
+            copying_workers += 1;
+            tasks.spawn(async move { work(&copying, writer, &session).await.map(|()| Done::Snapshot) });
+        }
+
+        let (snapshots_done, snapshots) = watch::channel(copying_workers == 0);
+        let keeper = Keeper {
+            client: self.client,
+            plan: self.plan,
+            pipeline: self.pipeline,
+            epoch: self.epoch,
+            connection: self.keeper_connection,
+            lease_ttl: self.lease_ttl,
+            retention: self.retention,
+            report: self.report,
+            touch,
+            in_flight: HashMap::new(),
+        };
+        let target = self.until_caught_up.then_some(snapshots);
+        tasks.spawn(async move { keeper.run(shutdown, target).await.map(Done::Keeper) });
+
+        let mut finish = Finish::Stopped;
+        while let Some(task) = tasks.join_next().await {
+            match task.map_err(|error| Error::retry("session", error))?? {
+                Done::Stream => return Ok(finish),
+                Done::Snapshot => {
+                    copying_workers -= 1;
+                    if copying_workers == 0 {
+                        snapshots_done.send_replace(true);
+                    }
+                }
+                Done::Keeper(how) => {
+                    finish = how;
+                    session.stop();
+                }
+            }
+        }
+        Ok(finish)
+    }
+}
+
+/// Tells what the stream's task says of itself, for as long as the session lasts.
+async fn follow(report: Report, mut state: watch::Receiver<source::StreamState>) -> Result<Done, Error> {
+    loop {
+        report.stream_state(&state.borrow_and_update().clone());
+        if state.changed().await.is_err() {
+            // The stream's own last words come by the way of its replies.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Keeps the lease, measures the lag, brings held changes back, and says when to stop.
+#[derive(Debug)]
+struct Keeper {
+    client: Client,
+    plan: Arc<Plan>,
+    pipeline: Arc<str>,
+    epoch: Epoch,
+    connection: PgConnection,
+    lease_ttl: Duration,
+    retention: Duration,
+    report: Report,
+    touch: mpsc::Sender<Vec<Key>>,
+    in_flight: HashMap<Key, Instant>,
+}
+
+impl Keeper {
+    async fn run(
+        mut self,
+        mut shutdown: watch::Receiver<bool>,
+        until_caught_up: Option<watch::Receiver<bool>>,
+    ) -> Result<Finish, Error> {
+        let mut tick = tokio::time::interval(TICK.min(self.lease_ttl / 3));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut purged = Instant::now();
+        // The time everything must have been applied to; asked once the snapshots are done.
+        let mut target: Option<ClusterTime> = None;
+        loop {
+            tokio::select! {
+                _ = shutdown.wait_for(|stop| *stop) => return Ok(Finish::Stopped),
+                _ = tick.tick() => {}
+            }
+            if !lease::heartbeat(&mut self.connection, &self.pipeline, self.epoch).await.map_err(state)? {
+                return Err(Error::Fenced);
+            }
+            self.measure().await;
+            self.retry_held().await?;
+            if purged.elapsed() >= PURGE_EVERY {
+                held::purge(&mut self.connection, &self.pipeline, self.retention).await.map_err(state)?;
+                purged = Instant::now();
+            }
+            let Some(snapshots) = &until_caught_up else { continue };
+            if !*snapshots.borrow() {
+                continue;
+            }
+            match target {
+                None => target = Some(source::operation_time(&self.client).await.map_err(read)?),
+                Some(time) if self.report.applied() >= time => return Ok(Finish::CaughtUp),
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// A MongoDB that does not answer is told by the stream's own state; here it only means no figure.
+    async fn measure(&self) {
+        match tokio::time::timeout(TICK, source::operation_time(&self.client)).await {
+            Ok(Ok(time)) => self.report.server_time(time),
+            Ok(Err(error)) => self.report.mongodb_failed(&Error::chain(&error)),
+            Err(_) => self.report.mongodb_failed("no answer within a second"),
+        }
+    }
+
+    async fn retry_held(&mut self) -> Result<(), Error> {
+        let counts = held::counts(&mut self.connection, &self.pipeline).await.map_err(state)?;
+        let open = counts.iter().any(|count| count.state != "resolved");
+        self.report.held_counted(&self.plan, &counts);
+        if !open {
+            return Ok(());
+        }
+        self.in_flight.retain(|_, since| since.elapsed() < RETRY_IN_FLIGHT);
+        let due = held::due(&mut self.connection, &self.pipeline, RETRIES_AT_ONCE).await.map_err(state)?;
+        let keys: Vec<Key> = due
+            .into_iter()
+            // A source that is no longer mapped keeps its entries; nobody can apply them now.
+            .filter_map(|due| Some(Key { source: self.plan.source(&due.source)?, id: due.id }))
+            .filter(|key| !self.in_flight.contains_key(key))
+            .collect();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        // A pipeline that is busy gets them at the next tick.
+        if self.touch.try_send(keys.clone()).is_ok() {
+            self.in_flight.extend(keys.into_iter().map(|key| (key, now)));
+        }
+        Ok(())
+    }
+}

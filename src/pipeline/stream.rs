@@ -1,0 +1,196 @@
+//! The stream's own path through the pipeline: replies become batches, batches become transactions.
+//! Two tasks with one batch between them: while one commits, the next is read and transformed.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use mongodb::Client;
+use tokio::sync::{RwLock, mpsc};
+
+use super::batch::{Gatherer, Stop};
+use super::commit::Writer;
+use super::outstanding::Outstanding;
+use super::plan::Plan;
+use super::prepare::{Prepared, prepare, read};
+use super::report::Report;
+use super::{Error, SessionState};
+use crate::domain::{Key, SourceIndex};
+use crate::source::{self, Continuity, EventKind, Reply};
+
+/// How often the position of an idle stream is written down. Often enough that its token never comes
+/// near the end of the oplog; rarely enough that an idle pipeline writes next to nothing.
+const IDLE_CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
+
+/// Gathers, looks up, transforms.
+#[derive(Debug)]
+pub(super) struct Reading {
+    pub client: Client,
+    pub plan: Arc<Plan>,
+    pub gatherer: Gatherer,
+    pub linger: Duration,
+    pub outstanding: Arc<Outstanding>,
+    pub report: Report,
+}
+
+impl Reading {
+    /// Ends when `session` stops (then everything gathered so far has been handed on) or on an error.
+    pub(super) async fn run(
+        mut self,
+        mut replies: source::Stream,
+        mut touches: mpsc::Receiver<Vec<Key>>,
+        prepared: mpsc::Sender<Prepared>,
+        session: &SessionState,
+    ) -> Result<(), Error> {
+        let mut waiting_since: Option<Instant> = None;
+        loop {
+            if let Some(stop) = self.gatherer.stopped() {
+                return Err(self.stopped(stop));
+            }
+            if self.gatherer.has_changes() {
+                waiting_since.get_or_insert_with(Instant::now);
+            } else {
+                waiting_since = None;
+            }
+            let due = self.gatherer.closed()
+                && (self.gatherer.has_changes() || self.gatherer.has_position())
+                && (self.gatherer.is_full()
+                    || waiting_since.is_none_or(|since| since.elapsed() >= self.linger));
+            let linger_over = async {
+                match waiting_since {
+                    Some(since) if !due => tokio::time::sleep_until((since + self.linger).into()).await,
+                    _ => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = session.stopping() => {
+                    if self.gatherer.has_changes() && self.gatherer.closed() {
+                        let next = self.prepare().await?;
+                        // The receiver is gone only when the session is over anyway.
+                        let _ = prepared.send(next).await;
+                    }
+                    return Ok(());
+                }
+                permit = prepared.reserve(), if due => {
+                    let Ok(permit) = permit else { return Ok(()) };
+                    if self.drain(&mut replies)? && !self.gatherer.closed() {
+                        continue;
+                    }
+                    permit.send(self.prepare().await?);
+                    waiting_since = None;
+                }
+                reply = replies.next(), if !self.gatherer.is_full() => match reply {
+                    Some(reply) => self.take(reply)?,
+                    None => return Err(Error::halt("the change stream ended without a reason", "see the log")),
+                },
+                Some(keys) = touches.recv(), if !self.gatherer.is_full() => self.touch(keys),
+                () = linger_over => {}
+            }
+        }
+    }
+
+    /// Takes what is there already: a larger batch costs less per change. Says whether anything came.
+    fn drain(&mut self, replies: &mut source::Stream) -> Result<bool, Error> {
+        let mut came = false;
+        while !self.gatherer.is_full()
+            && let Some(Some(reply)) = replies.next().now_or_never()
+        {
+            self.take(reply)?;
+            came = true;
+        }
+        Ok(came)
+    }
+
+    fn take(&mut self, reply: Result<Reply, source::Error>) -> Result<(), Error> {
+        let reply = reply.map_err(read)?;
+        // Before anything else: chunks that are read from now on must not undo what this reply brings.
+        for event in &reply.events {
+            let sources: Vec<SourceIndex> = self.gatherer.sources(event).collect();
+            for source in sources {
+                match &event.kind {
+                    EventKind::Document { id, .. } => self.outstanding.saw(source, id),
+                    _ => self.outstanding.void(source),
+                }
+            }
+        }
+        self.outstanding.handed(reply.time);
+        if reply.continuity == Continuity::TokenNotFound {
+            tracing::error!(
+                "the resume token is not in the oplog; mongodb may have been restored: copying everything again"
+            );
+            self.gatherer.copy_again();
+        }
+        self.report.reply_read(&self.plan, &reply);
+        self.gatherer.offer(reply);
+        self.report.queue_measured(self.gatherer.bytes());
+        Ok(())
+    }
+
+    fn touch(&mut self, keys: Vec<Key>) {
+        for key in keys {
+            self.outstanding.saw(key.source, &key.id);
+            self.gatherer.touch(key);
+        }
+    }
+
+    async fn prepare(&mut self) -> Result<Prepared, Error> {
+        let batch = self.gatherer.take();
+        prepare(&self.client, &self.plan, batch, self.outstanding.last_handed()).await
+    }
+
+    fn stopped(&self, stop: &Stop) -> Error {
+        match stop {
+            Stop::Discovered => Error::Rebuild { because: "a new collection came" },
+            Stop::Dropped(source) => {
+                let mapping = &self.plan.of(*source).mapping;
+                Error::halt(
+                    format!(
+                        "collection {} of mapping {} was dropped or renamed",
+                        mapping.namespace, mapping.source
+                    ),
+                    "its rows are as they were; set on_drop: delete to let them go with it, or take the mapping out",
+                )
+            }
+        }
+    }
+}
+
+/// Commits, one batch after the other.
+#[derive(Debug)]
+pub(super) struct Committing {
+    pub writer: Writer,
+    /// Number of the last commit.
+    pub seq: i64,
+    /// Chunks share it, the stream holds it alone: their transactions exclude each other.
+    pub turn: Arc<RwLock<()>>,
+    pub report: Report,
+}
+
+impl Committing {
+    /// Ends when the sender is gone and everything sent is committed, or on an error.
+    pub(super) async fn run(mut self, mut prepared: mpsc::Receiver<Prepared>) -> Result<(), Error> {
+        let mut committed_at: Option<Instant> = None;
+        while let Some(batch) = prepared.recv().await {
+            let recently = committed_at.is_some_and(|at| at.elapsed() < IDLE_CHECKPOINT_EVERY);
+            if batch.is_empty() && recently {
+                // Everything before is committed, nothing came since: as good as written down.
+                self.report.idle(&batch);
+                continue;
+            }
+            let rebuild = !batch.replaced.is_empty();
+            let turn = self.turn.write().await;
+            let committed = self.writer.batch(&batch, self.seq).await?;
+            drop(turn);
+            if batch.position.is_some() {
+                self.seq += 1;
+            }
+            committed_at = Some(Instant::now());
+            self.report.batch_committed(&batch, &committed, self.seq);
+            if rebuild {
+                return Err(Error::Rebuild { because: "another collection took a mapped name" });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,252 @@
+//! Bytes of a change stream's reply in, events out. Pure but for the memory of what was discovered.
+
+use std::collections::{HashMap, HashSet};
+
+use bytes::Bytes;
+
+use super::element::{Element, Malformed, elements};
+use super::error::Error;
+use super::event::{CollectionIndex, Continuity, Event, EventKind, Reply, Scope};
+use super::token::token_time;
+use crate::domain::{CanonicalId, ChangeKind, ClusterTime, Document, Namespace, ResumeToken};
+
+/// Knows which names are mapped, and which collections were reported as discovered.
+#[derive(Debug)]
+pub(super) struct Decoder {
+    databases: HashMap<Vec<u8>, HashMap<Vec<u8>, CollectionIndex>>,
+    discover: Option<String>,
+    discovered: HashSet<Vec<u8>>,
+}
+
+/// A reply, and what the task that owns the cursor must know of it.
+#[derive(Debug)]
+pub(super) struct Decoded {
+    pub(super) reply: Reply,
+    /// Events the server sent, mapped or not.
+    pub(super) received: usize,
+    /// The server has closed the cursor for good; go on behind the token.
+    pub(super) invalidated: bool,
+}
+
+/// The fields of an event, as far as the projection lets them through.
+#[derive(Debug, Default)]
+struct Envelope<'a> {
+    token: Option<&'a [u8]>,
+    operation: &'a [u8],
+    time: Option<ClusterTime>,
+    namespace: Names<'a>,
+    to: Names<'a>,
+    document_key: Option<&'a [u8]>,
+    full_document: Option<&'a [u8]>,
+    in_transaction: bool,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Names<'a> {
+    database: &'a [u8],
+    collection: &'a [u8],
+}
+
+impl Decoder {
+    pub(super) fn new(scope: &Scope) -> Self {
+        let mut databases: HashMap<_, HashMap<_, _>> = HashMap::new();
+        for (index, namespace) in (0..).zip(&scope.collections) {
+            databases
+                .entry(namespace.database.clone().into_bytes())
+                .or_default()
+                .insert(namespace.collection.clone().into_bytes(), CollectionIndex(index));
+        }
+        Self { databases, discover: scope.discover.clone(), discovered: HashSet::new() }
+    }
+
+    /// `bytes` is the whole reply of an aggregate or getMore. Documents become slices of it.
+    pub(super) fn reply(&mut self, bytes: &Bytes) -> Result<Decoded, Error> {
+        let cursor = field(bytes, b"cursor")?
+            .and_then(|element| element.document())
+            .ok_or(Error::Malformed { what: "a reply of the change stream" })?;
+        let mut token = None;
+        let mut batch = None;
+        for element in elements(cursor) {
+            let element = element.map_err(reply_malformed)?;
+            match element.name {
+                b"postBatchResumeToken" => token = element.document(),
+                b"firstBatch" | b"nextBatch" => batch = element.array(),
+                _ => {}
+            }
+        }
+        let (Some(token), Some(batch)) = (token, batch) else {
+            return Err(Error::Malformed { what: "a reply of the change stream" });
+        };
+        let token = ResumeToken(token.to_vec());
+        let time = token_time(&token).ok_or(Error::Malformed { what: "a resume token" })?;
+
+        let mut events = Vec::new();
+        let mut received = 0;
+        let mut invalidated = false;
+        for element in elements(batch) {
+            let event =
+                element.map_err(reply_malformed)?.document().ok_or(Error::Malformed { what: "an event" })?;
+            let envelope = Envelope::read(event)?;
+            received += 1;
+            invalidated |= envelope.operation == b"invalidate";
+            self.event(bytes, &envelope, &mut events)?;
+        }
+        let size = bytes.len();
+        let reply = Reply { events, token, time, size, continuity: Continuity::Unbroken };
+        Ok(Decoded { reply, received, invalidated })
+    }
+
+    fn event(
+        &mut self,
+        reply: &Bytes,
+        envelope: &Envelope<'_>,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Error> {
+        let mut kinds = Vec::new();
+        match envelope.operation {
+            b"insert" | b"update" | b"replace" | b"delete" => match self.index(envelope.namespace) {
+                Some(collection) => {
+                    let kind = document_event(reply, envelope, collection)?;
+                    events.push(envelope.event(kind)?);
+                    return Ok(());
+                }
+                None => kinds.extend(self.discovery(envelope.namespace)),
+            },
+            b"drop" => kinds.extend(self.dropped(envelope.namespace)),
+            b"rename" => {
+                kinds.extend(self.dropped(envelope.namespace));
+                match self.index(envelope.to) {
+                    Some(collection) => kinds.push(EventKind::Replaced { collection }),
+                    None => kinds.extend(self.discovery(envelope.to)),
+                }
+            }
+            b"dropDatabase" => {
+                let collections = self.databases.get(envelope.namespace.database);
+                let mut collections: Vec<_> = collections.into_iter().flat_map(HashMap::values).collect();
+                collections.sort();
+                kinds.extend(collections.into_iter().map(|&collection| EventKind::Dropped { collection }));
+            }
+            // create, modify, invalidate, and whatever a later server invents: no document changed.
+            _ => {}
+        }
+        for kind in kinds {
+            events.push(envelope.event(kind)?);
+        }
+        Ok(())
+    }
+
+    fn index(&self, names: Names<'_>) -> Option<CollectionIndex> {
+        self.databases.get(names.database)?.get(names.collection).copied()
+    }
+
+    fn dropped(&mut self, names: Names<'_>) -> Option<EventKind> {
+        // Created once more, it is discovered once more.
+        self.discovered.remove(names.collection);
+        self.index(names).map(|collection| EventKind::Dropped { collection })
+    }
+
+    fn discovery(&mut self, names: Names<'_>) -> Option<EventKind> {
+        let database = self.discover.as_ref().filter(|database| database.as_bytes() == names.database)?;
+        if is_internal(names.collection) || self.discovered.contains(names.collection) {
+            return None;
+        }
+        let collection = std::str::from_utf8(names.collection).ok().filter(|name| !name.is_empty())?;
+        self.discovered.insert(names.collection.to_vec());
+        Some(EventKind::Discovered(Namespace { database: database.clone(), collection: collection.into() }))
+    }
+}
+
+fn document_event(
+    reply: &Bytes,
+    envelope: &Envelope<'_>,
+    collection: CollectionIndex,
+) -> Result<EventKind, Error> {
+    const KEY: Error = Error::Malformed { what: "the documentKey of an event" };
+    let document_key = envelope.document_key.ok_or(KEY)?;
+    let mut id = None;
+    let mut only_id = true;
+    for element in elements(document_key) {
+        let element = element.map_err(|_| KEY)?;
+        match element.name {
+            b"_id" => id = Some(CanonicalId::from_value(element.element_type, element.value)),
+            _ => only_id = false,
+        }
+    }
+    let change = match (envelope.operation, envelope.full_document) {
+        (b"insert" | b"replace", Some(document)) => {
+            let document = Document::new(reply.slice_ref(document));
+            ChangeKind::Put(document.ok_or(Error::Malformed { what: "the fullDocument of an event" })?)
+        }
+        (b"delete", _) if only_id => ChangeKind::Delete,
+        _ => ChangeKind::Touch,
+    };
+    Ok(EventKind::Document { collection, id: id.ok_or(KEY)?, change })
+}
+
+impl<'a> Envelope<'a> {
+    fn read(event: &'a [u8]) -> Result<Self, Error> {
+        let mut envelope = Self::default();
+        for element in elements(event) {
+            let element = element.map_err(|_| Error::Malformed { what: "an event" })?;
+            match element.name {
+                b"_id" => envelope.token = element.document(),
+                b"operationType" => envelope.operation = element.text().unwrap_or_default(),
+                b"clusterTime" => envelope.time = element.cluster_time(),
+                b"ns" => envelope.namespace = Names::read(element),
+                b"to" => envelope.to = Names::read(element),
+                b"documentKey" => envelope.document_key = element.document(),
+                // null stands for a document that is no longer there.
+                b"fullDocument" => envelope.full_document = element.document(),
+                b"txnNumber" => envelope.in_transaction = true,
+                _ => {}
+            }
+        }
+        Ok(envelope)
+    }
+
+    fn event(&self, kind: EventKind) -> Result<Event, Error> {
+        let token = self.token.ok_or(Error::Malformed { what: "the _id of an event" })?;
+        let token = ResumeToken(token.to_vec());
+        let time = self.time.or_else(|| token_time(&token));
+        let time = time.ok_or(Error::Malformed { what: "the clusterTime of an event" })?;
+        Ok(Event { kind, time, token, in_transaction: self.in_transaction })
+    }
+}
+
+impl<'a> Names<'a> {
+    fn read(element: Element<'a>) -> Self {
+        let mut names = Self::default();
+        for element in elements(element.document().unwrap_or_default()).filter_map(Result::ok) {
+            match element.name {
+                b"db" => names.database = element.text().unwrap_or_default(),
+                b"coll" => names.collection = element.text().unwrap_or_default(),
+                _ => {}
+            }
+        }
+        names
+    }
+}
+
+/// Collections of the server itself, and the temporary ones of `$out`, mapReduce and renames across
+/// databases: what comes of those is seen when they are renamed.
+fn is_internal(collection: &[u8]) -> bool {
+    let temporary_rename = collection.starts_with(b"tmp") && collection.ends_with(b".renameCollection");
+    temporary_rename
+        || [&b"system."[..], b"tmp.agg_out.", b"tmp.mr.", b"enxcol_."]
+            .iter()
+            .any(|prefix| collection.starts_with(prefix))
+}
+
+fn field<'a>(document: &'a [u8], name: &[u8]) -> Result<Option<Element<'a>>, Error> {
+    for element in elements(document) {
+        let element = element.map_err(reply_malformed)?;
+        if element.name == name {
+            return Ok(Some(element));
+        }
+    }
+    Ok(None)
+}
+
+fn reply_malformed(_: Malformed) -> Error {
+    Error::Malformed { what: "a reply of the server" }
+}

@@ -1,0 +1,311 @@
+//! What can go wrong at the source, and what to do about it.
+
+use std::fmt;
+
+use mongodb::error::ErrorKind;
+
+use crate::domain::Namespace;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the MongoDB URI is not valid: {reason}")]
+    InvalidUri { reason: String },
+    #[error("could not {action}")]
+    Failed {
+        action: &'static str,
+        #[source]
+        fault: Fault,
+    },
+    #[error("could not {action} of {namespace}")]
+    Collection {
+        action: &'static str,
+        namespace: Namespace,
+        #[source]
+        fault: Fault,
+    },
+    /// What the server sent, or what is to be sent to it, is not what was agreed on.
+    #[error("{what} was not understood")]
+    Malformed { what: &'static str },
+    /// The stream's position has left the oplog: changes in between are gone for good.
+    #[error("the change stream cannot go on from its position, which has left the oplog")]
+    HistoryLost {
+        #[source]
+        fault: Fault,
+    },
+    /// The stored token is none of this server's.
+    #[error("the stored resume token is not accepted")]
+    InvalidToken {
+        #[source]
+        fault: Fault,
+    },
+    /// One event is too large for the server, even without its document.
+    #[error("the server cannot send an event of the change stream, not even without its document")]
+    EventTooLarge {
+        #[source]
+        fault: Fault,
+    },
+}
+
+/// What happens next. Nothing at the source is held: whatever is wrong concerns all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disposition {
+    /// It passes: try again with back-off, without end.
+    Retry,
+    /// Somebody must act.
+    Halt { hint: &'static str },
+}
+
+impl Error {
+    pub fn disposition(&self) -> Disposition {
+        match self {
+            Self::Failed { fault, .. } | Self::Collection { fault, .. } => fault.kind.disposition(),
+            Self::InvalidUri { .. } => Disposition::Halt { hint: "correct the MongoDB URI" },
+            Self::Malformed { .. } => Disposition::Halt {
+                hint: "the server may be of a version rowstream does not know, or no MongoDB at all",
+            },
+            Self::HistoryLost { .. } => FaultKind::HistoryLost.disposition(),
+            Self::InvalidToken { .. } => FaultKind::InvalidToken.disposition(),
+            Self::EventTooLarge { .. } => FaultKind::TooLarge.disposition(),
+        }
+    }
+
+    pub(super) fn failed(action: &'static str) -> impl Fn(mongodb::error::Error) -> Self {
+        move |error| Self::Failed { action, fault: Fault::from(&error) }
+    }
+
+    pub(super) fn collection(
+        action: &'static str,
+        namespace: &Namespace,
+    ) -> impl Fn(mongodb::error::Error) -> Self {
+        move |error| Self::Collection { action, namespace: namespace.clone(), fault: Fault::from(&error) }
+    }
+
+    /// The kind of the server's or driver's fault, if it was one.
+    pub fn fault_kind(&self) -> Option<FaultKind> {
+        match self {
+            Self::Failed { fault, .. }
+            | Self::Collection { fault, .. }
+            | Self::HistoryLost { fault }
+            | Self::InvalidToken { fault }
+            | Self::EventTooLarge { fault } => Some(fault.kind),
+            Self::InvalidUri { .. } | Self::Malformed { .. } => None,
+        }
+    }
+}
+
+/// A driver's error, cut down to what may be printed: the driver's own text carries server replies,
+/// and some of those quote the command with all its values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    pub kind: FaultKind,
+    pub code: Option<i32>,
+    message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FaultKind {
+    /// No connection, no server, no answer.
+    Unreachable,
+    /// The server was there and asks to be asked again: election, shutdown, killed cursor, time limit.
+    Interrupted,
+    /// 286: the position has left the oplog.
+    HistoryLost,
+    /// 280: the event of the token is not there.
+    TokenNotFound,
+    /// The token cannot be read, or belongs elsewhere.
+    InvalidToken,
+    /// 10334: an event above 16 MB.
+    TooLarge,
+    Authentication,
+    Unauthorized,
+    /// The server cannot do it: a standalone, a view, too old a version.
+    Unsupported,
+    /// Codes and driver errors nobody has met here.
+    Unknown,
+}
+
+impl FaultKind {
+    pub const ALL: [Self; 10] = [
+        Self::Unreachable,
+        Self::Interrupted,
+        Self::HistoryLost,
+        Self::TokenNotFound,
+        Self::InvalidToken,
+        Self::TooLarge,
+        Self::Authentication,
+        Self::Unauthorized,
+        Self::Unsupported,
+        Self::Unknown,
+    ];
+
+    fn disposition(self) -> Disposition {
+        let hint = match self {
+            Self::Unreachable | Self::Interrupted => return Disposition::Retry,
+            Self::HistoryLost => {
+                "size the oplog for the longest outage, then re-sync, or set on_history_lost: resync"
+            }
+            Self::TokenNotFound => "the source may have been restored from a backup: re-sync",
+            Self::InvalidToken => {
+                "the checkpoint belongs to another cluster or another scope: restore the URI, or re-sync"
+            }
+            Self::TooLarge => "shorten the document, or upgrade the server, then re-sync",
+            Self::Authentication => "correct user, password or authSource of the MongoDB URI",
+            Self::Unauthorized => {
+                "grant the user `read` on the database, or `readAnyDatabase` if several databases are mapped"
+            }
+            Self::Unsupported => {
+                "change streams need a replica set or sharded cluster, and collections, not views"
+            }
+            Self::Unknown => "look the code up in the MongoDB manual; `rowstream check` may say more",
+        };
+        Disposition::Halt { hint }
+    }
+
+    fn from_code(code: i32, message: &str) -> Self {
+        match code {
+            286 => Self::HistoryLost,
+            280 => Self::TokenNotFound,
+            // InvalidResumeToken, and what unreadable key strings and tokens of other streams raise.
+            260 | 40647 | 40649 | 50790 | 50811 | 50788 | 50791 | 50792 => Self::InvalidToken,
+            10334 => Self::TooLarge,
+            11 | 18 => Self::Authentication,
+            13 => Self::Unauthorized,
+            // CommandNotFound, CommandNotSupportedOnView, CommandNotSupported, $changeStream needs a
+            // replica set, no change streams on a view or time-series collection.
+            59 | 115 | 166 | 40573 | 20 => Self::Unsupported,
+            // A read time that a server restored or elected just now has not reached yet.
+            72 if message.contains("afterClusterTime") => Self::Interrupted,
+            _ if INTERRUPTED_CODES.contains(&code) => Self::Interrupted,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// Codes after which the same request may succeed: the change stream specification's sixteen, those of
+/// retryable reads, and CursorKilled, which drivers do not resume.
+const INTERRUPTED_CODES: [i32; 40] = [
+    6,     // HostUnreachable
+    7,     // HostNotFound
+    24,    // LockTimeout
+    43,    // CursorNotFound
+    46,    // LockBusy
+    50,    // MaxTimeMSExpired
+    63,    // StaleShardVersion
+    70,    // ShardNotFound
+    83,    // IncompatibleShardingMetadata
+    89,    // NetworkTimeout
+    91,    // ShutdownInProgress
+    112,   // WriteConflict
+    117,   // ConflictingOperationInProgress
+    133,   // FailedToSatisfyReadPreference
+    134,   // ReadConcernMajorityNotAvailableYet
+    136,   // CappedPositionLost
+    146,   // ExceededMemoryLimit
+    150,   // StaleEpoch
+    175,   // QueryPlanKilled
+    189,   // PrimarySteppedDown
+    202,   // NetworkInterfaceExceededTimeLimit
+    234,   // RetryChangeStream
+    237,   // CursorKilled
+    239,   // SnapshotTooOld
+    246,   // SnapshotUnavailable
+    249,   // StaleChunkHistory
+    262,   // ExceededTimeLimit
+    314,   // ObjectIsBusy
+    317,   // ConnectionPoolExpired
+    365,   // TemporarilyUnavailable
+    384,   // ConnectionError
+    391,   // ReauthenticationRequired
+    9001,  // SocketException
+    10107, // NotWritablePrimary
+    11600, // InterruptedAtShutdown
+    11601, // Interrupted
+    11602, // InterruptedDueToReplStateChange
+    13388, // StaleConfig
+    13435, // NotPrimaryNoSecondaryOk
+    13436, // NotPrimaryOrSecondary
+];
+
+/// Labels by which a server itself says that trying again is right.
+const RETRYABLE_LABELS: [&str; 3] =
+    [mongodb::error::RESUMABLE_CHANGE_STREAM_ERROR, mongodb::error::RETRYABLE_ERROR, "RetryableReadError"];
+
+impl From<&mongodb::error::Error> for Fault {
+    fn from(error: &mongodb::error::Error) -> Self {
+        let (kind, code, message) = match error.kind.as_ref() {
+            ErrorKind::Command(command) => {
+                let known = FaultKind::from_code(command.code, &command.message);
+                let retryable = RETRYABLE_LABELS.iter().any(|label| error.contains_label(label));
+                let kind =
+                    if known == FaultKind::Unknown && retryable { FaultKind::Interrupted } else { known };
+                (kind, Some(command.code), format!("{}: {}", command.code_name, command.message))
+            }
+            ErrorKind::Authentication { message, .. } => (FaultKind::Authentication, None, message.clone()),
+            ErrorKind::Io(cause) => (FaultKind::Unreachable, None, format!("network: {cause}")),
+            ErrorKind::ConnectionPoolCleared { .. } => {
+                (FaultKind::Unreachable, None, "the connection was lost".into())
+            }
+            ErrorKind::ServerSelection { message, .. } => return Self::from_selection(message),
+            ErrorKind::DnsResolve { message, .. } => {
+                (FaultKind::Unreachable, None, format!("DNS: {message}"))
+            }
+            ErrorKind::InvalidTlsConfig { message, .. } => (FaultKind::Authentication, None, message.clone()),
+            ErrorKind::IncompatibleServer { message, .. } => (FaultKind::Unsupported, None, message.clone()),
+            ErrorKind::SessionsNotSupported => (FaultKind::Unsupported, None, error.kind.to_string()),
+            ErrorKind::InvalidResponse { message, .. } => (FaultKind::Unknown, None, message.clone()),
+            other => (FaultKind::Unknown, None, other.to_string()),
+        };
+        Self { kind, code, message: without_values(&message) }
+    }
+}
+
+impl Fault {
+    /// A change stream's cursor ends by itself only when the server has closed it.
+    pub(super) fn cursor_closed() -> Self {
+        Self { kind: FaultKind::Interrupted, code: None, message: "the server closed the cursor".into() }
+    }
+
+    /// The driver tells each server's last error in braces; an authentication failure hides there.
+    fn from_selection(message: &str) -> Self {
+        let refused = ["SCRAM failure", "Authentication failed", "AuthenticationFailed"]
+            .iter()
+            .any(|words| message.contains(words));
+        if refused {
+            return Self {
+                kind: FaultKind::Authentication,
+                code: None,
+                message: "authentication failed".into(),
+            };
+        }
+        let addresses: Vec<_> = message
+            .split("Address: ")
+            .skip(1)
+            .filter_map(|rest| rest.split([',', ' ']).next())
+            .take(7)
+            .collect();
+        let message = match addresses.as_slice() {
+            [] => "no server answered in time".into(),
+            addresses => format!("no suitable server answered in time ({})", addresses.join(", ")),
+        };
+        Self { kind: FaultKind::Unreachable, code: None, message }
+    }
+}
+
+/// Server messages quote commands and documents in braces or brackets; nothing from there on is kept.
+fn without_values(message: &str) -> String {
+    const LONGEST: usize = 300;
+    let end = message.find(['{', '[']).unwrap_or(message.len());
+    let kept: String = message[..end].chars().take(LONGEST).collect();
+    kept.trim_end_matches([' ', ':', '.', ',']).to_owned()
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.code {
+            Some(code) => write!(f, "{} (code {code})", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
+impl std::error::Error for Fault {}

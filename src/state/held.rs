@@ -1,0 +1,168 @@
+//! Changes that could not be applied, one per document, with their reason. A later success of the
+//! same key resolves the entry.
+
+use std::time::Duration;
+
+use sqlx::postgres::types::PgInterval;
+use sqlx::{PgConnection, Row};
+
+use crate::domain::{CanonicalId, Rejection};
+
+/// What is written when a change is held.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub source_id: String,
+    pub id: CanonicalId,
+    pub rejection: Rejection,
+    /// Absent when keeping documents is switched off, or the document is above the size cap.
+    pub document: Option<Vec<u8>>,
+    pub document_bytes: Option<i64>,
+}
+
+/// How fast retries slow down.
+#[derive(Debug, Clone, Copy)]
+pub struct Backoff {
+    pub initial: Duration,
+    pub max: Duration,
+}
+
+/// A held change whose next attempt is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    pub source: String,
+    pub id: CanonicalId,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Count {
+    pub source: String,
+    pub state: String,
+    pub count: i64,
+}
+
+fn interval(duration: Duration) -> PgInterval {
+    PgInterval { months: 0, days: 0, microseconds: duration.as_micros() as i64 }
+}
+
+/// Holds these changes; one that was held before counts an attempt more, and waits twice as long.
+pub async fn hold(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    source: &str,
+    entries: &[Entry],
+    backoff: Backoff,
+) -> Result<(), sqlx::Error> {
+    for entry in entries {
+        sqlx::query(
+            "insert into rowstream.held as h
+                 (pipeline, source, source_id, id, state, reason, message, column_name, next_attempt_at,
+                  document, document_bytes)
+             values ($1, $2, $3, $4, 'failed', $5, $6, $7, now() + $8::interval, $10, $11)
+             on conflict (pipeline, source, source_id) do update set
+                 id = excluded.id, state = excluded.state, reason = excluded.reason, message = excluded.message,
+                 column_name = excluded.column_name, document = excluded.document,
+                 document_bytes = excluded.document_bytes, last_attempt_at = now(), resolved_at = null,
+                 first_held_at = case when h.state = 'resolved' then now() else h.first_held_at end,
+                 attempts = case when h.state = 'resolved' then 1 else h.attempts + 1 end,
+                 next_attempt_at = now() + case when h.state = 'resolved' then $8::interval
+                     else least($9::interval, $8::interval * power(2, least(h.attempts, 30))) end",
+        )
+        .bind(pipeline)
+        .bind(source)
+        .bind(&entry.source_id)
+        .bind(entry.id.as_bytes())
+        .bind(entry.rejection.reason.as_str())
+        .bind(&entry.rejection.message)
+        .bind(&entry.rejection.column)
+        .bind(interval(backoff.initial))
+        .bind(interval(backoff.max))
+        .bind(&entry.document)
+        .bind(entry.document_bytes)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// These documents are applied: what was held for them is over. Returns how many were.
+pub async fn resolve(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    source: &str,
+    source_ids: &[&str],
+) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query(
+        "update rowstream.held set state = 'resolved', resolved_at = now(), document = null
+         where pipeline = $1 and source = $2 and source_id = any($3) and state <> 'resolved'",
+    )
+    .bind(pipeline)
+    .bind(source)
+    .bind(source_ids)
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// The collection is gone: so are all reasons to hold its changes.
+pub async fn resolve_source(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    source: &str,
+) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query(
+        "update rowstream.held set state = 'resolved', resolved_at = now(), document = null
+         where pipeline = $1 and source = $2 and state <> 'resolved'",
+    )
+    .bind(pipeline)
+    .bind(source)
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// What is to be tried again now, oldest first.
+pub async fn due(connection: &mut PgConnection, pipeline: &str, limit: i64) -> Result<Vec<Due>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select source, id from rowstream.held
+         where pipeline = $1 and state <> 'resolved' and next_attempt_at <= clock_timestamp()
+         order by next_attempt_at limit $2",
+    )
+    .bind(pipeline)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Due { source: row.get("source"), id: CanonicalId::from_bytes(row.get("id")) })
+        .collect())
+}
+
+pub async fn counts(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<Count>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select source, state, count(*) as count from rowstream.held where pipeline = $1 group by 1, 2",
+    )
+    .bind(pipeline)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Count { source: row.get("source"), state: row.get("state"), count: row.get("count") })
+        .collect())
+}
+
+/// Removes resolved entries that are older than the retention.
+pub async fn purge(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    retention: Duration,
+) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query(
+        "delete from rowstream.held
+         where pipeline = $1 and state = 'resolved' and resolved_at < now() - $2::interval",
+    )
+    .bind(pipeline)
+    .bind(interval(retention))
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}

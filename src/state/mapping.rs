@@ -1,0 +1,194 @@
+//! What is known of each mapping across restarts.
+
+use sqlx::{PgConnection, Row};
+
+use crate::domain::IdType;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    pub source: String,
+    pub mapping_hash: String,
+    pub id_type: IdType,
+    pub enabled: bool,
+    pub snapshot: SnapshotState,
+    /// Every chunk has its row.
+    pub planned: bool,
+    pub documents_estimated: Option<i64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotState {
+    Pending,
+    Running,
+    Done,
+}
+
+impl SnapshotState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Done => "done",
+        }
+    }
+}
+
+fn id_type_text(id_type: IdType) -> &'static str {
+    match id_type {
+        IdType::ObjectId => "object_id",
+        IdType::String => "string",
+        IdType::Int => "int",
+        IdType::Uuid => "uuid",
+    }
+}
+
+pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<Known>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select source, mapping_hash, id_type, enabled, snapshot_state, planned, documents_estimated
+         from rowstream.mapping where pipeline = $1",
+    )
+    .bind(pipeline)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Known {
+            source: row.get("source"),
+            mapping_hash: row.get("mapping_hash"),
+            // The column's check constraint knows no other words.
+            id_type: match row.get::<&str, _>("id_type") {
+                "object_id" => IdType::ObjectId,
+                "string" => IdType::String,
+                "int" => IdType::Int,
+                _ => IdType::Uuid,
+            },
+            enabled: row.get("enabled"),
+            snapshot: match row.get::<&str, _>("snapshot_state") {
+                "done" => SnapshotState::Done,
+                "running" => SnapshotState::Running,
+                _ => SnapshotState::Pending,
+            },
+            planned: row.get("planned"),
+            documents_estimated: row.get("documents_estimated"),
+        })
+        .collect())
+}
+
+/// First sight of a mapping; one that is known keeps its state.
+pub async fn register(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    source: &str,
+    mapping_hash: &str,
+    id_type: IdType,
+    target: &str,
+    snapshot: SnapshotState,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "insert into rowstream.mapping (pipeline, source, mapping_hash, id_type, target, snapshot_state, planned)
+         values ($1, $2, $3, $4, $5, $6, $6 = 'done') on conflict do nothing",
+    )
+    .bind(pipeline)
+    .bind(source)
+    .bind(mapping_hash)
+    .bind(id_type_text(id_type))
+    .bind(target)
+    .bind(snapshot.as_str())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The mapping means something else now.
+pub async fn changed(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    source: &str,
+    mapping_hash: &str,
+    target: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update rowstream.mapping set mapping_hash = $3, target = $4 where pipeline = $1 and source = $2",
+    )
+    .bind(pipeline)
+    .bind(source)
+    .bind(mapping_hash)
+    .bind(target)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub async fn snapshot_started(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    source: &str,
+    documents_estimated: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update rowstream.mapping
+         set snapshot_state = 'running', documents_estimated = $3,
+             snapshot_started_at = coalesce(snapshot_started_at, clock_timestamp())
+         where pipeline = $1 and source = $2 and snapshot_state <> 'done'",
+    )
+    .bind(pipeline)
+    .bind(source)
+    .bind(documents_estimated)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub async fn planned(connection: &mut PgConnection, pipeline: &str, source: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("update rowstream.mapping set planned = true where pipeline = $1 and source = $2")
+        .bind(pipeline)
+        .bind(source)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Done if every chunk is planned and finished; says whether it is.
+pub async fn snapshot_done(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    source: &str,
+) -> Result<bool, sqlx::Error> {
+    let done = sqlx::query(
+        "update rowstream.mapping as m
+         set snapshot_state = 'done', snapshot_finished_at = clock_timestamp()
+         where pipeline = $1 and source = $2 and planned
+           and not exists (
+               select from rowstream.chunk as c
+               where c.pipeline = m.pipeline and c.source = m.source and c.finished_at is null)",
+    )
+    .bind(pipeline)
+    .bind(source)
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Forgets the snapshot, so that it is taken again from the start.
+pub async fn snapshot_again(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    source: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("delete from rowstream.chunk where pipeline = $1 and source = $2")
+        .bind(pipeline)
+        .bind(source)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query(
+        "update rowstream.mapping
+         set snapshot_state = 'pending', planned = false, documents_estimated = null,
+             snapshot_started_at = null, snapshot_finished_at = null
+         where pipeline = $1 and source = $2",
+    )
+    .bind(pipeline)
+    .bind(source)
+    .execute(connection)
+    .await?;
+    Ok(())
+}

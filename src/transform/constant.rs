@@ -1,0 +1,114 @@
+//! Constants and defaults of the file, encoded once at the start.
+
+use super::encode::{self, encode};
+use super::fault::Fault;
+use super::rule;
+use super::time;
+use super::walk::Value;
+use crate::config::{Rule, Scalar};
+use crate::domain::ColumnType;
+
+/// The binary form of a constant; `None` is NULL. A column's rule reads its default as it reads the
+/// document's values; text may also say what YAML has no type for: a moment, a number, JSON.
+pub(super) fn encode_scalar(
+    scalar: &Scalar,
+    rule: Option<Rule>,
+    column: &ColumnType,
+) -> Result<Option<Vec<u8>>, Fault> {
+    let value = match scalar {
+        Scalar::Null => return Ok(None),
+        Scalar::Bool(value) => Value::Bool(*value),
+        Scalar::Int(value) => Value::Int64(*value),
+        Scalar::Float(value) => Value::Double(*value),
+        Scalar::Text(text) => Value::String(text.as_bytes()),
+    };
+    let mut out = Vec::new();
+    if let Scalar::Text(text) = scalar
+        && write_text(text, column, &mut out)?
+    {
+        return Ok(Some(out));
+    }
+    match rule {
+        Some(rule) => rule::apply(rule, &value, column, &mut out).map(|_| ())?,
+        None => encode(&value, column, &mut out)?,
+    }
+    Ok(Some(out))
+}
+
+/// `Ok(false)`: the column takes text as it takes a document's.
+fn write_text(text: &str, column: &ColumnType, out: &mut Vec<u8>) -> Result<bool, Fault> {
+    match column {
+        ColumnType::Json | ColumnType::Jsonb => {
+            serde_json::from_str::<serde_json::Value>(text)
+                .map_err(|_| Fault::wrong_type("the constant of a JSON column is not JSON"))?;
+            encode::begin_json(column, out);
+            out.extend_from_slice(super::text::checked(text.as_bytes())?);
+        }
+        ColumnType::Date | ColumnType::Timestamp { .. } | ColumnType::TimestampTz { .. } => {
+            let moment = match time::parse_day(text.as_bytes()) {
+                Some(day) => day,
+                None => time::parse_rfc3339(text.as_bytes())?,
+            };
+            time::write(moment, column, out)?;
+        }
+        ColumnType::Int2
+        | ColumnType::Int4
+        | ColumnType::Int8
+        | ColumnType::Float4
+        | ColumnType::Float8
+        | ColumnType::Numeric(_) => rule::number_text(text.as_bytes(), column, out)?,
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Reason, TextKind};
+
+    const TEXT: ColumnType = ColumnType::Text { kind: TextKind::Text, limit: None };
+    const MOMENT: ColumnType = ColumnType::TimestampTz { precision: 6 };
+
+    fn plain(scalar: Scalar, column: &ColumnType) -> Result<Option<Vec<u8>>, Reason> {
+        encode_scalar(&scalar, None, column).map_err(|fault| fault.reason)
+    }
+
+    fn text(text: &str) -> Scalar {
+        Scalar::Text(text.into())
+    }
+
+    #[test]
+    fn constants_fit_their_columns() {
+        assert_eq!(plain(Scalar::Null, &ColumnType::Bool), Ok(None));
+        assert_eq!(plain(Scalar::Int(5), &ColumnType::Int2), Ok(Some(vec![0, 5])));
+        assert_eq!(plain(text("ab"), &TEXT), Ok(Some(b"ab".to_vec())));
+        assert_eq!(plain(text("{}"), &ColumnType::Jsonb), Ok(Some(b"\x01{}".to_vec())));
+        assert_eq!(plain(text("2000-01-01"), &ColumnType::Date), Ok(Some(vec![0; 4])));
+        assert_eq!(plain(text("2000-01-01T00:00:00Z"), &MOMENT), Ok(Some(vec![0; 8])));
+        assert_eq!(plain(text("7"), &ColumnType::Int2), Ok(Some(vec![0, 7])));
+        let numeric = ColumnType::Numeric(Some((4, 2)));
+        assert!(plain(Scalar::Float(0.1), &numeric).unwrap().is_some());
+    }
+
+    #[test]
+    fn constants_that_do_not_fit_say_why() {
+        assert_eq!(plain(Scalar::Int(70_000), &ColumnType::Int2), Err(Reason::OutOfRange));
+        assert_eq!(plain(Scalar::Int(1), &TEXT), Err(Reason::WrongType));
+        assert_eq!(plain(text("Unknown"), &ColumnType::Jsonb), Err(Reason::WrongType));
+        assert_eq!(plain(text("soon"), &MOMENT), Err(Reason::InvalidDate));
+        let labels = ColumnType::Enum { labels: vec!["a".into()] };
+        assert_eq!(plain(text("b"), &labels), Err(Reason::UnknownEnumLabel));
+        assert_eq!(plain(text("a"), &labels), Ok(Some(b"a".to_vec())));
+    }
+
+    #[test]
+    fn a_default_is_read_by_the_columns_rule() {
+        let stored = encode_scalar(&Scalar::Int(946_684_800), Some(Rule::UnixSeconds), &MOMENT);
+        assert_eq!(stored, Ok(Some(vec![0; 8])));
+        let stored = encode_scalar(&text("2000-01-01"), Some(Rule::UnixSeconds), &MOMENT);
+        assert_eq!(stored, Ok(Some(vec![0; 8])));
+        let stored = encode_scalar(&Scalar::Int(3), Some(Rule::Text), &TEXT);
+        assert_eq!(stored, Ok(Some(b"3".to_vec())));
+    }
+}

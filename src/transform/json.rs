@@ -1,0 +1,268 @@
+//! Relaxed extended JSON (v2), written straight from BSON bytes.
+//!
+//! It differs from the specification where the text would not tell two values apart once jsonb has it:
+//! doubles always have a point or an exponent, -0.0 is wrapped, and a field of the user's own whose name is
+//! that of a wrapper gets one more `$`.
+
+use std::collections::HashSet;
+
+use super::base64;
+use super::fault::Fault;
+use super::json_text::{
+    append_decimal128, append_double, append_escaped, append_hex, append_int, append_string,
+};
+use super::time::{Fraction, append_rfc3339};
+use super::walk::{Elements, Value};
+use crate::domain::Reason;
+
+/// mongod nests 180 levels at most.
+const MAX_DEPTH: usize = 200;
+
+/// Up to here, comparing names one by one is faster than hashing them.
+const FEW_NAMES: usize = 48;
+
+const WRAPPERS: [&[u8]; 16] = [
+    b"oid",
+    b"numberInt",
+    b"numberLong",
+    b"numberDouble",
+    b"numberDecimal",
+    b"date",
+    b"binary",
+    b"uuid",
+    b"regularExpression",
+    b"timestamp",
+    b"code",
+    b"symbol",
+    b"dbPointer",
+    b"minKey",
+    b"maxKey",
+    b"undefined",
+];
+
+/// Writes one value.
+pub(super) fn append_value(value: &Value<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
+    Writer { names: Vec::new() }.value(value, out, 0)
+}
+
+/// Writes a whole document without some of its top-level fields.
+pub(super) fn append_document(
+    document: &[u8],
+    without: &[Box<[u8]>],
+    out: &mut Vec<u8>,
+) -> Result<(), Fault> {
+    Writer { names: Vec::new() }.document(document, without, out, 0)
+}
+
+/// Remembers the names of the objects that are open, to find those that occur twice: jsonb would keep
+/// only the last.
+struct Writer<'a> {
+    names: Vec<&'a [u8]>,
+}
+
+impl<'a> Writer<'a> {
+    fn value(&mut self, value: &Value<'a>, out: &mut Vec<u8>, depth: usize) -> Result<(), Fault> {
+        match *value {
+            Value::Double(double) => append_number_double(double, out),
+            Value::String(text) => append_string(text, out)?,
+            Value::Document(document) => self.document(document, &[], out, depth)?,
+            Value::Array(array) => self.array(array, out, depth)?,
+            Value::Binary { subtype, bytes } => append_binary(subtype, bytes, out)?,
+            Value::Undefined => out.extend_from_slice(br#"{"$undefined":true}"#),
+            Value::ObjectId(id) => append_object_id(id, out),
+            Value::Bool(true) => out.extend_from_slice(b"true"),
+            Value::Bool(false) => out.extend_from_slice(b"false"),
+            Value::Date(milliseconds) => append_date(milliseconds, out),
+            Value::Null => out.extend_from_slice(b"null"),
+            Value::Regex { pattern, options } => append_regex(pattern, options, out)?,
+            Value::DbPointer { namespace, id } => {
+                out.extend_from_slice(br#"{"$dbPointer":{"$ref":"#);
+                append_string(namespace, out)?;
+                out.extend_from_slice(br#","$id":"#);
+                append_object_id(id, out);
+                out.extend_from_slice(b"}}");
+            }
+            Value::Code(code) => {
+                out.extend_from_slice(br#"{"$code":"#);
+                append_string(code, out)?;
+                out.push(b'}');
+            }
+            Value::Symbol(text) => {
+                out.extend_from_slice(br#"{"$symbol":"#);
+                append_string(text, out)?;
+                out.push(b'}');
+            }
+            Value::CodeWithScope { code, scope } => {
+                out.extend_from_slice(br#"{"$code":"#);
+                append_string(code, out)?;
+                out.extend_from_slice(br#","$scope":"#);
+                self.document(scope, &[], out, depth + 1)?;
+                out.push(b'}');
+            }
+            Value::Int32(int) => append_int(i64::from(int), out),
+            Value::Timestamp { seconds, increment } => {
+                out.extend_from_slice(br#"{"$timestamp":{"t":"#);
+                append_int(i64::from(seconds), out);
+                out.extend_from_slice(br#","i":"#);
+                append_int(i64::from(increment), out);
+                out.extend_from_slice(b"}}");
+            }
+            Value::Int64(int) => append_int(int, out),
+            Value::Decimal128(bits) => {
+                out.extend_from_slice(br#"{"$numberDecimal":""#);
+                append_decimal128(bits, out);
+                out.extend_from_slice(br#""}"#);
+            }
+            Value::MinKey => out.extend_from_slice(br#"{"$minKey":1}"#),
+            Value::MaxKey => out.extend_from_slice(br#"{"$maxKey":1}"#),
+        }
+        Ok(())
+    }
+
+    fn document(
+        &mut self,
+        document: &'a [u8],
+        without: &[Box<[u8]>],
+        out: &mut Vec<u8>,
+        depth: usize,
+    ) -> Result<(), Fault> {
+        check_depth(depth)?;
+        let first_name = self.names.len();
+        let mut many: Option<HashSet<&'a [u8]>> = None;
+        out.push(b'{');
+        for element in Elements::new(document)? {
+            let (name, raw) = element?;
+            if without.iter().any(|left_out| **left_out == *name) {
+                continue;
+            }
+            if self.names.len() > first_name {
+                out.push(b',');
+            }
+            let seen = match &mut many {
+                Some(names) => !names.insert(name),
+                None => {
+                    let names = &self.names[first_name..];
+                    if names.len() == FEW_NAMES {
+                        many = Some(names.iter().copied().chain([name]).collect());
+                    }
+                    names.contains(&name)
+                }
+            };
+            if seen {
+                return Err(Fault::new(Reason::DuplicateField, "a field name occurs twice in one document"));
+            }
+            self.names.push(name);
+            append_name(name, out)?;
+            self.value(&raw.value()?, out, depth + 1)?;
+        }
+        self.names.truncate(first_name);
+        out.push(b'}');
+        Ok(())
+    }
+
+    fn array(&mut self, array: &'a [u8], out: &mut Vec<u8>, depth: usize) -> Result<(), Fault> {
+        check_depth(depth)?;
+        out.push(b'[');
+        for (index, element) in Elements::new(array)?.enumerate() {
+            // The name is the index, or wrong: the order is what counts.
+            let (_, raw) = element?;
+            if index > 0 {
+                out.push(b',');
+            }
+            self.value(&raw.value()?, out, depth + 1)?;
+        }
+        out.push(b']');
+        Ok(())
+    }
+}
+
+fn check_depth(depth: usize) -> Result<(), Fault> {
+    if depth >= MAX_DEPTH {
+        return Err(Fault::new(Reason::Malformed, "the document is nested more than 200 levels deep"));
+    }
+    Ok(())
+}
+
+fn append_name(name: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+    out.push(b'"');
+    if name.first() == Some(&b'$') {
+        let dollars = name.iter().take_while(|&&byte| byte == b'$').count();
+        if WRAPPERS.contains(&&name[dollars..]) {
+            out.push(b'$');
+        }
+    }
+    append_escaped(name, out)?;
+    out.extend_from_slice(b"\":");
+    Ok(())
+}
+
+fn append_number_double(value: f64, out: &mut Vec<u8>) {
+    let wrapped = match value {
+        value if value.is_nan() => "NaN",
+        f64::INFINITY => "Infinity",
+        f64::NEG_INFINITY => "-Infinity",
+        value if value == 0.0 && value.is_sign_negative() => "-0.0",
+        value => return append_double(value, out),
+    };
+    out.extend_from_slice(br#"{"$numberDouble":""#);
+    out.extend_from_slice(wrapped.as_bytes());
+    out.extend_from_slice(br#""}"#);
+}
+
+fn append_object_id(id: &[u8; 12], out: &mut Vec<u8>) {
+    out.extend_from_slice(br#"{"$oid":""#);
+    append_hex(id, out);
+    out.extend_from_slice(br#""}"#);
+}
+
+fn append_date(milliseconds: i64, out: &mut Vec<u8>) {
+    out.extend_from_slice(br#"{"$date":"#);
+    let text_at = out.len();
+    out.push(b'"');
+    // The specification's relaxed form begins in 1970.
+    if milliseconds >= 0 && append_rfc3339(milliseconds, Fraction::Needed, out).is_some() {
+        out.extend_from_slice(br#""}"#);
+        return;
+    }
+    out.truncate(text_at);
+    out.extend_from_slice(br#"{"$numberLong":""#);
+    append_int(milliseconds, out);
+    out.extend_from_slice(br#""}}"#);
+}
+
+fn append_binary(subtype: u8, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+    let bytes = if subtype == 2 { old_binary(bytes)? } else { bytes };
+    out.extend_from_slice(br#"{"$binary":{"base64":""#);
+    base64::append(bytes, out);
+    out.extend_from_slice(br#"","subType":""#);
+    append_hex(&[subtype], out);
+    out.extend_from_slice(br#""}}"#);
+    Ok(())
+}
+
+/// Subtype 2 has a second length inside. mongod stores it unchecked.
+pub(super) fn old_binary(bytes: &[u8]) -> Result<&[u8], Fault> {
+    match bytes {
+        [a, b, c, d, rest @ ..] if u32::from_le_bytes([*a, *b, *c, *d]) as usize == rest.len() => Ok(rest),
+        _ => Err(Fault::new(Reason::Malformed, "a binary of subtype 2 has a wrong inner length")),
+    }
+}
+
+fn append_regex(pattern: &[u8], options: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+    out.extend_from_slice(br#"{"$regularExpression":{"pattern":"#);
+    append_string(pattern, out)?;
+    out.extend_from_slice(br#","options":"#);
+    if options.is_ascii() {
+        let mut options = options.to_vec();
+        options.sort_unstable();
+        append_string(&options, out)?;
+    } else {
+        append_string(options, out)?;
+    }
+    out.extend_from_slice(b"}}");
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "json_tests.rs"]
+mod tests;

@@ -1,0 +1,218 @@
+//! The small parts of JSON: strings and numbers.
+
+use std::io::Write;
+
+use super::fault::Fault;
+use crate::domain::Reason;
+
+const PLAIN: u8 = 0;
+const REFUSED: u8 = 1;
+const UNICODE: u8 = b'u';
+
+/// What a byte of a string becomes: itself, a refusal, or a backslash and this letter.
+const ESCAPES: [u8; 256] = {
+    let mut table = [PLAIN; 256];
+    let mut control = 1;
+    while control < 0x20 {
+        table[control] = UNICODE;
+        control += 1;
+    }
+    // jsonb has no NUL, however it is written.
+    table[0] = REFUSED;
+    table[0x08] = b'b';
+    table[0x09] = b't';
+    table[0x0a] = b'n';
+    table[0x0c] = b'f';
+    table[0x0d] = b'r';
+    table[b'"' as usize] = b'"';
+    table[b'\\' as usize] = b'\\';
+    table
+};
+
+/// Text with quotes.
+pub(super) fn append_string(text: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+    out.push(b'"');
+    append_escaped(text, out)?;
+    out.push(b'"');
+    Ok(())
+}
+
+/// Text without quotes.
+pub(super) fn append_escaped(text: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+    if std::str::from_utf8(text).is_err() {
+        return Err(Fault::new(Reason::InvalidUtf8, "the text is not valid UTF-8"));
+    }
+    let mut rest = text;
+    while let Some(at) = rest.iter().position(|&byte| ESCAPES[usize::from(byte)] != PLAIN) {
+        out.extend_from_slice(&rest[..at]);
+        match ESCAPES[usize::from(rest[at])] {
+            REFUSED => {
+                return Err(Fault::new(
+                    Reason::NulCharacter,
+                    "the text has a NUL character, which PostgreSQL cannot store",
+                ));
+            }
+            UNICODE => {
+                out.extend_from_slice(b"\\u00");
+                append_hex(&rest[at..=at], out);
+            }
+            letter => out.extend_from_slice(&[b'\\', letter]),
+        }
+        rest = &rest[at + 1..];
+    }
+    out.extend_from_slice(rest);
+    Ok(())
+}
+
+pub(super) fn append_hex(bytes: &[u8], out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for byte in bytes {
+        out.push(DIGITS[usize::from(byte >> 4)]);
+        out.push(DIGITS[usize::from(byte & 15)]);
+    }
+}
+
+pub(super) fn append_int(value: i64, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    let mut rest = value.unsigned_abs();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    if value < 0 {
+        out.push(b'-');
+    }
+    out.extend_from_slice(&digits[start..]);
+}
+
+/// A finite double, always with a point or an exponent, so that 1.0 stays another thing than 1. jsonb
+/// writes exponents out as zeros; numbers that could then be taken for an int64 get a point instead.
+pub(super) fn append_double(value: f64, out: &mut Vec<u8>) {
+    // Writing to a Vec cannot fail.
+    let _ = if value.fract() == 0.0 && value.abs() < 1e19 {
+        write!(out, "{value:.1}")
+    } else {
+        write!(out, "{value:?}")
+    };
+}
+
+/// 8-4-4-4-12.
+pub(super) fn append_uuid(bytes: [u8; 16], out: &mut Vec<u8>) {
+    let mut text = uuid::Uuid::encode_buffer();
+    out.extend_from_slice(uuid::Uuid::from_bytes(bytes).hyphenated().encode_lower(&mut text).as_bytes());
+}
+
+/// A Decimal128 as the specification writes it, with its trailing zeros and its exponent.
+pub(super) fn append_decimal128(bits: u128, out: &mut Vec<u8>) {
+    use super::decimal::{Decimal, Number, number};
+    let mut buffer = [0; 40];
+    let decimal = match number(&super::walk::Value::Decimal128(bits), &mut buffer) {
+        Some(Number::Infinity { negative: true }) => return out.extend_from_slice(b"-Infinity"),
+        Some(Number::Infinity { negative: false }) => return out.extend_from_slice(b"Infinity"),
+        Some(Number::NaN) | None => return out.extend_from_slice(b"NaN"),
+        Some(Number::Finite(decimal)) => decimal,
+    };
+    let Decimal { negative, digits, exponent } = decimal;
+    let digits = if digits.is_empty() { &[0][..] } else { digits };
+    if negative {
+        out.push(b'-');
+    }
+    let append = |digits: &[u8], out: &mut Vec<u8>| out.extend(digits.iter().map(|digit| b'0' + digit));
+    let adjusted = exponent + digits.len() as i32 - 1;
+    if exponent > 0 || adjusted < -6 {
+        append(&digits[..1], out);
+        if digits.len() > 1 {
+            out.push(b'.');
+            append(&digits[1..], out);
+        }
+        out.push(b'E');
+        if adjusted >= 0 {
+            out.push(b'+');
+        }
+        append_int(i64::from(adjusted), out);
+    } else if adjusted >= 0 {
+        let (whole, fraction) = digits.split_at(adjusted as usize + 1);
+        append(whole, out);
+        if !fraction.is_empty() {
+            out.push(b'.');
+            append(fraction, out);
+        }
+    } else {
+        out.extend_from_slice(b"0.");
+        out.resize(out.len() + (-adjusted - 1) as usize, b'0');
+        append(digits, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::str::FromStr;
+
+    use bson::Decimal128;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn double(value: f64) -> String {
+        let mut out = Vec::new();
+        append_double(value, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn doubles_do_not_look_like_integers() {
+        for (value, text) in [
+            (1.0, "1.0"),
+            (-2.5, "-2.5"),
+            (1e18, "1000000000000000000.0"),
+            (9.007_199_254_740_993e15, "9007199254740992.0"),
+            (1e300, "1e300"),
+            (1.5e-9, "1.5e-9"),
+            (0.1, "0.1"),
+        ] {
+            assert_eq!(double(value), text);
+        }
+    }
+
+    #[test]
+    fn strings_are_escaped() {
+        let mut out = Vec::new();
+        append_string("\u{1}\t\n\r\u{8}\u{c}\"\\/é\u{2028}😀".as_bytes(), &mut out).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "\"\\u0001\\t\\n\\r\\b\\f\\\"\\\\/é\u{2028}😀\"");
+        let reason = |text: &[u8]| append_string(text, &mut Vec::new()).unwrap_err().reason;
+        assert_eq!(reason(b"a\0"), Reason::NulCharacter);
+        assert_eq!(reason(b"\xed\xa0\x80"), Reason::InvalidUtf8);
+    }
+
+    proptest! {
+        #[test]
+        fn doubles_come_back(value in any::<f64>().prop_filter("finite", |value| value.is_finite())) {
+            prop_assert_eq!(double(value).parse::<f64>().unwrap().to_bits(), value.to_bits());
+        }
+
+        #[test]
+        fn integers_are_written(value in any::<i64>()) {
+            let mut out = Vec::new();
+            append_int(value, &mut out);
+            prop_assert_eq!(String::from_utf8(out).unwrap(), value.to_string());
+        }
+
+        #[test]
+        fn decimals_are_written_as_bson_does(
+            digits in "[1-9][0-9]{0,33}|0", exponent in -6176_i32..6000, small in -20_i32..20, negative in any::<bool>(),
+        ) {
+            for exponent in [exponent, small] {
+                let sign = if negative { "-" } else { "" };
+                let decimal = Decimal128::from_str(&format!("{sign}{digits}E{exponent}")).unwrap();
+                let mut out = Vec::new();
+                append_decimal128(u128::from_le_bytes(decimal.bytes()), &mut out);
+                prop_assert_eq!(String::from_utf8(out).unwrap(), decimal.to_string());
+            }
+        }
+    }
+}

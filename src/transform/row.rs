@@ -1,0 +1,394 @@
+//! A mapping made ready to write rows.
+
+use std::fmt;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::constant;
+use super::encode::{self, encode, type_name};
+use super::fault::Fault;
+use super::json;
+use super::path::{self, Fields, Found, Path};
+use super::rule;
+use super::time;
+use super::walk::{Raw, Value};
+use crate::config::{Rule, ValueSpec};
+use crate::domain::{
+    CanonicalId, ClusterTime, Coercion, ColumnType, Document, IdType, Reason, Rejection, Row, TextKind,
+};
+use crate::mapping::{ColumnPlan, Mapping, Problem};
+
+/// Bytes a column mostly needs besides what the document itself brings.
+const BYTES_PER_COLUMN: usize = 16;
+
+/// Turns documents of one mapping into rows of its table.
+pub struct Transformer {
+    mapping: Arc<Mapping>,
+    namespace: Uuid,
+    fields: Fields,
+    columns: Vec<Column>,
+}
+
+/// How one column comes about.
+struct Column {
+    write: Write,
+    /// What is written instead of an absent value, or of null.
+    instead: Instead,
+}
+
+enum Write {
+    /// A whole field, length and bytes.
+    Fixed(Vec<u8>),
+    Path {
+        paths: Vec<Path>,
+        rule: Option<Rule>,
+    },
+    Document {
+        without: Vec<Box<[u8]>>,
+    },
+    SourceId,
+    ClusterTime,
+    KeyUuid,
+    KeyPrefixed(String),
+}
+
+enum Instead {
+    Field(Vec<u8>),
+    Reject,
+}
+
+/// What a row is made from.
+struct Input<'a> {
+    id: &'a CanonicalId,
+    source_id: &'a str,
+    document: &'a [u8],
+    fields: &'a [Option<Raw<'a>>],
+    time: Option<ClusterTime>,
+    transformer: &'a Transformer,
+}
+
+impl Transformer {
+    /// Encodes constants and defaults; those that cannot fit their column are problems, all at once.
+    pub fn new(mapping: Arc<Mapping>, namespace: Uuid) -> Result<Self, Vec<Problem>> {
+        let mut fields = Fields::default();
+        let mut columns = Vec::with_capacity(mapping.columns.len());
+        let mut problems = Vec::new();
+        for plan in &mapping.columns {
+            match Column::new(plan, &mut fields) {
+                Ok(column) => columns.push(column),
+                Err(misfit) => problems.push(misfit.problem(&mapping, plan)),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        Ok(Self { mapping, namespace, fields, columns })
+    }
+
+    pub fn mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
+    }
+
+    /// The row of a document. `time` is the commit time of its change; a snapshot has none.
+    pub fn row(
+        &self,
+        id: &CanonicalId,
+        document: &Document,
+        time: Option<ClusterTime>,
+    ) -> Result<Row, Rejection> {
+        let source_id = id.source_id(self.mapping.id_type);
+        let document = document.as_bytes();
+        let fields = match self.fields.is_empty() {
+            true => Vec::new(),
+            false => self.fields.find(document).map_err(|fault| fault.in_column(None))?,
+        };
+        let input = Input { id, source_id: &source_id, document, fields: &fields, time, transformer: self };
+        let mut tuple = Vec::with_capacity(document.len() + BYTES_PER_COLUMN * (self.columns.len() + 1));
+        // PostgreSQL's tables have at most 1,600 columns.
+        tuple.extend_from_slice(&(self.columns.len() as i16).to_be_bytes());
+        let mut coercions = Vec::new();
+        for (index, (column, plan)) in self.columns.iter().zip(&self.mapping.columns).enumerate() {
+            let altered =
+                column.append(plan, &input, &mut tuple).map_err(|fault| fault.in_column(Some(&plan.name)))?;
+            if let Some(rule) = altered {
+                coercions.push(Coercion { column: index as u16, rule });
+            }
+        }
+        Ok(Row { id: id.clone(), source_id, tuple, coercions })
+    }
+
+    /// UUIDv5 of (namespace, source, source_id).
+    fn key(&self, source_id: &str) -> Uuid {
+        let mut name = Vec::with_capacity(self.mapping.source.len() + 1 + source_id.len());
+        name.extend_from_slice(self.mapping.source.as_bytes());
+        name.push(0);
+        name.extend_from_slice(source_id.as_bytes());
+        Uuid::new_v5(&self.namespace, &name)
+    }
+}
+
+impl fmt::Debug for Transformer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transformer").field("source", &self.mapping.source).finish_non_exhaustive()
+    }
+}
+
+/// Why a column's plan cannot work, whatever the documents are.
+struct Misfit {
+    message: String,
+    hint: &'static str,
+}
+
+impl Misfit {
+    fn problem(self, mapping: &Mapping, plan: &ColumnPlan) -> Problem {
+        Problem {
+            source: mapping.source.clone(),
+            table: mapping.table.clone(),
+            column: Some(plan.name.clone()),
+            message: self.message,
+            hint: self.hint.to_owned(),
+            fatal: true,
+        }
+    }
+}
+
+impl Column {
+    fn new(plan: &ColumnPlan, fields: &mut Fields) -> Result<Self, Misfit> {
+        let rule = match &plan.value {
+            ValueSpec::Path { rule, .. } => *rule,
+            _ => None,
+        };
+        let default = match &plan.default {
+            Some(scalar) => constant::encode_scalar(scalar, rule, &plan.column_type)
+                .map_err(|fault| misfit("the default", &fault))?,
+            None => None,
+        };
+        let instead = match default {
+            _ if plan.required => Instead::Reject,
+            None if plan.not_null => Instead::Reject,
+            default => Instead::Field(field(default.as_deref())),
+        };
+        let write = Write::new(plan, fields)?;
+        if matches!((&write, &instead), (Write::ClusterTime, Instead::Reject)) {
+            return Err(Misfit {
+                message: "the column takes no null, and a document of the snapshot has no cluster time"
+                    .into(),
+                hint: "drop the column's not null, or give a default",
+            });
+        }
+        Ok(Self { write, instead })
+    }
+
+    /// Appends length and value; the rule's name, if one altered the value.
+    fn append(
+        &self,
+        plan: &ColumnPlan,
+        input: &Input<'_>,
+        tuple: &mut Vec<u8>,
+    ) -> Result<Option<&'static str>, Fault> {
+        let column = &plan.column_type;
+        match &self.write {
+            Write::Fixed(field) => tuple.extend_from_slice(field),
+            Write::Path { paths, rule } => match path::first(paths, input.fields)? {
+                Found::Present(raw) => {
+                    let value = raw.value()?;
+                    return measured(tuple, |tuple| match rule {
+                        None => encode(&value, column, tuple).map(|()| None),
+                        Some(rule) => rule::apply(*rule, &value, column, tuple)
+                            .map(|altered| altered.then(|| rule::name(*rule))),
+                    });
+                }
+                found @ (Found::Absent | Found::Null) => self.append_instead(plan, found, tuple)?,
+            },
+            Write::Document { without } => measured(tuple, |tuple| {
+                encode::begin_json(column, tuple);
+                let start = tuple.len();
+                json::append_document(input.document, without, tuple)?;
+                encode::check_text(&tuple[start..], column)
+            })?,
+            Write::SourceId => measured(tuple, |tuple| append_source_id(input, column, tuple))?,
+            Write::ClusterTime => match input.time {
+                Some(time) => measured(tuple, |tuple| append_cluster_time(time, column, tuple))?,
+                None => self.append_instead(plan, Found::Absent, tuple)?,
+            },
+            Write::KeyUuid => measured(tuple, |tuple| {
+                let key = input.transformer.key(input.source_id);
+                encode(&Value::Binary { subtype: 4, bytes: key.as_bytes() }, column, tuple)
+            })?,
+            Write::KeyPrefixed(prefix) => measured(tuple, |tuple| {
+                let text = format!("{prefix}{}", ulid(input.transformer.key(input.source_id)));
+                encode(&Value::String(text.as_bytes()), column, tuple)
+            })?,
+        }
+        Ok(None)
+    }
+
+    fn append_instead(&self, plan: &ColumnPlan, found: Found<'_>, tuple: &mut Vec<u8>) -> Result<(), Fault> {
+        match &self.instead {
+            Instead::Field(field) => {
+                tuple.extend_from_slice(field);
+                Ok(())
+            }
+            Instead::Reject => {
+                let state = if found == Found::Null { "null" } else { "absent" };
+                let why = if plan.required { "required" } else { "not null in the table" };
+                Err(Fault::new(
+                    Reason::MissingRequired,
+                    format!("the value is {state}, and the column is {why}"),
+                ))
+            }
+        }
+    }
+}
+
+impl Write {
+    fn new(plan: &ColumnPlan, fields: &mut Fields) -> Result<Self, Misfit> {
+        let column = &plan.column_type;
+        let refuse = |what: &str, hint| Misfit {
+            message: format!("{what} does not fit a column of type {}", type_name(column)),
+            hint,
+        };
+        let is_text = matches!(column, ColumnType::Text { .. } | ColumnType::Other(_));
+        match &plan.value {
+            ValueSpec::Path { from, rule } => {
+                if let Some(rule) = rule
+                    && !rule::fits(*rule, column)
+                {
+                    return Err(refuse(
+                        &format!("the rule {}", rule::name(*rule)),
+                        "leave the rule out, or change the column's type",
+                    ));
+                }
+                Ok(Self::Path { paths: from.iter().map(|path| fields.path(path)).collect(), rule: *rule })
+            }
+            ValueSpec::Document { without } => {
+                if !is_text && !matches!(column, ColumnType::Json | ColumnType::Jsonb) {
+                    return Err(refuse("a whole document", "make the column jsonb"));
+                }
+                Ok(Self::Document { without: without.iter().map(|name| name.as_bytes().into()).collect() })
+            }
+            ValueSpec::SourceId => {
+                // citext and character(n) hold texts for equal that are different ids.
+                let folds =
+                    matches!(column, ColumnType::Text { kind: TextKind::Citext | TextKind::Bpchar, .. });
+                let is_number = matches!(column, ColumnType::Int2 | ColumnType::Int4 | ColumnType::Int8);
+                if folds || !(is_text || is_number || matches!(column, ColumnType::Uuid)) {
+                    return Err(refuse("the document's id", "make the column text"));
+                }
+                Ok(Self::SourceId)
+            }
+            ValueSpec::ClusterTime => {
+                if !matches!(
+                    column,
+                    ColumnType::Timestamp { .. } | ColumnType::TimestampTz { .. } | ColumnType::Int8
+                ) {
+                    return Err(refuse("a cluster time", "make the column timestamptz or bigint"));
+                }
+                Ok(Self::ClusterTime)
+            }
+            ValueSpec::Constant(scalar) => {
+                let value = constant::encode_scalar(scalar, None, column)
+                    .map_err(|fault| misfit("the constant", &fault))?;
+                if value.is_none() && plan.not_null {
+                    return Err(Misfit {
+                        message: "the constant is null, and the column is not null".into(),
+                        hint: "give another constant, or drop the column's not null",
+                    });
+                }
+                Ok(Self::Fixed(field(value.as_deref())))
+            }
+            ValueSpec::KeyUuid => {
+                if !is_text && !matches!(column, ColumnType::Uuid) {
+                    return Err(refuse("a uuid", "make the column uuid or text"));
+                }
+                check_length(36, column)?;
+                Ok(Self::KeyUuid)
+            }
+            ValueSpec::KeyPrefixed(prefix) => {
+                if !is_text {
+                    return Err(refuse("a prefixed id", "make the column text"));
+                }
+                check_length(prefix.chars().count() + ULID_LENGTH, column)?;
+                Ok(Self::KeyPrefixed(prefix.clone()))
+            }
+        }
+    }
+}
+
+fn check_length(length: usize, column: &ColumnType) -> Result<(), Misfit> {
+    match column {
+        ColumnType::Text { limit: Some(limit), .. } if (*limit as usize) < length => Err(Misfit {
+            message: format!("ids of {length} characters do not fit the column's limit of {limit}"),
+            hint: "widen the column",
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn misfit(what: &str, fault: &Fault) -> Misfit {
+    Misfit {
+        message: format!("{what} does not fit: {}", fault.message),
+        hint: "give a value the column holds",
+    }
+}
+
+/// A field of a COPY tuple.
+fn field(value: Option<&[u8]>) -> Vec<u8> {
+    let length = value.map_or(-1, |value| value.len() as i32);
+    let mut field = length.to_be_bytes().to_vec();
+    field.extend_from_slice(value.unwrap_or_default());
+    field
+}
+
+/// Puts the length before what `write` appends.
+fn measured<T>(
+    tuple: &mut Vec<u8>,
+    write: impl FnOnce(&mut Vec<u8>) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    let start = tuple.len();
+    tuple.extend_from_slice(&[0; 4]);
+    let result = write(tuple)?;
+    let length = i32::try_from(tuple.len() - start - 4)
+        .map_err(|_| Fault::new(Reason::TooLong, "the value has more than 2 GB"))?;
+    tuple[start..start + 4].copy_from_slice(&length.to_be_bytes());
+    Ok(result)
+}
+
+fn append_source_id(input: &Input<'_>, column: &ColumnType, tuple: &mut Vec<u8>) -> Result<(), Fault> {
+    let plain = match column {
+        ColumnType::Uuid => IdType::Uuid,
+        ColumnType::Int2 | ColumnType::Int4 | ColumnType::Int8 => IdType::Int,
+        _ => return encode(&Value::String(input.source_id.as_bytes()), column, tuple),
+    };
+    match input.id.as_bytes() {
+        [element_type, bytes @ ..] if input.id.id_type() == Some(plain) => {
+            encode(&Raw { element_type: *element_type, bytes }.value()?, column, tuple)
+        }
+        _ => Err(Fault::wrong_type(format!("an _id that is no {plain} does not fit the column"))),
+    }
+}
+
+fn append_cluster_time(time: ClusterTime, column: &ColumnType, tuple: &mut Vec<u8>) -> Result<(), Fault> {
+    match column {
+        ColumnType::Int8 => {
+            tuple.extend_from_slice(&time.to_i64().to_be_bytes());
+            Ok(())
+        }
+        _ => time::write(i128::from(time.seconds) * 1_000_000, column, tuple),
+    }
+}
+
+/// 128 bits, 5 per character, the first character holding the upper 3.
+const ULID_LENGTH: usize = 26;
+
+/// The ULID text of a UUID's bits: Crockford's base 32.
+fn ulid(id: Uuid) -> String {
+    const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+    let bits = id.as_u128();
+    (0..ULID_LENGTH).rev().map(|place| char::from(ALPHABET[((bits >> (5 * place)) & 31) as usize])).collect()
+}
+
+#[cfg(test)]
+#[path = "row_tests.rs"]
+mod tests;

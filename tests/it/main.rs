@@ -1,0 +1,1 @@
+mod source_stage;
