@@ -11,15 +11,17 @@ use crate::domain::{Reason, Rejection, TableName};
 
 #[derive(Debug, Error)]
 pub enum Error {
-    #[error("cannot {intent}")]
+    #[error("cannot {doing}, table {table}")]
     Refused {
-        intent: Intent,
+        table: TableName,
+        doing: &'static str,
         #[source]
         source: ServerError,
     },
-    #[error("cannot {intent}")]
+    #[error("cannot {doing}, table {table}")]
     Connection {
-        intent: Intent,
+        table: TableName,
+        doing: &'static str,
         #[source]
         source: sqlx::Error,
     },
@@ -32,13 +34,6 @@ pub enum Error {
         #[source]
         source: MalformedTuple,
     },
-}
-
-/// What was to be done, and with which table if it was one of the user's.
-#[derive(Debug)]
-pub struct Intent {
-    doing: &'static str,
-    table: Option<TableName>,
 }
 
 /// A row's tuple does not have the mapping's columns: a mistake of ours, never of a document.
@@ -72,19 +67,16 @@ pub enum Disposition {
 
 impl Error {
     pub(super) fn from_sqlx(table: &TableName, doing: &'static str, source: sqlx::Error) -> Self {
-        Self::classified(Intent { doing, table: Some(table.clone()) }, source)
-    }
-
-    fn classified(intent: Intent, source: sqlx::Error) -> Self {
+        let table = table.clone();
         match &source {
             sqlx::Error::Database(database) => {
                 let source = match database.try_downcast_ref::<PgDatabaseError>() {
                     Some(postgres) => ServerError::new(postgres),
                     None => ServerError::unnamed(database.code().unwrap_or_default().into_owned()),
                 };
-                Self::Refused { intent, source }
+                Self::Refused { table, doing, source }
             }
-            _ => Self::Connection { intent, source },
+            _ => Self::Connection { table, doing, source },
         }
     }
 
@@ -111,23 +103,6 @@ impl Error {
                 }
                 _ => Disposition::Halt { hint: REPORT },
             },
-        }
-    }
-}
-
-/// For statements that touch none of the user's tables: the same policy for every table of the target.
-impl From<sqlx::Error> for Error {
-    fn from(source: sqlx::Error) -> Self {
-        Self::classified(Intent { doing: "run a statement", table: None }, source)
-    }
-}
-
-impl fmt::Display for Intent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.doing)?;
-        match &self.table {
-            Some(table) => write!(f, ", table {table}"),
-            None => Ok(()),
         }
     }
 }

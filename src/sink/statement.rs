@@ -33,7 +33,6 @@ pub(super) struct Statements {
     /// (source) or nothing.
     pub(super) delete_source: String,
     pub(super) lock: String,
-    pub(super) analyze: String,
     pub(super) copy: String,
     pub(super) analyze: String,
 }
