@@ -57,6 +57,8 @@ pub(super) struct Batch {
     pub events: usize,
     /// Cluster times of the first and the last event.
     pub span: Option<(ClusterTime, ClusterTime)>,
+    /// When the oldest of them was written, in milliseconds since 1970.
+    pub written_at: Option<i64>,
     bytes: usize,
     index: HashMap<Key, usize>,
 }
@@ -264,6 +266,7 @@ impl Gatherer {
         let time = event.time;
         self.batch.events += 1;
         self.batch.span = Some((self.batch.span.map_or(time, |(first, _)| first), time));
+        self.batch.written_at = self.batch.written_at.or(event.wall_time);
         self.last = Some(Last {
             position: Position { token: Some(event.token), time },
             in_transaction: event.in_transaction,
@@ -332,6 +335,7 @@ mod tests {
             time: ClusterTime::new(time, 0),
             token: token(time, increment),
             in_transaction: false,
+            wall_time: None,
         }
     }
 

@@ -24,6 +24,7 @@ pub struct Prepared {
     pub sources: Vec<SourceBatch>,
     pub events: usize,
     pub span: Option<(ClusterTime, ClusterTime)>,
+    pub written_at: Option<i64>,
     pub lookups: usize,
     pub lookups_missing: usize,
 }
@@ -84,6 +85,7 @@ pub(super) async fn prepare(
         sources,
         events: batch.events,
         span: batch.span,
+        written_at: batch.written_at,
         lookups,
         lookups_missing,
     })

@@ -266,7 +266,7 @@ impl Report {
             self.coerced(batch.source, &batch.rows);
         }
         if !batch.is_empty() {
-            self.committed(&puts, committed, batch.span.map(|(first, _)| lag_of(first)));
+            self.committed(&puts, committed, batch.written_at.map(lag_of));
         }
         for source in &batch.replaced {
             self.status.snapshot_pending(*source);
@@ -388,10 +388,10 @@ impl Report {
     }
 }
 
-/// Against our clock: the oplog's time has whole seconds, so this is a bound from above by one second.
-fn lag_of(committed: ClusterTime) -> Duration {
+/// From MongoDB's clock to ours: as good as the two agree.
+fn lag_of(written_at: i64) -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.saturating_sub(Duration::from_secs(committed.seconds.into()))
+    now.saturating_sub(Duration::from_millis(written_at.try_into().unwrap_or(0)))
 }
 
 fn counted(event: &Event) -> Option<(u16, EventOp)> {

@@ -39,6 +39,7 @@ struct Envelope<'a> {
     document_key: Option<&'a [u8]>,
     full_document: Option<&'a [u8]>,
     in_transaction: bool,
+    wall_time: Option<i64>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -197,6 +198,7 @@ impl<'a> Envelope<'a> {
                 b"documentKey" => envelope.document_key = element.document(),
                 // null stands for a document that is no longer there.
                 b"fullDocument" => envelope.full_document = element.document(),
+                b"wallTime" => envelope.wall_time = element.date(),
                 b"txnNumber" => envelope.in_transaction = true,
                 _ => {}
             }
@@ -209,7 +211,7 @@ impl<'a> Envelope<'a> {
         let token = ResumeToken(token.to_vec());
         let time = self.time.or_else(|| token_time(&token));
         let time = time.ok_or(Error::Malformed { what: "the clusterTime of an event" })?;
-        Ok(Event { kind, time, token, in_transaction: self.in_transaction })
+        Ok(Event { kind, time, token, in_transaction: self.in_transaction, wall_time: self.wall_time })
     }
 }
 

@@ -13,6 +13,7 @@ pub(super) const OBJECT_ID: u8 = 0x07;
 pub(super) const BOOLEAN: u8 = 0x08;
 pub(super) const INT32: u8 = 0x10;
 pub(super) const TIMESTAMP: u8 = 0x11;
+pub(super) const DATE: u8 = 0x09;
 pub(super) const INT64: u8 = 0x12;
 pub(super) const MAX_KEY: u8 = 0x7F;
 
@@ -43,6 +44,12 @@ impl<'a> Element<'a> {
 
     pub(super) fn array(&self) -> Option<&'a [u8]> {
         (self.element_type == ARRAY).then_some(self.value)
+    }
+
+    /// Milliseconds since 1970.
+    pub(super) fn date(&self) -> Option<i64> {
+        let bytes: [u8; 8] = self.value.try_into().ok()?;
+        (self.element_type == DATE).then(|| i64::from_le_bytes(bytes))
     }
 
     pub(super) fn cluster_time(&self) -> Option<ClusterTime> {

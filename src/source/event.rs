@@ -36,6 +36,9 @@ pub struct Event {
     pub token: ResumeToken,
     /// Part of a multi-document transaction: others may follow with the same `time`.
     pub in_transaction: bool,
+    /// When the server wrote it, in milliseconds since 1970: finer than `time`, and of no use for order.
+    /// `None` before MongoDB 6.0.
+    pub wall_time: Option<i64>,
 }
 
 #[derive(Debug)]

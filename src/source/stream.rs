@@ -395,7 +395,7 @@ fn filter(scope: &Scope) -> Document {
 }
 
 fn projection(detail: Detail) -> Document {
-    let mut fields = doc! { "_id": 1, "operationType": 1, "clusterTime": 1, "ns": 1, "to": 1, "documentKey": 1, "txnNumber": 1 };
+    let mut fields = doc! { "_id": 1, "operationType": 1, "clusterTime": 1, "ns": 1, "to": 1, "documentKey": 1, "txnNumber": 1, "wallTime": 1 };
     if detail == Detail::Documents {
         fields.insert("fullDocument", 1);
     }

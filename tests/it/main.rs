@@ -21,4 +21,6 @@ mod operations;
 mod outages;
 mod path;
 mod restored;
+mod sink_stage;
+mod source_stage;
 mod whole_database;

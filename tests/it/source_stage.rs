@@ -1,8 +1,9 @@
-//! The source stage against a real replica set, named by MONGODB_URI.
+//! The source stage against a real replica set.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
+use crate::support::servers::Mongod;
 use anyhow::{Context, Result, bail};
 use mongodb::Client;
 use mongodb::bson::{Bson, Document, doc};
@@ -27,8 +28,9 @@ struct Source {
 
 impl Source {
     async fn new(test: &str) -> Result<Self> {
-        let uri = std::env::var("MONGODB_URI")
-            .context("MONGODB_URI is not set: these tests need a replica set of MongoDB, see CONTRIBUTING")?;
+        // Of their own: a fail point is one for the whole server.
+        static MONGOD: tokio::sync::OnceCell<Mongod> = tokio::sync::OnceCell::const_new();
+        let uri = MONGOD.get_or_try_init(Mongod::start).await?.uri();
         let name = format!("src_{test}_{}", std::process::id());
         let writer = source::connect(&uri, "writer").await?;
         // A server that a fail point calls shut down is looked at again by the next heartbeat only.

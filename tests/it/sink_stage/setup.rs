@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::support::servers::shared;
 use rowstream::config::{Deletes, KeySpec, OnDrop, Scalar, ValueSpec};
 use rowstream::domain::{CanonicalId, IdType, Namespace, Row, SourceIndex, Table, TableName};
 use rowstream::mapping::{ColumnPlan, Mapping};
@@ -18,8 +19,8 @@ pub(super) struct Database {
 
 impl Database {
     pub(super) async fn create(test: &str) -> Self {
-        let url = std::env::var("DATABASE_URL").expect("DATABASE_URL must name a PostgreSQL server");
-        let server: PgConnectOptions = url.parse().expect("DATABASE_URL is a connection string");
+        let url = shared().await.postgres.url();
+        let server: PgConnectOptions = url.parse().expect("a connection string");
         let name = format!("sink_{test}_{}", std::process::id());
         let mut admin = PgConnection::connect_with(&server).await.expect("PostgreSQL answers");
         run(&mut admin, &format!("drop database if exists {name} with (force)")).await;
