@@ -159,7 +159,7 @@ impl Inspection {
             self.add(
                 Verdict::Passed,
                 "mongodb",
-                format!("{} {:?}{window}", facts.version, facts.topology).to_lowercase(),
+                format!("{}, {}{window}", facts.version, facts.topology),
                 "",
             );
         }

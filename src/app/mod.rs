@@ -31,6 +31,9 @@ const STANDBY_LOOKS_EVERY: Duration = Duration::from_secs(1);
 /// A halted pipeline looks this often whether its reason is gone.
 const HALTED_LOOKS_EVERY: Duration = Duration::from_secs(5);
 
+/// Sessions that end at once with the wish to start over, until somebody is asked to look.
+const REBUILDS_IN_VAIN: u32 = 8;
+
 /// A session that lasted this long was sound: the next failure begins with short pauses again.
 const SOUND_AFTER: Duration = Duration::from_secs(10);
 
@@ -112,6 +115,7 @@ impl App {
         let client = source::connect(self.config.mongodb.uri.expose(), "rowstream").await?;
         let mut pauses = pauses();
         let mut failing_since: Option<Instant> = None;
+        let mut rebuilds = 0;
         while !*self.shutdown.borrow() {
             let began = Instant::now();
             let pause = match self.attempt(&client).await {
@@ -125,8 +129,10 @@ impl App {
                     STANDBY_LOOKS_EVERY
                 }
                 Err(error) => {
+                    let error = self.rebuilt_in_vain(error, &mut rebuilds);
                     if began.elapsed() > SOUND_AFTER {
                         failing_since = None;
+                        rebuilds = 0;
                         pauses = self::pauses();
                     }
                     let since = *failing_since.get_or_insert_with(Instant::now);
@@ -145,6 +151,23 @@ impl App {
             self.pause(pause).await;
         }
         Ok(self.summary(false, started.elapsed()))
+    }
+
+    /// A plan that is made again and again, and fails each time at once, will not come right by itself.
+    fn rebuilt_in_vain(&self, error: Error, rebuilds: &mut u32) -> Error {
+        match error {
+            Error::Rebuild { because } => {
+                *rebuilds += 1;
+                if *rebuilds < REBUILDS_IN_VAIN {
+                    return error;
+                }
+                Error::halt(
+                    format!("starting over does not help: {because}"),
+                    "is a migration running? does a trigger on a mapped table use something that does not exist?",
+                )
+            }
+            other => other,
+        }
     }
 
     /// A one-shot run ends with an error where a daemon would wait for somebody to act.

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use std::fmt;
+
 use bson::{Bson, Document, doc};
 use futures_util::{StreamExt, TryStreamExt};
 use mongodb::Client;
@@ -41,6 +43,16 @@ pub enum Topology {
     ReplicaSet { name: String },
     Sharded,
     Standalone,
+}
+
+impl fmt::Display for Topology {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ReplicaSet { name } => write!(f, "replica set {name}"),
+            Self::Sharded => f.write_str("sharded cluster"),
+            Self::Standalone => f.write_str("standalone"),
+        }
+    }
 }
 
 /// The times of the oplog's first and last entry.
