@@ -33,15 +33,6 @@ impl SnapshotState {
     }
 }
 
-fn id_type_text(id_type: IdType) -> &'static str {
-    match id_type {
-        IdType::ObjectId => "object_id",
-        IdType::String => "string",
-        IdType::Int => "int",
-        IdType::Uuid => "uuid",
-    }
-}
-
 pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<Known>, sqlx::Error> {
     let rows = sqlx::query(
         "select source, mapping_hash, id_type, enabled, snapshot_state, planned, documents_estimated
@@ -91,7 +82,7 @@ pub async fn register(
     .bind(pipeline)
     .bind(source)
     .bind(mapping_hash)
-    .bind(id_type_text(id_type))
+    .bind(id_type.to_string())
     .bind(target)
     .bind(snapshot.as_str())
     .execute(connection)
