@@ -14,6 +14,9 @@ use crate::domain::{CanonicalId, ClusterTime, Namespace};
 /// caps a reply at 16 MB in any case.
 const DOCUMENTS_PER_REPLY: u32 = 1_000;
 
+/// ⚠ Index bounds without `max` end before MaxKey, which may itself be an `_id`.
+const MAX_KEY: u8 = 0x7f;
+
 /// Where the chunk that begins at `lower` (inclusive; `None`: at the very beginning) ends: the first `_id`
 /// behind its `documents` documents. `None`: it is the last chunk. Walks the index alone.
 pub async fn next_boundary(
@@ -31,17 +34,27 @@ pub async fn next_boundary(
         .document("readConcern", read_concern(None));
     let mut replies = find(client, namespace, command, 1, "divide the snapshot").await?;
     let first = replies.next().await?.and_then(|documents| documents.into_iter().next());
-    Ok(first.map(|(id, _)| id))
+    // No chunk can begin at MaxKey; the last one reaches it.
+    Ok(first.map(|(id, _)| id).filter(|id| id.as_bytes().first() != Some(&MAX_KEY)))
 }
 
 /// The documents of one chunk, reply by reply.
-pub struct Chunk(Replies);
+pub struct Chunk {
+    bounded: Replies,
+    max_key: Option<Replies>,
+}
 
 impl Chunk {
     /// The next documents in the order of `_id`; `None` at the end. An error ends the chunk: read it again
     /// from its beginning. Documents are slices of one reply and keep it in memory.
     pub async fn next(&mut self) -> Result<Option<Vec<Found>>, Error> {
-        self.0.next().await
+        if let Some(documents) = self.bounded.next().await? {
+            return Ok(Some(documents));
+        }
+        match &mut self.max_key {
+            Some(replies) => replies.next().await,
+            None => Ok(None),
+        }
     }
 }
 
@@ -60,13 +73,22 @@ pub async fn read_chunk(
     upper: Option<&CanonicalId>,
     after: ClusterTime,
 ) -> Result<Chunk, Error> {
-    let command = bounded(namespace, lower, upper).document("readConcern", read_concern(Some(after))).value(
-        "batchSize",
-        INT32,
-        &DOCUMENTS_PER_REPLY.to_le_bytes(),
-    );
-    let replies = find(client, namespace, command, DOCUMENTS_PER_REPLY, "read a chunk").await?;
-    Ok(Chunk(replies))
+    let read = async |command: Writer| {
+        let command = command.document("readConcern", read_concern(Some(after))).value(
+            "batchSize",
+            INT32,
+            &DOCUMENTS_PER_REPLY.to_le_bytes(),
+        );
+        find(client, namespace, command, DOCUMENTS_PER_REPLY, "read a chunk").await
+    };
+    let bounded = read(bounded(namespace, lower, upper)).await?;
+    let max_key = if lower.is_some() && upper.is_none() {
+        let filter = Writer::new().value("_id", MAX_KEY, &[]);
+        Some(read(Writer::new().string("find", &namespace.collection).document("filter", filter)).await?)
+    } else {
+        None
+    };
+    Ok(Chunk { bounded, max_key })
 }
 
 /// A find over the `_id` index between two of its keys.

@@ -157,7 +157,7 @@ async fn ids_of_all_types_in_one_collection_are_found_by_chunks_of_three_and_fol
         }
         let updated = becomes(&stage, &daemon, &of(1, &documents)?).await?;
         assert_eq!(updated, copied, "by stream as by snapshot");
-        let (odd, even): (Vec<_>, Vec<_>) = documents.into_iter().partition(|document| document.get_i32("n") .is_ok_and(|n| n % 2 == 1));
+        let (odd, even): (Vec<_>, Vec<_>) = documents.into_iter().partition(|document| document.get_i32("n").is_ok_and(|n| n % 2 == 1));
         for document in &odd {
             assert_eq!(things.delete_one(doc! { "_id": document.get("_id") }).await?.deleted_count, 1);
         }
@@ -202,6 +202,23 @@ async fn an_id_with_nul_has_a_key_like_any_other() -> Result<()> {
         Ok((stage.number("select count(*) from things").await? == 0).then_some(()))
     });
     gone.await.with_context(|| daemon.last_words())?;
+    Ok(())
+}
+
+/// The end of the order of ids is an id, too; wherever a chunk happens to end.
+#[tokio::test]
+async fn the_greatest_id_of_all_is_copied_whatever_the_length_of_chunks() -> Result<()> {
+    for chunk in [1, 2, 3, 4, 5] {
+        let stage = Stage::new(&format!("ids_greatest_{chunk}")).await?;
+        let ends = [Bson::MinKey, Bson::Int32(1), Bson::String("x".into()), Bson::MaxKey];
+        let documents = ends.iter().zip(0..).map(|(id, n)| doc! { "_id": id, "n": n, "v": 0 });
+        stage.collection("things").insert_many(documents).await?;
+        let config = stage.config(&mapping(&stage, "int"));
+        let config = format!("{config}snapshot: {{ chunk_documents: {chunk} }}\n");
+        let (status, summary) = Daemon::start_with(&config, &["--until-caught-up"])?.ends_with_output().await?;
+        assert!(status.success(), "{summary}");
+        assert_eq!(rows(&stage).await?.0, [(0, 0), (1, 0), (2, 0), (3, 0)], "in chunks of {chunk}");
+    }
     Ok(())
 }
 

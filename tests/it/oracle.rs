@@ -56,9 +56,10 @@ pub(crate) async fn whole_documents(stage: &Stage, collection: &str, plain: Plai
     let sql = format!(
         "select actual.source, coalesce(actual.source_id, expected.id) as id, actual.document::text as actual,
                 expected.document as expected
-         from \"{collection}\" as actual
+         from \"{}\" as actual
          full join unnest($1::text[], $2::text[]) as expected(id, document) on expected.id = actual.source_id
-         where actual.document is distinct from expected.document::jsonb or actual.source <> $3"
+         where actual.document is distinct from expected.document::jsonb or actual.source <> $3",
+        collection.replace('"', "\"\"")
     );
     let mut connection = stage.postgres().await?;
     let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
