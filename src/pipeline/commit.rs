@@ -269,6 +269,7 @@ impl Open<'_> {
             .iter()
             .filter(|row| !refused_by_target.contains_key(&row.id))
             .map(|row| row.source_id.as_str())
+            .chain(batch.kept.iter().map(String::as_str))
             .collect();
         tally.resolved += self.resolve(batch.source, &applied).await?;
         let refused = batch.refused.iter().cloned();

@@ -35,6 +35,8 @@ pub struct SourceBatch {
     pub source: SourceIndex,
     pub rows: Vec<Row>,
     pub deletes: Vec<(CanonicalId, String)>,
+    /// Documents that are gone while their rows stay (`deletes: keep`): nothing is held for them any more.
+    pub kept: Vec<String>,
     pub refused: Vec<Refused>,
     /// Documents of this batch, to be kept beside those that are held.
     pub documents: HashMap<CanonicalId, Document>,
@@ -55,7 +57,14 @@ impl Prepared {
 
 impl SourceBatch {
     pub fn new(source: SourceIndex) -> Self {
-        Self { source, rows: Vec::new(), deletes: Vec::new(), refused: Vec::new(), documents: HashMap::new() }
+        Self {
+            source,
+            rows: Vec::new(),
+            deletes: Vec::new(),
+            kept: Vec::new(),
+            refused: Vec::new(),
+            documents: HashMap::new(),
+        }
     }
 
     /// Takes one document in, as a row or with the reason why it has none.
@@ -133,11 +142,11 @@ fn sort(plan: &Plan, changes: Vec<Change>, time: Option<ClusterTime>) -> Vec<Sou
         match change.kind {
             ChangeKind::Put(document) => batch.put(plan, &change.key.id, document, time),
             ChangeKind::Delete | ChangeKind::Touch => {
-                if plan.of(source).mapping.deletes == Deletes::Keep {
-                    continue;
-                }
                 let source_id = change.key.id.source_id(plan.id_type(source));
-                batch.deletes.push((change.key.id, source_id));
+                match plan.of(source).mapping.deletes {
+                    Deletes::Hard => batch.deletes.push((change.key.id, source_id)),
+                    Deletes::Keep => batch.kept.push(source_id),
+                }
             }
         }
     }

@@ -33,7 +33,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// Held changes retried in one tick.
 const RETRIES_AT_ONCE: i64 = 500;
 
-/// A retry that was handed over is not handed over again before this, committed or not.
+/// A retry that was handed over and has not been committed is not handed over again before this.
 const RETRY_IN_FLIGHT: Duration = Duration::from_secs(30);
 
 /// Resolved entries older than the retention are removed this often.
@@ -221,7 +221,8 @@ struct Keeper {
     retention: Duration,
     report: Report,
     touch: mpsc::Sender<Vec<Key>>,
-    in_flight: HashMap<Key, Instant>,
+    /// When each was due, and when it was handed over.
+    in_flight: HashMap<Key, (i64, Instant)>,
 }
 
 impl Keeper {
@@ -277,21 +278,23 @@ impl Keeper {
         if !open {
             return Ok(());
         }
-        self.in_flight.retain(|_, since| since.elapsed() < RETRY_IN_FLIGHT);
+        self.in_flight.retain(|_, (_, since)| since.elapsed() < RETRY_IN_FLIGHT);
         let due = held::due(&mut self.connection, &self.pipeline, RETRIES_AT_ONCE).await.map_err(state)?;
-        let keys: Vec<Key> = due
+        let due: Vec<(Key, i64)> = due
             .into_iter()
             // A source that is no longer mapped keeps its entries; nobody can apply them now.
-            .filter_map(|due| Some(Key { source: self.plan.source(&due.source)?, id: due.id }))
-            .filter(|key| !self.in_flight.contains_key(key))
+            .filter_map(|due| {
+                Some((Key { source: self.plan.source(&due.source)?, id: due.id }, due.due_at))
+            })
+            .filter(|(key, due_at)| self.in_flight.get(key).is_none_or(|(before, _)| before != due_at))
             .collect();
-        if keys.is_empty() {
+        if due.is_empty() {
             return Ok(());
         }
         let now = Instant::now();
         // A pipeline that is busy gets them at the next tick.
-        if self.touch.try_send(keys.clone()).is_ok() {
-            self.in_flight.extend(keys.into_iter().map(|key| (key, now)));
+        if self.touch.try_send(due.iter().map(|(key, _)| key.clone()).collect()).is_ok() {
+            self.in_flight.extend(due.into_iter().map(|(key, due_at)| (key, (due_at, now))));
         }
         Ok(())
     }
