@@ -21,3 +21,4 @@ mod outages;
 mod path;
 mod restored;
 mod whole_database;
+mod writer;

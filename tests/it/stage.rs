@@ -61,7 +61,7 @@ impl Stage {
     /// The first column of the first row, as text.
     pub(crate) async fn text(&self, sql: &str) -> Result<Option<String>> {
         let mut connection = self.postgres().await?;
-        let sql = format!("select (x.*)::text from ({sql}) as x(x)");
+        let sql = format!("select x.x::text from ({sql}) as x(x)");
         let found: Option<Option<String>> =
             sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_optional(&mut connection).await?;
         connection.close().await?;
