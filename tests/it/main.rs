@@ -24,3 +24,4 @@ mod restored;
 mod sink_stage;
 mod source_stage;
 mod whole_database;
+mod writer;

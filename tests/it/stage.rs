@@ -34,6 +34,12 @@ impl Stage {
         Self::at("app".into(), mongod.uri_of("app"), postgres.url_of("app")).await
     }
 
+    /// On a mongod of the test's own, and the PostgreSQL that all tests share.
+    pub(crate) async fn with_mongod(mongod: &Mongod, name: &str) -> Result<Self> {
+        let databases = fresh_database(name).await?;
+        Self::at(databases.name.clone(), mongod.uri_of(&databases.name), databases.postgres_url).await
+    }
+
     async fn at(name: String, mongodb_uri: String, postgres_url: String) -> Result<Self> {
         let client = Client::with_uri_str(&mongodb_uri).await?;
         let database = client.database(&name);
