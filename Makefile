@@ -61,7 +61,7 @@ lint: ## formatting, clippy without warnings, shell syntax; cargo deny and shell
 
 bench: ## throughput and latency, each beside the limit measured in the same run
 	@$(need_cargo)
-	@$(with_servers); cargo bench --locked
+	@$(with_servers); cargo bench --locked --bench rowstream
 
 soak: ## the long tests: hours of writes and faults (SOAK_MINUTES=60)
 	@$(need_cargo)
