@@ -45,8 +45,9 @@ impl Scene {
         // The stream begins with the last operation before it: not with one of these.
         stage.collection("other").insert_one(doc! {}).await?;
         // One worker, or the other one's reads would meet the fail point.
-        let config = stage.config(&stage.whole("orders")).replace("\" }\nhttp", "\", lock_timeout: 60s }\nhttp")
-            + "snapshot: { chunk_documents: 20, workers: 1 }\n";
+        let config =
+            stage.config(&stage.whole("orders")).replace("\" }\nhttp", "\", lock_timeout: 60s }\nhttp")
+                + "snapshot: { chunk_documents: 20, workers: 1 }\n";
         let migrated = daemon::command(&["migrate"], &config)?;
         ensure!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
         let mut gate = stage.postgres().await?;

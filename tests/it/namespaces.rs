@@ -136,7 +136,10 @@ async fn two_mappings_of_one_collection_and_two_pipelines_of_one_database_keep_a
     all("select count(*) from <table> where document->>'n' = 'new'", "1").await?;
     all("select count(*) from <table>", "31").await?;
     assert_eq!(
-        stage.text("select string_agg(pipeline, ' ' order by pipeline) from rowstream.checkpoint").await?.as_deref(),
+        stage
+            .text("select string_agg(pipeline, ' ' order by pipeline) from rowstream.checkpoint")
+            .await?
+            .as_deref(),
         Some("other test")
     );
     // One of them stops; the other does not notice.
@@ -199,7 +202,8 @@ async fn long_names_with_one_beginning_never_share_a_table() -> Result<()> {
     for end in ["one", "two"] {
         stage.collection(&format!("{beginning}{end}")).insert_one(doc! { "_id": 1_i64, "of": end }).await?;
     }
-    let (status, _) = Daemon::start_with(&stage.config(""), &["--until-caught-up"])?.ends_with_output().await?;
+    let (status, _) =
+        Daemon::start_with(&stage.config(""), &["--until-caught-up"])?.ends_with_output().await?;
     assert_eq!(status.code(), Some(1), "halted, for a table of that name cannot be");
     let made = "select count(*) from pg_class where relname like 'nnn%'";
     assert_eq!(stage.number(made).await?, 0);
