@@ -18,9 +18,10 @@ pub use postgres::connect_postgres;
 pub use summary::Summary;
 
 use crate::config::Config;
+use crate::domain::Namespace;
 use crate::metrics::Metrics;
 use crate::pipeline::{Error, Finish, HeldPolicy, Limits, Moment, Report, Session, Status};
-use crate::state::held::Backoff;
+use crate::state::held::{self, Backoff};
 use crate::state::lease::{self, Acquired, Epoch};
 use crate::state::{self, SchemaState};
 use crate::{http, notify, pipeline, source};
@@ -66,7 +67,7 @@ pub async fn run(
         None
     };
     let watchdog = tokio::spawn(feed_watchdog(report.clone()));
-    let app = App { owner: owner(), config, report, until_caught_up, shutdown };
+    let app = App { owner: owner(), config, report, until_caught_up, shutdown, discovered: Vec::new() };
     let finished = app.supervise().await;
     notify::stopping();
     watchdog.abort();
@@ -98,6 +99,8 @@ struct App {
     owner: String,
     until_caught_up: bool,
     shutdown: watch::Receiver<bool>,
+    /// Collections of a database that is copied whole, seen in the stream; they may be gone by now.
+    discovered: Vec<Namespace>,
 }
 
 /// How one attempt at being the leader ended.
@@ -120,6 +123,7 @@ impl App {
             let began = Instant::now();
             let pause = match self.attempt(&client).await {
                 Ok(Attempt::Finished(finish)) => {
+                    self.count_held().await;
                     self.release().await;
                     return Ok(self.summary(finish == Finish::CaughtUp, started.elapsed()));
                 }
@@ -142,6 +146,10 @@ impl App {
                     }
                     match error {
                         Error::Halt { .. } => HALTED_LOOKS_EVERY,
+                        Error::Discovered { namespace } => {
+                            self.discovered.push(namespace);
+                            continue;
+                        }
                         Error::Fenced | Error::Rebuild { .. } | Error::Retry { .. } => {
                             pauses.next().unwrap_or(HALTED_LOOKS_EVERY)
                         }
@@ -150,6 +158,8 @@ impl App {
             };
             self.pause(pause).await;
         }
+        // Stopped while it waited; the lease may still be ours from the session before.
+        self.release().await;
         Ok(self.summary(false, started.elapsed()))
     }
 
@@ -176,7 +186,7 @@ impl App {
             && match error {
                 Error::Halt { .. } => true,
                 Error::Retry { .. } => failing_since.elapsed() >= self.config.health.outage_failing,
-                Error::Fenced | Error::Rebuild { .. } => false,
+                Error::Fenced | Error::Rebuild { .. } | Error::Discovered { .. } => false,
             }
     }
 
@@ -198,6 +208,10 @@ impl App {
                 tracing::warn!("replaced by another leader or restored, loading the state again")
             }
             Error::Rebuild { because } => tracing::info!(because, "starting over from the stored state"),
+            Error::Discovered { namespace } => {
+                tracing::info!(collection = %namespace, "a new collection came");
+                return;
+            }
         }
         self.report.restarting();
     }
@@ -224,16 +238,37 @@ impl App {
             }
             Err(error) => return Err(Error::retry("take the lease", error)),
         };
-        self.report.leader(epoch, &self.owner);
         let mut stopped = self.shutdown.clone();
         let session = tokio::select! {
             session = self.session(client, keeper, epoch) => session?,
+            error = self.keep_lease(epoch) => return Err(error),
             // A server that does not answer must not delay a stop.
             _ = stopped.wait_for(|stop| *stop) => return Ok(Attempt::Finished(Finish::Stopped)),
         };
+        self.report.leader(epoch, &self.owner);
         self.report.running();
         notify::status("following");
         session.run(self.shutdown.clone()).await.map(Attempt::Finished)
+    }
+
+    /// Looking at hundreds of collections may take longer than the lease lasts.
+    async fn keep_lease(&self, epoch: Epoch) -> Error {
+        let keeping = async {
+            let mut connection = self.connect("connect to postgresql").await?;
+            loop {
+                tokio::time::sleep(self.config.lease.ttl / 3).await;
+                self.report.progressed();
+                let kept = lease::heartbeat(&mut connection, &self.config.pipeline, epoch).await;
+                if !kept.map_err(|error| Error::retry("keep the lease", error))? {
+                    return Err(Error::Fenced);
+                }
+            }
+        };
+        let ended: Result<std::convert::Infallible, Error> = keeping.await;
+        match ended {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
     }
 
     async fn session(
@@ -243,7 +278,7 @@ impl App {
         epoch: Epoch,
     ) -> Result<Session, Error> {
         let config = &self.config;
-        let inspection = inspect(config, client, &mut keeper, Tables::Create).await?;
+        let inspection = inspect(config, client, &mut keeper, Tables::Create, &self.discovered).await?;
         self.report.oplog(inspection.oplog);
         self.report.mongodb_up();
         let plan = inspection.into_plan()?;
@@ -285,6 +320,23 @@ impl App {
     async fn connect(&self, stage: &'static str) -> Result<sqlx::PgConnection, Error> {
         let name = lease::application_name(&self.config.pipeline, &self.owner);
         postgres::connect(&self.config.postgres, &name).await.map_err(|error| postgres::failed(stage, error))
+    }
+
+    /// What the last batches held is part of a one-shot run's verdict.
+    async fn count_held(&self) {
+        if !self.until_caught_up {
+            return;
+        }
+        let counting = async {
+            let mut connection = self.connect("count held changes").await?;
+            held::counts(&mut connection, &self.config.pipeline)
+                .await
+                .map_err(|error| Error::retry("count held changes", error))
+        };
+        match counting.await {
+            Ok(counts) => self.report.held_counted(&counts),
+            Err(error) => tracing::warn!(error = Error::chain(&error), "held changes are not counted"),
+        }
     }
 
     /// So that a standby takes over at once. If it does not work, the lease expires by itself.

@@ -30,7 +30,7 @@ pub(super) async fn run(arguments: Arguments, config: Config) -> anyhow::Result<
             return Err(postgresql).context("cannot reach postgresql");
         }
     };
-    let inspection = app::inspect(&config, &client, &mut connection, Tables::LeaveAlone).await?;
+    let inspection = app::inspect(&config, &client, &mut connection, Tables::LeaveAlone, &[]).await?;
     match arguments.output {
         Output::Json => say(&serde_json::to_string_pretty(&inspection.lines)?),
         Output::Text => inspection.lines.iter().for_each(|line| say(&line.to_string())),

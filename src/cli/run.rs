@@ -5,7 +5,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
 use super::{Exit, say};
-use crate::app::{self, Summary};
+use crate::app;
 use crate::config::Config;
 
 #[derive(Debug, clap::Args)]
@@ -25,11 +25,8 @@ pub(super) async fn run(arguments: Arguments, config: Config) -> anyhow::Result<
     if arguments.until_caught_up {
         say(&summary.to_string());
     }
-    Ok(exit(&summary))
-}
-
-fn exit(summary: &Summary) -> Exit {
-    if summary.caught_up && summary.held() > 0 { Exit::Findings } else { Exit::Fine }
+    let unfinished = arguments.until_caught_up && (!summary.caught_up || summary.held() > 0);
+    Ok(if unfinished { Exit::Findings } else { Exit::Fine })
 }
 
 /// The first SIGTERM or SIGINT asks to stop, the second one not to wait for it.

@@ -4,7 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 
 use crate::config::{Deletes, OnDrop};
-use crate::domain::{Change, ChangeKind, ClusterTime, Key, Position, SourceIndex};
+use crate::domain::{Change, ChangeKind, ClusterTime, Key, Namespace, Position, SourceIndex};
 use crate::mapping::Mapping;
 use crate::source::{Event, EventKind, Reply};
 
@@ -102,7 +102,7 @@ pub(super) enum Stop {
     /// A collection whose mapping says `on_drop: halt` was dropped.
     Dropped(SourceIndex),
     /// A collection that is not mapped yet has events.
-    Discovered,
+    Discovered(Namespace),
 }
 
 /// Takes replies in, gives batches out.
@@ -176,9 +176,12 @@ impl Gatherer {
         self.batch.put(Change { key, kind: ChangeKind::Touch });
     }
 
-    /// The stream may have skipped changes: whatever happened, a copy of everything mends it.
+    /// The stream may have skipped changes, deletes among them: every row goes, and is copied again.
     pub(super) fn copy_again(&mut self) {
-        self.batch.replaced = self.routes.iter().flatten().map(|route| route.source).collect();
+        let routes = || self.routes.iter().flatten();
+        self.batch.replaced = routes().map(|route| route.source).collect();
+        let dropped = routes().filter(|route| route.on_drop != OnDropRoute::Keep);
+        self.batch.dropped = dropped.map(|route| route.source).collect();
     }
 
     /// No more replies are wanted before a batch is taken.
@@ -251,7 +254,7 @@ impl Gatherer {
 
     fn stops(&self, event: &Event) -> Option<Stop> {
         match &event.kind {
-            EventKind::Discovered(_) => Some(Stop::Discovered),
+            EventKind::Discovered(namespace) => Some(Stop::Discovered(namespace.clone())),
             EventKind::Dropped { collection } | EventKind::Replaced { collection } => self
                 .routes
                 .get(usize::from(collection.0))?
@@ -365,6 +368,7 @@ mod tests {
             ChangeKind::Put(_) => "put",
             ChangeKind::Delete => "delete",
             ChangeKind::Touch => "touch",
+            ChangeKind::Updated => "updated",
         };
         batch.changes.iter().map(|change| (change.key.source.0, kind(change))).collect()
     }

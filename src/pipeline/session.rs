@@ -36,6 +36,9 @@ const RETRIES_AT_ONCE: i64 = 500;
 /// A retry that was handed over and has not been committed is not handed over again before this.
 const RETRY_IN_FLIGHT: Duration = Duration::from_secs(30);
 
+/// How often the beginning of the oplog is looked at.
+const OPLOG_MEASURED_EVERY: Duration = Duration::from_secs(10);
+
 /// Resolved entries older than the retention are removed this often.
 const PURGE_EVERY: Duration = Duration::from_secs(600);
 
@@ -143,8 +146,9 @@ impl Session {
         let reading_session = session.clone();
         tasks.spawn(async move {
             let reading = reading.run(replies, touches, prepared, &reading_session);
-            tokio::try_join!(reading, committing.run(to_commit))?;
-            Ok(Done::Stream)
+            let (stopped, ()) = tokio::try_join!(reading, committing.run(to_commit))?;
+            // What came before the stop is committed now.
+            stopped.map_or(Ok(Done::Stream), Err)
         });
 
         let copying = Arc::new(Copying {
@@ -234,6 +238,7 @@ impl Keeper {
         let mut tick = tokio::time::interval(TICK.min(self.lease_ttl / 3));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut purged = Instant::now();
+        let mut measured: Option<Instant> = None;
         // The time everything must have been applied to; asked once the snapshots are done.
         let mut target: Option<ClusterTime> = None;
         loop {
@@ -241,14 +246,16 @@ impl Keeper {
                 _ = shutdown.wait_for(|stop| *stop) => return Ok(Finish::Stopped),
                 _ = tick.tick() => {}
             }
-            if !lease::heartbeat(&mut self.connection, &self.pipeline, self.epoch).await.map_err(state)? {
-                return Err(Error::Fenced);
-            }
-            self.measure().await;
-            self.retry_held().await?;
-            if purged.elapsed() >= PURGE_EVERY {
-                held::purge(&mut self.connection, &self.pipeline, self.retention).await.map_err(state)?;
-                purged = Instant::now();
+            // The loop lives, whatever the servers do.
+            self.report.progressed();
+            tokio::select! {
+                _ = shutdown.wait_for(|stop| *stop) => return Ok(Finish::Stopped),
+                kept = tokio::time::timeout(self.lease_ttl, self.keep(&mut purged, &mut measured)) => match kept {
+                    Ok(kept) => kept?,
+                    // The lease has run out meanwhile. A server that is gone without a word would keep its
+                    // connections waiting for many minutes; ending the session drops them.
+                    Err(silent) => return Err(Error::retry("keep the lease", silent)),
+                },
             }
             let Some(snapshots) = &until_caught_up else { continue };
             if !*snapshots.borrow() {
@@ -260,6 +267,27 @@ impl Keeper {
                 Some(_) => {}
             }
         }
+    }
+
+    /// What is due at every tick.
+    async fn keep(&mut self, purged: &mut Instant, measured: &mut Option<Instant>) -> Result<(), Error> {
+        if !lease::heartbeat(&mut self.connection, &self.pipeline, self.epoch).await.map_err(state)? {
+            return Err(Error::Fenced);
+        }
+        self.measure().await;
+        if measured.is_none_or(|at| at.elapsed() >= OPLOG_MEASURED_EVERY) {
+            // Its beginning moves: what was ample at the start may be gone hours later.
+            if let Ok(window) = tokio::time::timeout(TICK, source::oplog_window(&self.client)).await {
+                self.report.oplog(window);
+            }
+            *measured = Some(Instant::now());
+        }
+        self.retry_held().await?;
+        if purged.elapsed() >= PURGE_EVERY {
+            held::purge(&mut self.connection, &self.pipeline, self.retention).await.map_err(state)?;
+            *purged = Instant::now();
+        }
+        Ok(())
     }
 
     /// A MongoDB that does not answer is told by the stream's own state; here it only means no figure.
@@ -274,12 +302,16 @@ impl Keeper {
     async fn retry_held(&mut self) -> Result<(), Error> {
         let counts = held::counts(&mut self.connection, &self.pipeline).await.map_err(state)?;
         let open = counts.iter().any(|count| count.state != "resolved");
-        self.report.held_counted(&self.plan, &counts);
+        self.report.held_counted(&counts);
         if !open {
             return Ok(());
         }
         self.in_flight.retain(|_, (_, since)| since.elapsed() < RETRY_IN_FLIGHT);
-        let due = held::due(&mut self.connection, &self.pipeline, RETRIES_AT_ONCE).await.map_err(state)?;
+        // Entries of sources that are not mapped now would fill the limit and keep the others waiting.
+        let sources: Vec<&str> =
+            self.plan.mapped.iter().map(|mapped| mapped.mapping.source.as_str()).collect();
+        let due = held::due(&mut self.connection, &self.pipeline, &sources, RETRIES_AT_ONCE);
+        let due = due.await.map_err(state)?;
         let due: Vec<(Key, i64)> = due
             .into_iter()
             // A source that is no longer mapped keeps its entries; nobody can apply them now.

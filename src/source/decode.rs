@@ -179,6 +179,7 @@ fn document_event(
             ChangeKind::Put(document.ok_or(Error::Malformed { what: "the fullDocument of an event" })?)
         }
         (b"delete", _) if only_id => ChangeKind::Delete,
+        (b"update", _) => ChangeKind::Updated,
         _ => ChangeKind::Touch,
     };
     Ok(EventKind::Document { collection, id: id.ok_or(KEY)?, change })
@@ -301,7 +302,7 @@ mod tests {
             EventKind::Document { collection, change: ChangeKind::Delete, .. } => {
                 format!("delete {}", collection.0)
             }
-            EventKind::Document { collection, change: ChangeKind::Touch, .. } => {
+            EventKind::Document { collection, change: ChangeKind::Touch | ChangeKind::Updated, .. } => {
                 format!("touch {}", collection.0)
             }
             EventKind::Dropped { collection } => format!("dropped {}", collection.0),

@@ -43,7 +43,7 @@ pub struct Event {
 
 #[derive(Debug)]
 pub enum EventKind {
-    /// Never a `Put` without a document: an update, an oversized event, or a delete whose
+    /// Never a `Put` without a document: an update is `Updated`, an oversized event or a delete whose
     /// `documentKey` has more than `_id` is a `Touch`.
     Document { collection: CollectionIndex, id: CanonicalId, change: ChangeKind },
     /// The collection was dropped or renamed away: all its documents are gone. May come twice, once

@@ -123,14 +123,21 @@ pub async fn resolve_source(
 }
 
 /// What is to be tried again now, oldest first.
-pub async fn due(connection: &mut PgConnection, pipeline: &str, limit: i64) -> Result<Vec<Due>, sqlx::Error> {
+pub async fn due(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    sources: &[&str],
+    limit: i64,
+) -> Result<Vec<Due>, sqlx::Error> {
     let rows = sqlx::query(
         "select source, id, (extract(epoch from next_attempt_at) * 1000000)::bigint as due_at from rowstream.held
-         where pipeline = $1 and state <> 'resolved' and next_attempt_at <= clock_timestamp()
+         where pipeline = $1 and source = any($3) and state <> 'resolved'
+           and next_attempt_at <= clock_timestamp()
          order by next_attempt_at limit $2",
     )
     .bind(pipeline)
     .bind(limit)
+    .bind(sources)
     .fetch_all(connection)
     .await?;
     Ok(rows

@@ -153,7 +153,7 @@ fn tell(event: &Event) -> String {
             let change = match change {
                 ChangeKind::Put(_) => "put",
                 ChangeKind::Delete => "delete",
-                ChangeKind::Touch => "touch",
+                ChangeKind::Touch | ChangeKind::Updated => "touch",
             };
             format!("{change} {index} {}", show(id))
         }
