@@ -283,9 +283,7 @@ impl Keeper {
         let due: Vec<(Key, i64)> = due
             .into_iter()
             // A source that is no longer mapped keeps its entries; nobody can apply them now.
-            .filter_map(|due| {
-                Some((Key { source: self.plan.source(&due.source)?, id: due.id }, due.due_at))
-            })
+            .filter_map(|due| Some((Key { source: self.plan.source(&due.source)?, id: due.id }, due.due_at)))
             .filter(|(key, due_at)| self.in_flight.get(key).is_none_or(|(before, _)| before != due_at))
             .collect();
         if due.is_empty() {

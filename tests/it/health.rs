@@ -43,10 +43,22 @@ async fn every_page_answers_and_nothing_else_does() -> Result<()> {
 
     let (_, health) = daemon.get("/health").await?;
     let health: Value = serde_json::from_str(&health)?;
-    let names: Vec<&str> =
-        health["checks"].as_array().into_iter().flatten().filter_map(|check| check["name"].as_str()).collect();
+    let names: Vec<&str> = health["checks"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|check| check["name"].as_str())
+        .collect();
     let all = [
-        "leader", "mongodb", "postgresql", "stream", "checkpoint", "lag", "oplog_headroom", "held_changes", "snapshot",
+        "leader",
+        "mongodb",
+        "postgresql",
+        "stream",
+        "checkpoint",
+        "lag",
+        "oplog_headroom",
+        "held_changes",
+        "snapshot",
     ];
     assert_eq!(names, all);
     assert_eq!(health["status"], "ok", "{health}");
@@ -100,13 +112,19 @@ async fn a_snapshot_that_is_running_is_no_complaint_and_is_told() -> Result<()> 
     let mut other = stage.postgres().await?;
     let mut lock = other.begin().await?;
     sqlx::query("lock table things in exclusive mode").execute(&mut *lock).await?;
-    let config = stage.config(&mapping(&stage)).replace("postgres: { url:", "postgres: { lock_timeout: 60s, url:");
+    let config =
+        stage.config(&mapping(&stage)).replace("postgres: { url:", "postgres: { lock_timeout: 60s, url:");
     let daemon = Daemon::start(&format!("{config}snapshot: {{ chunk_documents: 10 }}\n"))?;
     daemon.logged("snapshot started").await?;
     let detail = async || {
         let (_, body) = daemon.get("/health").await?;
         let body: Value = serde_json::from_str(&body)?;
-        let check = body["checks"].as_array().into_iter().flatten().find(|check| check["name"] == "snapshot").cloned();
+        let check = body["checks"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|check| check["name"] == "snapshot")
+            .cloned();
         let check = check.context("no check snapshot")?;
         anyhow::Ok((check["status"].as_str().unwrap_or_default().to_owned(), check["detail"].to_string()))
     };
@@ -116,7 +134,8 @@ async fn a_snapshot_that_is_running_is_no_complaint_and_is_told() -> Result<()> 
     assert_eq!(daemon.status().await?["sources"][0]["snapshot"]["state"], "running");
     lock.rollback().await?;
     stage.becomes_equal(&daemon, "things", Plain::Int).await?;
-    until("it to be complete", PATIENCE, async || Ok(detail().await?.1.contains("complete").then_some(()))).await?;
+    until("it to be complete", PATIENCE, async || Ok(detail().await?.1.contains("complete").then_some(())))
+        .await?;
     assert_eq!(daemon.status().await?["sources"][0]["snapshot"]["state"], "done");
     Ok(())
 }

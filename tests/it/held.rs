@@ -159,7 +159,9 @@ async fn bad_documents_are_held_with_their_reason_while_all_others_are_written()
         assert_eq!((found[id].reason.as_str(), found[id].column.as_deref()), ("invalid_utf8", Some("body")));
     }
     assert_eq!(
-        stage.number("select count(*) from notes where source_id like 'copied%' or source_id like 'followed%'").await?,
+        stage
+            .number("select count(*) from notes where source_id like 'copied%' or source_id like 'followed%'")
+            .await?,
         0,
         "no bad document has a row"
     );
@@ -201,9 +203,13 @@ async fn what_is_held_heals_when_it_is_repaired_deleted_or_free_to_go() -> Resul
 
     // Nobody repairs anything: tried again and again, later and later.
     let attempts = "select min(attempts) from rowstream.held";
-    until("three attempts at each", PATIENCE, async || Ok((stage.number(attempts).await? >= 3).then_some(())))
-        .await
-        .with_context(|| daemon.last_words())?;
+    until(
+        "three attempts at each",
+        PATIENCE,
+        async || Ok((stage.number(attempts).await? >= 3).then_some(())),
+    )
+    .await
+    .with_context(|| daemon.last_words())?;
     let pause = "select max(extract(epoch from next_attempt_at - last_attempt_at) * 1000)::bigint from rowstream.held";
     assert_eq!(stage.number(pause).await?, 2_000, "retry_initial 500 ms, doubled up to retry_max");
     assert_eq!(stage.number("select count(*) from notes").await?, 1);
@@ -252,7 +258,8 @@ async fn a_row_keeps_its_last_good_state_until_its_document_is_good_again() -> R
     notes.replace_one(doc! { "_id": "replaced" }, with("replaced", "amount", 3)).await?;
     notes.delete_one(doc! { "_id": "deleted" }).await?;
     becomes(&stage, &daemon, OPEN, 0).await?;
-    let rows = "select string_agg(concat_ws(' ', source_id, amount, body), ', ' order by source_id) from notes";
+    let rows =
+        "select string_agg(concat_ws(' ', source_id, amount, body), ', ' order by source_id) from notes";
     assert_eq!(stage.text(rows).await?.as_deref(), Some("replaced 3 good, updated 2 x"));
 
     // Bad once more: the same entry begins anew.

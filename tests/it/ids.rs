@@ -73,10 +73,41 @@ fn ids() -> Vec<Bson> {
         Bson::Document(doc! { "long": "x".repeat(3_000) }),
     ];
     let texts = [
-        "", " ", "a", "A", "a ", "ä", "a\u{308}", "\0", "a\0", "null", "true", "0", "1", "1.0", "-1", "01", oid,
-        "$x", "$null", "$oid:5f0000000000000000000001", "$number:1", "$string:$x", "$string:", "$", "$bool:true",
-        "$date:0", "12121212-1212-1212-1212-121212121212", "{\"a\":1,\"b\":2}", "{\"$oid\":\"5f\"}", "😀", "'; --",
-        "\"", "\\N", "\t", "\n",
+        "",
+        " ",
+        "a",
+        "A",
+        "a ",
+        "ä",
+        "a\u{308}",
+        "\0",
+        "a\0",
+        "null",
+        "true",
+        "0",
+        "1",
+        "1.0",
+        "-1",
+        "01",
+        oid,
+        "$x",
+        "$null",
+        "$oid:5f0000000000000000000001",
+        "$number:1",
+        "$string:$x",
+        "$string:",
+        "$",
+        "$bool:true",
+        "$date:0",
+        "12121212-1212-1212-1212-121212121212",
+        "{\"a\":1,\"b\":2}",
+        "{\"$oid\":\"5f\"}",
+        "😀",
+        "'; --",
+        "\"",
+        "\\N",
+        "\t",
+        "\n",
     ];
     ids.extend(texts.map(text));
     // Above what a btree's entry holds; and two that differ at their very end.
@@ -132,16 +163,15 @@ fn without_nul(documents: Vec<Document>) -> Vec<Document> {
 }
 
 #[tokio::test]
-async fn ids_of_all_types_in_one_collection_are_found_by_chunks_of_three_and_followed_one_by_one() -> Result<()> {
+async fn ids_of_all_types_in_one_collection_are_found_by_chunks_of_three_and_followed_one_by_one()
+-> Result<()> {
     for id_type in ["string", "int", "object_id", "uuid"] {
         let stage = Stage::new(&format!("ids_{id_type}")).await?;
         let things = stage.collection("things");
         let documents = without_nul(documents());
         things.insert_many(&documents).await?;
-        let config = format!(
-            "{}snapshot: {{ chunk_documents: 3 }}\n",
-            stage.config(&mapping(&stage, id_type))
-        );
+        let config =
+            format!("{}snapshot: {{ chunk_documents: 3 }}\n", stage.config(&mapping(&stage, id_type)));
         let daemon = Daemon::start(&config)?;
         let of = |v: i32, documents: &[Document]| {
             documents.iter().map(|document| Ok((document.get_i32("n")?, v))).collect::<Result<Vec<_>>>()
@@ -157,7 +187,8 @@ async fn ids_of_all_types_in_one_collection_are_found_by_chunks_of_three_and_fol
         }
         let updated = becomes(&stage, &daemon, &of(1, &documents)?).await?;
         assert_eq!(updated, copied, "by stream as by snapshot");
-        let (odd, even): (Vec<_>, Vec<_>) = documents.into_iter().partition(|document| document.get_i32("n").is_ok_and(|n| n % 2 == 1));
+        let (odd, even): (Vec<_>, Vec<_>) =
+            documents.into_iter().partition(|document| document.get_i32("n").is_ok_and(|n| n % 2 == 1));
         for document in &odd {
             assert_eq!(things.delete_one(doc! { "_id": document.get("_id") }).await?.deleted_count, 1);
         }
@@ -188,13 +219,15 @@ async fn an_id_with_nul_has_a_key_like_any_other() -> Result<()> {
     let daemon = Daemon::start(&format!("{}snapshot: {{ chunk_documents: 3 }}\n", stage.config(&mapping)))?;
     let count = "select count(distinct (n, v)) from things where v = 0";
     let all = ids().len() as i64;
-    let copied = until("all ids", PATIENCE, async || Ok((stage.number(count).await? == all).then_some(()))).await;
+    let copied =
+        until("all ids", PATIENCE, async || Ok((stage.number(count).await? == all).then_some(()))).await;
     copied.with_context(|| daemon.last_words())?;
     for id in ids() {
         things.update_one(doc! { "_id": id }, doc! { "$set": { "v": 1 } }).await?;
     }
     let count = "select count(*) filter (where v = 1) from things";
-    let updated = until("all updates", PATIENCE, async || Ok((stage.number(count).await? == all).then_some(()))).await;
+    let updated =
+        until("all updates", PATIENCE, async || Ok((stage.number(count).await? == all).then_some(()))).await;
     updated.with_context(|| daemon.last_words())?;
     assert_eq!(stage.number("select count(*) from things").await?, all);
     things.delete_many(doc! {}).await?;
@@ -215,7 +248,8 @@ async fn the_greatest_id_of_all_is_copied_whatever_the_length_of_chunks() -> Res
         stage.collection("things").insert_many(documents).await?;
         let config = stage.config(&mapping(&stage, "int"));
         let config = format!("{config}snapshot: {{ chunk_documents: {chunk} }}\n");
-        let (status, summary) = Daemon::start_with(&config, &["--until-caught-up"])?.ends_with_output().await?;
+        let (status, summary) =
+            Daemon::start_with(&config, &["--until-caught-up"])?.ends_with_output().await?;
         assert!(status.success(), "{summary}");
         assert_eq!(rows(&stage).await?.0, [(0, 0), (1, 0), (2, 0), (3, 0)], "in chunks of {chunk}");
     }
@@ -227,7 +261,8 @@ async fn a_number_is_one_id_however_it_is_written() -> Result<()> {
     let stage = Stage::new("ids_numbers").await?;
     let things = stage.collection("things");
     let daemon = Daemon::start(&stage.config(&mapping(&stage, "int")))?;
-    let spellings = [Bson::Int32(1), Bson::Int64(1), Bson::Double(1.0), decimal("1"), decimal("1.00"), decimal("10E-1")];
+    let spellings =
+        [Bson::Int32(1), Bson::Int64(1), Bson::Double(1.0), decimal("1"), decimal("1.00"), decimal("10E-1")];
     for (round, first) in spellings.iter().enumerate() {
         things.insert_one(doc! { "_id": first, "n": 0, "v": 0 }).await?;
         becomes(&stage, &daemon, &[(0, 0)]).await?;

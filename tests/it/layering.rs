@@ -121,7 +121,8 @@ fn each_server_is_spoken_to_in_its_own_module() -> Result<()> {
         let has = |text: &str| code.contains(text);
         let sql = has("sqlx::query") || has("sqlx::raw_sql");
         // app/inspect.rs asks what no table says: version, role, standby. app/postgres.rs sets up a session.
-        let may_have_sql = matches!(stage, "sink" | "state") || matches!(file.as_str(), "app/inspect.rs" | "app/postgres.rs");
+        let may_have_sql = matches!(stage, "sink" | "state")
+            || matches!(file.as_str(), "app/inspect.rs" | "app/postgres.rs");
         if sql && !may_have_sql {
             wrong.push(format!("{file} contains SQL"));
         }

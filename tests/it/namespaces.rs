@@ -136,7 +136,10 @@ async fn two_mappings_of_one_collection_and_two_pipelines_of_one_database_keep_a
     all("select count(*) from <table> where document->>'n' = 'new'", "1").await?;
     all("select count(*) from <table>", "31").await?;
     assert_eq!(
-        stage.text("select string_agg(pipeline, ' ' order by pipeline) from rowstream.checkpoint").await?.as_deref(),
+        stage
+            .text("select string_agg(pipeline, ' ' order by pipeline) from rowstream.checkpoint")
+            .await?
+            .as_deref(),
         Some("other test")
     );
     // One of them stops; the other does not notice.

@@ -30,7 +30,10 @@ async fn every_update_operator_reaches_the_row() -> Result<()> {
         ("set", doc! { "$set": { "n": 6, "deep.a.b.1.c": "x", "list.7": 1, "new.path": { "y": 1 } } }),
         ("set a numeric key", doc! { "$set": { "0": "zero", "deep.0": 1, "list.0": "index" } }),
         ("unset", doc! { "$unset": { "n": "", "deep.a.b.0.c": "", "list.1": "" } }),
-        ("inc", doc! { "$inc": { "n": -7, "big": 1, "x": 0.1, "price": Decimal128::from_bytes(price.bytes()) } }),
+        (
+            "inc",
+            doc! { "$inc": { "n": -7, "big": 1, "x": 0.1, "price": Decimal128::from_bytes(price.bytes()) } },
+        ),
         ("mul", doc! { "$mul": { "n": 3, "x": 2, "absent": 2 } }),
         ("min", doc! { "$min": { "n": 4, "x": 9 } }),
         ("max", doc! { "$max": { "n": 6, "when": DateTime::from_millis(1) } }),
@@ -86,10 +89,12 @@ async fn series(name: &str, batch: &str) -> Result<()> {
     stage.becomes_equal(&daemon, "things", Plain::String).await?;
 
     let insert = async |id: &str, n: i32| things.insert_one(doc! { "_id": id, "n": n }).await.map(drop);
-    let update =
-        async |id: &str, n: i32| things.update_one(doc! { "_id": id }, doc! { "$set": { "n": n } }).await.map(drop);
-    let replace =
-        async |id: &str| things.replace_one(doc! { "_id": id }, doc! { "_id": id, "replaced": true }).await.map(drop);
+    let update = async |id: &str, n: i32| {
+        things.update_one(doc! { "_id": id }, doc! { "$set": { "n": n } }).await.map(drop)
+    };
+    let replace = async |id: &str| {
+        things.replace_one(doc! { "_id": id }, doc! { "_id": id, "replaced": true }).await.map(drop)
+    };
     let delete = async |id: &str| things.delete_one(doc! { "_id": id }).await.map(drop);
 
     update("update", 1).await?;
@@ -140,7 +145,8 @@ async fn what_changes_nothing_rewrites_no_row() -> Result<()> {
     things.insert_many(numbered(0, 20)).await?;
     let daemon = Daemon::start(&stage.config(&stage.whole("things")))?;
     stage.becomes_equal(&daemon, "things", Plain::Int).await?;
-    let versions = "select string_agg(concat_ws(' ', source_id, xmin, ctid), ', ' order by source_id) from things";
+    let versions =
+        "select string_agg(concat_ws(' ', source_id, xmin, ctid), ', ' order by source_id) from things";
     for document in numbered(0, 10) {
         things.replace_one(doc! { "_id": document.get("_id") }, &document).await?;
     }
@@ -175,11 +181,18 @@ async fn bulk_writes_with_failing_members_leave_what_mongodb_left() -> Result<()
     stage.becomes_equal(&daemon, "things", Plain::Int).await?;
 
     // 9 is taken: ordered stops there, unordered goes on.
-    assert!(things.insert_many(numbered(100, 105).chain(numbered(9, 10)).chain(numbered(105, 110))).await.is_err());
+    assert!(
+        things
+            .insert_many(numbered(100, 105).chain(numbered(9, 10)).chain(numbered(105, 110)))
+            .await
+            .is_err()
+    );
     let some = numbered(200, 205).chain(numbered(9, 10)).chain(numbered(205, 210));
     assert!(things.insert_many(some).ordered(false).await.is_err());
     things.insert_many(numbered(1_000, 4_000)).await?;
-    things.update_many(doc! { "n": { "$gte": 1_000, "$lt": 2_000 } }, doc! { "$set": { "text": "bulk" } }).await?;
+    things
+        .update_many(doc! { "n": { "$gte": 1_000, "$lt": 2_000 } }, doc! { "$set": { "text": "bulk" } })
+        .await?;
     things.delete_many(doc! { "n": { "$gte": 1_500, "$lt": 2_500 } }).await?;
     stage.becomes_equal(&daemon, "things", Plain::Int).await?;
     assert_eq!(stage.number("select count(*) from things").await?, 10 + 5 + 10 + 2_000);
@@ -219,7 +232,8 @@ async fn seen(connection: &mut sqlx::PgConnection) -> Result<Vec<i64>> {
             "select (document->>'of')::bigint, count(*), bool_or(source_id = '-1') from \"{name}\" group by 1 order by 1"
         );
         let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_all(&mut *transaction).await?;
-        let view: Vec<(i64, i64, bool)> = rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+        let view: Vec<(i64, i64, bool)> =
+            rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
         let newest = view.last().map(|(of, ..)| *of);
         for (of, count, latest) in &view {
             ensure!(*count - i64::from(*latest) == EACH, "{name} has {count} rows of transaction {of}");
@@ -242,6 +256,13 @@ async fn a_transaction_over_three_collections_is_never_seen_half() -> Result<()>
     let mappings: String = LEDGERS.into_iter().map(mapping).collect();
     // A batch is full after 50 changes; a transaction has 303.
     let daemon = Daemon::start(&format!("{}\nbatch: {{ max_changes: 50 }}\n", stage.config(&mappings)))?;
+    // While a collection is being copied it may be ahead of the others.
+    let copied = "select count(*) from rowstream.mapping where snapshot_state = 'done'";
+    until("all three to be copied", PATIENCE, async || {
+        Ok((stage.number(copied).await.ok() == Some(3)).then_some(()))
+    })
+    .await
+    .with_context(|| daemon.last_words())?;
     stage.settled(&daemon, "journal").await?;
 
     let over = Arc::new(AtomicBool::new(false));
@@ -277,13 +298,16 @@ async fn a_transaction_over_three_collections_is_never_seen_half() -> Result<()>
 }
 
 #[tokio::test]
-async fn a_transaction_that_writes_one_document_often_leaves_its_last_state_and_an_aborted_one_nothing() -> Result<()> {
+async fn a_transaction_that_writes_one_document_often_leaves_its_last_state_and_an_aborted_one_nothing()
+-> Result<()> {
     let stage = Stage::new("transaction_series").await?;
     let things = stage.collection("things");
     things.insert_many(numbered(0, 5)).await?;
     let daemon = Daemon::start(&stage.config(&stage.whole("things")))?;
     stage.becomes_equal(&daemon, "things", Plain::Int).await?;
-    let before = stage.text("select md5(string_agg(xmin::text || document, '' order by source_id)) from things").await?;
+    let before = stage
+        .text("select md5(string_agg(xmin::text || document, '' order by source_id)) from things")
+        .await?;
 
     let plain = stage.database.collection::<Document>("things");
     for commit in [false, true] {
@@ -305,6 +329,9 @@ async fn a_transaction_that_writes_one_document_often_leaves_its_last_state_and_
             assert_eq!(stage.text(now).await?, before);
         }
     }
-    assert_eq!(stage.text("select document->'n' from things where source_id = '9'").await?.as_deref(), Some("null"));
+    assert_eq!(
+        stage.text("select document->'n' from things where source_id = '9'").await?.as_deref(),
+        Some("null")
+    );
     Ok(())
 }

@@ -73,7 +73,13 @@ fn expected(collection: Collection, plain: Plain, document: &Document) -> Result
         _ => seconds(document, "date")?,
     };
     let id = ulid("txn_", Uuid::new_v5(&NAMESPACE, name.as_bytes()));
-    Ok(Transaction { source, source_id, id, source_data: oracle::json(&without_id).to_string(), microseconds })
+    Ok(Transaction {
+        source,
+        source_id,
+        id,
+        source_data: oracle::json(&without_id).to_string(),
+        microseconds,
+    })
 }
 
 /// Every difference, both ways: row by row and value by value.
@@ -166,7 +172,8 @@ async fn four_sources_become_one_table_by_snapshot_and_by_stream() -> Result<()>
     }
     becomes_equal(&stage, &daemon).await?;
     let after = versions(&stage, "xmin").await?;
-    let rewritten: BTreeSet<_> = before.iter().filter(|(id, version)| after.get(*id) != Some(version)).collect();
+    let rewritten: BTreeSet<_> =
+        before.iter().filter(|(id, version)| after.get(*id) != Some(version)).collect();
     assert_eq!(rewritten.len(), 4, "one row of each source is written, and no other");
     assert_eq!(versions(&stage, "imported_at, created_at").await?, stamps);
 
@@ -187,8 +194,7 @@ async fn a_second_run_until_caught_up_changes_nothing() -> Result<()> {
     let expenses = Expenses::generate(21, 600);
     expenses.insert_into(&stage.database).await?;
 
-    let (status, summary) =
-        Daemon::start_with(&config, &["--until-caught-up"])?.ends_with_output().await?;
+    let (status, summary) = Daemon::start_with(&config, &["--until-caught-up"])?.ends_with_output().await?;
     assert_eq!(status.code(), Some(0), "{summary}");
     assert!(summary.starts_with("caught up after "), "{summary}");
     for (collection, _) in TRANSACTIONS {
@@ -198,8 +204,7 @@ async fn a_second_run_until_caught_up_changes_nothing() -> Result<()> {
     assert_eq!(differences(&stage).await?, Vec::<String>::new());
     let before = versions(&stage, "xmin, ctid, imported_at").await?;
 
-    let (status, summary) =
-        Daemon::start_with(&config, &["--until-caught-up"])?.ends_with_output().await?;
+    let (status, summary) = Daemon::start_with(&config, &["--until-caught-up"])?.ends_with_output().await?;
     assert_eq!(status.code(), Some(0), "{summary}");
     assert_eq!(versions(&stage, "xmin, ctid, imported_at").await?, before);
 
@@ -208,8 +213,7 @@ async fn a_second_run_until_caught_up_changes_nothing() -> Result<()> {
     for _ in 0..100 {
         writer.next_write().apply(&stage.database).await?;
     }
-    let (status, summary) =
-        Daemon::start_with(&config, &["--until-caught-up"])?.ends_with_output().await?;
+    let (status, summary) = Daemon::start_with(&config, &["--until-caught-up"])?.ends_with_output().await?;
     assert_eq!(status.code(), Some(0), "{summary}");
     assert_eq!(differences(&stage).await?, Vec::<String>::new());
     for table in WHOLE {
@@ -222,7 +226,8 @@ async fn a_second_run_until_caught_up_changes_nothing() -> Result<()> {
 fn counts(summary: &str, source: &str) -> Result<[u64; 5]> {
     let line = summary.lines().find(|line| line.split_whitespace().next() == Some(source));
     let line = line.with_context(|| format!("no line of {source} in {summary}"))?;
-    let counts: Vec<u64> = line.split_whitespace().skip(1).take(5).map(str::parse).collect::<Result<_, _>>()?;
+    let counts: Vec<u64> =
+        line.split_whitespace().skip(1).take(5).map(str::parse).collect::<Result<_, _>>()?;
     counts.try_into().ok().context("five counts")
 }
 
@@ -234,8 +239,7 @@ async fn until_caught_up_with_held_changes_ends_with_1_and_says_so() -> Result<(
     stage.collection("venmo_raw_data").insert_one(doc! { "_id": "dateless", "note": "no date" }).await?;
     stage.collection("cash_raw_data").insert_one(doc! { "date": "2024-05-05", "amount": 1 }).await?;
 
-    let (status, summary) =
-        Daemon::start_with(&config, &["--until-caught-up"])?.ends_with_output().await?;
+    let (status, summary) = Daemon::start_with(&config, &["--until-caught-up"])?.ends_with_output().await?;
     assert_eq!(status.code(), Some(1), "{summary}");
     assert!(summary.contains("2 changes are held"), "{summary}");
     assert_eq!(counts(&summary, "venmo")?, [expenses.of(Collection::Venmo).len() as u64, 0, 0, 0, 1]);
