@@ -256,6 +256,13 @@ async fn a_transaction_over_three_collections_is_never_seen_half() -> Result<()>
     let mappings: String = LEDGERS.into_iter().map(mapping).collect();
     // A batch is full after 50 changes; a transaction has 303.
     let daemon = Daemon::start(&format!("{}\nbatch: {{ max_changes: 50 }}\n", stage.config(&mappings)))?;
+    // While a collection is being copied it may be ahead of the others.
+    let copied = "select count(*) from rowstream.mapping where snapshot_state = 'done'";
+    until("all three to be copied", PATIENCE, async || {
+        Ok((stage.number(copied).await.ok() == Some(3)).then_some(()))
+    })
+    .await
+    .with_context(|| daemon.last_words())?;
     stage.settled(&daemon, "journal").await?;
 
     let over = Arc::new(AtomicBool::new(false));
