@@ -240,9 +240,7 @@ impl Keeper {
                 _ = shutdown.wait_for(|stop| *stop) => return Ok(Finish::Stopped),
                 _ = tick.tick() => {}
             }
-            if !lease::heartbeat(&mut self.connection, &self.pipeline, self.epoch).await.map_err(state)? {
-                return Err(Error::Fenced);
-            }
+            self.heartbeat().await?;
             self.measure().await;
             self.retry_held().await?;
             if purged.elapsed() >= PURGE_EVERY {
@@ -258,6 +256,18 @@ impl Keeper {
                 Some(time) if self.report.applied() >= time => return Ok(Finish::CaughtUp),
                 Some(_) => {}
             }
+        }
+    }
+
+    /// ⚠ A server that is frozen, or behind a network that swallows packets, lets every statement wait for
+    /// ever: this is what notices. After `lease_ttl` without an answer the lease may be another's anyway.
+    async fn heartbeat(&mut self) -> Result<(), Error> {
+        let beat = lease::heartbeat(&mut self.connection, &self.pipeline, self.epoch);
+        match tokio::time::timeout(self.lease_ttl, beat).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err(Error::Fenced),
+            Ok(Err(error)) => Err(state(error)),
+            Err(silence) => Err(Error::retry("keep the lease", silence)),
         }
     }
 
