@@ -56,8 +56,7 @@ async fn killed_in_mid_snapshot_it_goes_on_with_the_chunks_that_are_missing() ->
     let stage = Stage::new("kills_snapshot").await?;
     let documents: Vec<_> = numbered(0, DOCUMENTS).collect();
     stage.collection("orders").insert_many(documents).await?;
-    let config =
-        stage.config(&stage.whole("orders")) + "snapshot: { chunk_documents: 500, workers: 2 }\n";
+    let config = stage.config(&stage.whole("orders")) + "snapshot: { chunk_documents: 500, workers: 2 }\n";
     let writer = Writer::start(&stage, "orders", DOCUMENTS, 11, Duration::from_millis(10));
 
     let mut daemon = Daemon::start(&config)?;
@@ -77,7 +76,10 @@ async fn killed_in_mid_snapshot_it_goes_on_with_the_chunks_that_are_missing() ->
 
         let found = chunks(&stage).await?;
         for (number, chunk) in &before {
-            ensure!(found.finished.get(number) == Some(chunk), "chunk {number} was finished and copied again");
+            ensure!(
+                found.finished.get(number) == Some(chunk),
+                "chunk {number} was finished and copied again"
+            );
         }
         if found.state == "running" && !found.finished.is_empty() && found.unfinished > 0 {
             kills += 1;

@@ -99,11 +99,9 @@ async fn halts(stage: &Stage, config: &str, hint: &str) -> Result<()> {
         Ok((stage.number("select epoch from rowstream.lease").await? > epoch).then_some(()))
     })
     .await?;
-    until("the next halt", PATIENCE, async || {
-        Ok((daemon.status().await?["role"] == "halted").then_some(()))
-    })
-    .await
-    .with_context(|| daemon.last_words())?;
+    until("the next halt", PATIENCE, async || Ok((daemon.status().await?["role"] == "halted").then_some(())))
+        .await
+        .with_context(|| daemon.last_words())?;
     assert!(daemon.is_running());
     assert_eq!(state(stage).await?, before);
     assert!(daemon.stop().await?.success());

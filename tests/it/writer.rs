@@ -165,8 +165,7 @@ impl Work {
     }
 
     async fn run(&mut self, verb: &str, of: &str, operations: Vec<Bson>) -> Result<i64> {
-        let command =
-            doc! { verb: &self.collection, of: operations, "writeConcern": { "w": "majority", "wtimeout": 5_000 } };
+        let command = doc! { verb: &self.collection, of: operations, "writeConcern": { "w": "majority", "wtimeout": 5_000 } };
         let reply = self.database.run_command(command).await?;
         ensure!(!reply.contains_key("writeErrors") && !reply.contains_key("writeConcernError"), "{reply}");
         let Timestamp { time, increment } = reply.get_timestamp("operationTime")?;
