@@ -287,7 +287,9 @@ async fn a_collection_dropped_while_a_chunk_is_outstanding_takes_its_rows_along(
         scene.handed(events).await?;
         assert_eq!(scene.finished_chunks().await?, 0, "{name}");
         match lock {
-            Some(mut lock) => drop(lock.execute("commit").await?),
+            Some(mut lock) => {
+                lock.execute("commit").await?;
+            }
             None => assert!(scene.reads(&mongod).await?, "the read was over too early"),
         }
         scene.ends_well().await?;
