@@ -40,14 +40,15 @@ struct Scene {
 impl Scene {
     async fn new(mongod: &Mongod, name: &str) -> Result<Self> {
         let stage = Stage::with_mongod(mongod, name).await?;
-        let documents = (0..100_i64).map(|n| doc! { "_id": n, "v": 0 });
+        let documents = (0..2_400_i64).map(|n| doc! { "_id": n, "v": 0 });
         stage.collection("orders").insert_many(documents).await?;
         // The stream begins with the last operation before it: not with one of these.
-        stage.collection("other").insert_one(doc! {}).await?;
+        stage.collection("elsewhere").insert_one(doc! {}).await?;
+        // Two mappings, so that the stream is the database's and its getMore is told from the chunk's.
+        let mappings = stage.whole("orders") + &stage.whole("other");
         // One worker, or the other one's reads would meet the fail point.
-        let config =
-            stage.config(&stage.whole("orders")).replace("\" }\nhttp", "\", lock_timeout: 60s }\nhttp")
-                + "snapshot: { chunk_documents: 20, workers: 1 }\n";
+        let config = stage.config(&mappings).replace("\" }\nhttp", "\", lock_timeout: 60s }\nhttp")
+            + "snapshot: { chunk_documents: 1200, workers: 1 }\n";
         let migrated = daemon::command(&["migrate"], &config)?;
         ensure!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
         let mut gate = stage.postgres().await?;
@@ -87,10 +88,11 @@ impl Scene {
         until(&format!("{statement} to wait for a lock"), PATIENCE, waits).await
     }
 
-    /// The next read, which is the chunk's, is held up; returns once the server has it in hand.
-    async fn hold_up_the_read(&mut self, mongod: &Mongod, milliseconds: i64) -> Result<()> {
+    /// The chunk's next `find` (its first thousand documents) or `getMore` (the rest) is held up; returns once
+    /// the server has it in hand.
+    async fn hold_up(&mut self, mongod: &Mongod, command: &str, milliseconds: i64) -> Result<()> {
         let data = doc! {
-            "failCommands": ["find"], "appName": "rowstream", "namespace": format!("{}.orders", self.stage.name),
+            "failCommands": [command], "appName": "rowstream", "namespace": format!("{}.orders", self.stage.name),
             "blockConnection": true, "blockTimeMS": milliseconds,
         };
         let armed = mongod
@@ -107,7 +109,8 @@ impl Scene {
     }
 
     async fn reads(&self, mongod: &Mongod) -> Result<bool> {
-        let reading = doc! { "currentOp": 1, "appName": "rowstream", "command.find": "orders" };
+        let of_orders = [doc! { "command.find": "orders" }, doc! { "command.collection": "orders" }];
+        let reading = doc! { "currentOp": 1, "appName": "rowstream", "$or": of_orders };
         Ok(!mongod.run_admin(reading).await?.get_array("inprog")?.is_empty())
     }
 
@@ -155,7 +158,8 @@ impl Scene {
     }
 }
 
-/// Everything that can happen to a document, in the first chunk (0 to 19) and behind it. Returns how many
+/// Everything that can happen to a document, in the first chunk (0 to 1199, the last 200 of which
+/// are its second reply) and behind it. Returns how many
 /// events that makes.
 async fn change_everything(stage: &Stage) -> Result<u32> {
     let orders = stage.collection("orders");
@@ -163,7 +167,7 @@ async fn change_everything(stage: &Stage) -> Result<u32> {
     let new = |n: i64, v: i64| doc! { "_id": n, "v": v, "new": true };
     let set = |v: i64| doc! { "$set": { "v": v } };
     let mut events = 0;
-    for base in [0, 50] {
+    for base in [0, 1_100, 1_500] {
         orders.update_one(id(base + 1), set(10)).await?;
         orders.replace_one(id(base + 2), doc! { "v": 11, "replaced": Bson::Null }).await?;
         orders.delete_one(id(base + 3)).await?;
@@ -180,24 +184,42 @@ async fn change_everything(stage: &Stage) -> Result<u32> {
         events += 13;
     }
     // New ones: before the first, behind the last, and one that does not stay.
-    orders.insert_many([new(-5, 17), new(500, 18), new(-6, 19)]).await?;
+    orders.insert_many([new(-5, 17), new(5_000, 18), new(-6, 19)]).await?;
     orders.delete_one(id(-6)).await?;
     Ok(events + 4)
+}
+
+/// Waits until the stream has brought what `change_everything` leaves.
+async fn applied(stage: &Stage) -> Result<()> {
+    let sql =
+        "select count(*) from orders where source_id in ('1', '2', '4', '6', '1101', '1501', '-5', '5000')";
+    until("the stream to be applied", PATIENCE, async || Ok((stage.number(sql).await? == 8).then_some(())))
+        .await
 }
 
 #[tokio::test]
 async fn what_changes_between_a_chunks_registration_and_its_read_is_not_undone() -> Result<()> {
     let mongod = mongod().await?;
     let mut scene = Scene::new(&mongod, "registered").await?;
-    scene.hold_up_the_read(&mongod, READ_HELD_UP_MS).await?;
+    scene.hold_up(&mongod, "find", READ_HELD_UP_MS).await?;
     let events = change_everything(&scene.stage).await?;
     scene.handed(events).await?;
     // The stream has written its rows already, and the chunk is still to be read.
-    let applied = "select count(*) from orders where source_id in ('1', '2', '4', '6', '-5', '51', '500')";
-    until("the stream to be applied", PATIENCE, async || {
-        Ok((scene.stage.number(applied).await? == 7).then_some(()))
-    })
-    .await?;
+    applied(&scene.stage).await?;
+    assert!(scene.reads(&mongod).await?, "the read was over too early");
+    assert_eq!(scene.finished_chunks().await?, 0);
+    scene.ends_well().await
+}
+
+#[tokio::test]
+async fn what_changes_and_is_applied_while_a_chunk_is_read_is_not_undone() -> Result<()> {
+    let mongod = mongod().await?;
+    let mut scene = Scene::new(&mongod, "half_read").await?;
+    // The first thousand are read, as they were; the chunk cannot commit yet, and the stream can.
+    scene.hold_up(&mongod, "getMore", READ_HELD_UP_MS).await?;
+    let events = change_everything(&scene.stage).await?;
+    scene.handed(events).await?;
+    applied(&scene.stage).await?;
     assert!(scene.reads(&mongod).await?, "the read was over too early");
     assert_eq!(scene.finished_chunks().await?, 0);
     scene.ends_well().await
@@ -207,7 +229,7 @@ async fn what_changes_between_a_chunks_registration_and_its_read_is_not_undone()
 async fn what_changes_between_a_chunks_read_and_its_commit_is_not_undone() -> Result<()> {
     let mongod = mongod().await?;
     let mut scene = Scene::new(&mongod, "read").await?;
-    scene.hold_up_the_read(&mongod, READ_HELD_UP_BRIEFLY_MS).await?;
+    scene.hold_up(&mongod, "find", READ_HELD_UP_BRIEFLY_MS).await?;
     let mut lock = scene.lock("chunk").await?;
     assert!(scene.reads(&mongod).await?, "the read was over too early");
     scene.waits_for("update rowstream.chunk").await?;
@@ -224,7 +246,8 @@ async fn what_changes_while_a_chunk_waits_for_its_turn_is_not_undone() -> Result
     let mongod = mongod().await?;
     let mut scene = Scene::new(&mongod, "turn").await?;
     let mut lock = scene.lock("checkpoint").await?;
-    scene.hold_up_the_read(&mongod, READ_HELD_UP_BRIEFLY_MS).await?;
+    scene.hold_up(&mongod, "getMore", READ_HELD_UP_BRIEFLY_MS).await?;
+    // These are read as they were, and the stream's transaction with the new ones goes first.
     let set = doc! { "$set": { "v": 1 } };
     scene.stage.collection("orders").update_many(doc! { "_id": { "$gte": 8, "$lt": 12 } }, set).await?;
     scene.waits_for("update rowstream.checkpoint").await?;
@@ -248,14 +271,14 @@ async fn a_collection_dropped_while_a_chunk_is_outstanding_takes_its_rows_along(
         let mut lock = None;
         if while_it_waits {
             lock = Some(scene.lock("checkpoint").await?);
-            scene.hold_up_the_read(&mongod, READ_HELD_UP_BRIEFLY_MS).await?;
+            scene.hold_up(&mongod, "getMore", READ_HELD_UP_BRIEFLY_MS).await?;
             orders.update_one(doc! { "_id": 8_i64 }, doc! { "$set": { "v": 1 } }).await?;
             scene.waits_for("update rowstream.checkpoint").await?;
             until("the end of the read", PATIENCE, async || Ok((!scene.reads(&mongod).await?).then_some(())))
                 .await?;
             events += 1;
         } else {
-            scene.hold_up_the_read(&mongod, READ_HELD_UP_MS).await?;
+            scene.hold_up(&mongod, "find", READ_HELD_UP_MS).await?;
         }
         orders.drop().await?;
         let documents: Vec<Document> = again().collect();
@@ -264,7 +287,9 @@ async fn a_collection_dropped_while_a_chunk_is_outstanding_takes_its_rows_along(
         scene.handed(events).await?;
         assert_eq!(scene.finished_chunks().await?, 0, "{name}");
         match lock {
-            Some(mut lock) => drop(lock.execute("commit").await?),
+            Some(mut lock) => {
+                lock.execute("commit").await?;
+            }
             None => assert!(scene.reads(&mongod).await?, "the read was over too early"),
         }
         scene.ends_well().await?;
