@@ -57,8 +57,11 @@ pub async fn load(
             done.push(mapped.mapping.index);
             continue;
         }
-        chunk::reopen_last(&mut transaction, pipeline, source).await.map_err(state)?;
-        let progress = chunk::progress(&mut transaction, pipeline, source).await.map_err(state)?;
+        let mut progress = chunk::progress(&mut transaction, pipeline, source).await.map_err(state)?;
+        if progress.unfinished.last().is_some_and(|last| last.upper.is_none()) {
+            chunk::reopen_last(&mut transaction, pipeline, source).await.map_err(state)?;
+            progress = chunk::progress(&mut transaction, pipeline, source).await.map_err(state)?;
+        }
         let open_ended = progress.last.as_ref().is_some_and(|last| last.upper.is_none());
         pending.push(Pending { source: mapped.mapping.index, planned: open_ended, progress });
     }
