@@ -9,6 +9,9 @@ use super::tree::{Field, Section};
 
 /// From here on a number in a file is not exact: digits were lost when it was read.
 const INEXACT_FROM: f64 = 9_007_199_254_740_992.0;
+/// Any number of so many digits is told from its neighbours when it is read; of one with more, another
+/// number may be left.
+const EXACT_DIGITS: usize = 15;
 
 const RULES: [(&str, Rule); 6] = [
     ("unix_seconds", Rule::UnixSeconds),
@@ -190,7 +193,7 @@ fn scalar(field: &Field<'_>) -> Option<Scalar> {
         ValueKind::Nil => Some(Scalar::Null),
         ValueKind::Boolean(flag) => Some(Scalar::Bool(*flag)),
         ValueKind::I64(number) => Some(Scalar::Int(*number)),
-        ValueKind::Float(number) if number.abs() < INEXACT_FROM => Some(Scalar::Float(*number)),
+        ValueKind::Float(number) if is_exact(*number) => Some(Scalar::Float(*number)),
         ValueKind::String(text) if text.is_empty() => Some(Scalar::Text(String::new())),
         ValueKind::String(_) => field.text().map(Scalar::Text),
         ValueKind::Table(_) | ValueKind::Array(_) => {
@@ -202,4 +205,10 @@ fn scalar(field: &Field<'_>) -> Option<Scalar> {
             None
         }
     }
+}
+
+fn is_exact(number: f64) -> bool {
+    let text = format!("{number:e}");
+    let mantissa = text.split('e').next().unwrap_or_default();
+    number.abs() < INEXACT_FROM && mantissa.bytes().filter(u8::is_ascii_digit).count() <= EXACT_DIGITS
 }

@@ -130,10 +130,10 @@ fn collection(field: &Field<'_>) -> Option<Namespace> {
         return None;
     };
     if let Some(mistake) = database_mistake(&namespace.database) {
-        field.mistake(
-            format!("must begin with a database that can be copied; {} {mistake}", namespace.database),
-            "",
-        );
+        // Without the name: what is no name may be a connection string, which only the given text redacts.
+        let constraint =
+            format!("must begin with the name of a database that can be copied; this one {mistake}");
+        field.mistake(constraint, "");
         return None;
     }
     if namespace.collection.starts_with("system.") || namespace.collection.contains('$') {

@@ -164,15 +164,19 @@ fn secret_of_field(field: &Field<'_>, keys: &SecretKeys) -> Option<Secret> {
 }
 
 fn secret_of_file(field: &Field<'_>, keys: &SecretKeys, surroundings: &Surroundings<'_>) -> Option<Secret> {
-    let path = field.text()?;
-    if path.contains("://") {
-        field.hidden_mistake("must be the path of a file", &format!("a value belongs into {}", keys.value));
-        return None;
-    }
-    match read_secret(&path, keys, surroundings) {
+    // What is no path may be the secret itself, so what was given is never shown.
+    let hint = format!("the value itself belongs into {}", keys.value);
+    let path = match field.value() {
+        ::config::ValueKind::String(path) if !path.contains("://") => path,
+        _ => {
+            field.hidden_mistake("must be the path of a file", &hint);
+            return None;
+        }
+    };
+    match read_secret(path, keys, surroundings) {
         Ok(secret) => Some(secret),
         Err(constraint) => {
-            field.mistake(constraint, "");
+            field.hidden_mistake(constraint, "");
             None
         }
     }

@@ -104,7 +104,7 @@ mappings:
 "#
     );
     insta::assert_snapshot!(mistakes(&yaml, &[]), @r#"
-mappings[0].collection: must begin with a database that can be copied; local belongs to the server itself, given "local.oplog.rs"
+mappings[0].collection: must begin with the name of a database that can be copied; this one belongs to the server itself, given "local.oplog.rs"
 mappings[1].collection: must not be a collection of the server's own (system.… or with a $), given "shop.system.views"
 mappings[2].table: must not be longer than 63 bytes, given "tttttttttttttttttttttttttttttttttttttttttttttttttttttttttttt"… (PostgreSQL would cut the table's name off)
 mappings[3].table: must be a table or schema.table, given "a.b.c" (a name with dots: { schema: public, name: a.b })
@@ -180,6 +180,47 @@ mongodb_uri: "mongodb://app:hunter2@db"
     assert_eq!(text.lines().count(), 8, "{text}");
     let config = accepted(&format!("{SERVERS}\n"), &[("ROWSTREAM__POSTGRES__PASSWORD", "hunter2")]);
     assert!(!format!("{config:?}{}", redacted(&config)).contains("hunter2"));
+}
+
+#[test]
+fn a_secret_at_the_wrong_place_is_not_shown_either() {
+    let yaml = r#"
+mongodb: { uri_file: hunter2 }
+postgres: { postgres://app:hun,ter2@pg/shop: , "postgres://app:hunter2@pg/shop": , url_file: 42424242, password_file: hunter2 }
+mappings:
+  - source: a
+    collection: "mongodb://app:hunter2@db1.example.com/shop.orders"
+    columns: { "postgres://app:hunter2@pg": 7 }
+"#;
+    let text = mistakes(yaml, &[]);
+    assert!(!["hun", "ter2", "4242"].iter().any(|part| text.contains(part)), "{text}");
+    assert_eq!(text.lines().count(), 8, "{text}");
+    let variables = [
+        ("MONGODB_URI_FILE", "hunter2"),
+        ("DATABASE_URL_FILE", "hunter2"),
+        ("ROWSTREAM__POSTGRES__PASSWORD_FILE", "hunter2"),
+    ];
+    let text = mistakes("", &variables);
+    assert!(!text.contains("hunter2"), "{text}");
+    assert_eq!(text.lines().filter(|line| line.contains("readable file")).count(), 3, "{text}");
+}
+
+#[test]
+fn a_number_whose_digits_were_lost_is_refused() {
+    let constants = |number: &str| {
+        format!(
+            "{SERVERS}\nmappings: [{{ source: a, collection: s.a, columns: {{ v: {{ value: {number} }}, d: {{ from: d, default: {number} }} }} }}]"
+        )
+    };
+    for number in ["123456789.123456789", "0.1234567890123456789", "-1234567890.123456", "1e300", "1e20"] {
+        let text = mistakes(&constants(number), &[]);
+        assert_eq!(text.matches("put it in quotes").count(), 2, "{number}: {text}");
+    }
+    for number in
+        ["0.1", "-123456789.123456", "1.5e-9", "1.10", "0.0", "9007199254740993", "\"0.1234567890123456789\""]
+    {
+        accepted(&constants(number), &[]);
+    }
 }
 
 #[test]
@@ -307,7 +348,7 @@ fn mistakes_of_variables_name_the_variable() {
 ROWSTREAM__MAPPINGS__0__SOURCE: lists cannot be set by variables (write mappings into the file)
 MONGODB_URI: must begin with mongodb:// or mongodb+srv://
 DATABASE_URL_FILE: its file must not be empty
-ROWSTREAM__POSTGRES__PASSWORD_FILE: must be the path of a readable file: entity not found, given "/secrets/none"
+ROWSTREAM__POSTGRES__PASSWORD_FILE: must be the path of a readable file: entity not found
 ROWSTREAM__HTTP__ENABLED: must be true or false, given "yes"
 ROWSTREAM__HTTP__LISTN: is not a known key (did you mean listen?)
 ROWSTREAM__LOG: must be a map

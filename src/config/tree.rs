@@ -66,7 +66,12 @@ impl KeyPath {
     fn any_key(&self, key: &str) -> Self {
         let plain =
             !key.is_empty() && key.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '$'));
-        let shown = if plain { key.to_owned() } else { format!("{key:?}") };
+        // A connection string that lost its own key becomes one; a comma in its password makes it two.
+        let shown = match key {
+            _ if plain => key.to_owned(),
+            _ if key.contains("://") || key.contains('@') => "\"***\"".to_owned(),
+            _ => format!("{key:?}"),
+        };
         Self { shown: joined(&self.shown, &shown), pattern: joined(&self.pattern, "*") }
     }
 

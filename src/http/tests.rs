@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -217,6 +218,32 @@ async fn a_request_that_never_ends_is_let_go() {
     stream.read_to_end(&mut rest).await.ok();
     assert!(!rest.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&rest));
     assert_eq!(server.get("/livez").await.code, 200);
+}
+
+#[tokio::test]
+async fn idle_connections_do_not_keep_a_probe_waiting() {
+    let server = server().await;
+    server.status.progressed(Moment::now());
+    let mut idle = Vec::new();
+    for _ in 0..100 {
+        idle.push(TcpStream::connect(server.address).await.expect("connects"));
+    }
+    let began = Instant::now();
+    let answer = tokio::time::timeout(Duration::from_secs(2), server.get("/livez")).await;
+    assert_eq!(answer.expect("an answer in time").code, 200);
+    // The oldest had to go, the youngest may still ask.
+    assert!(ends(&mut idle[0], Duration::from_secs(2)).await);
+    let last = idle.last_mut().expect("a connection");
+    assert!(!ends(last, Duration::from_millis(100)).await);
+    // One that says nothing, or half a request, is let go soon.
+    last.write_all(b"GET /livez HTTP/1.1\r\n").await.expect("writes");
+    assert!(ends(last, Duration::from_secs(10)).await);
+    assert!(began.elapsed() > Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+async fn ends(stream: &mut TcpStream, within: Duration) -> bool {
+    let mut rest = Vec::new();
+    tokio::time::timeout(within, stream.read_to_end(&mut rest)).await.is_ok()
 }
 
 #[tokio::test]

@@ -1,12 +1,17 @@
 //! Constants and defaults of the file, encoded once at the start.
 
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
 use super::encode::{self, encode};
 use super::fault::Fault;
 use super::rule;
 use super::time;
 use super::walk::Value;
 use crate::config::{Rule, Scalar};
-use crate::domain::ColumnType;
+use crate::domain::{ColumnType, Reason};
 
 /// The binary form of a constant; `None` is NULL. A column's rule reads its default as it reads the
 /// document's values; text may also say what YAML has no type for: a moment, a number, JSON.
@@ -39,8 +44,7 @@ pub(super) fn encode_scalar(
 fn write_text(text: &str, column: &ColumnType, out: &mut Vec<u8>) -> Result<bool, Fault> {
     match column {
         ColumnType::Json | ColumnType::Jsonb => {
-            serde_json::from_str::<serde_json::Value>(text)
-                .map_err(|_| Fault::wrong_type("the constant of a JSON column is not JSON"))?;
+            check_json(text)?;
             encode::begin_json(column, out);
             out.extend_from_slice(super::text::checked(text.as_bytes())?);
         }
@@ -62,10 +66,93 @@ fn write_text(text: &str, column: &ColumnType, out: &mut Vec<u8>) -> Result<bool
     Ok(true)
 }
 
+/// As strict as with documents: PostgreSQL refuses NUL in jsonb, and keeps one of two equal names.
+fn check_json(text: &str) -> Result<(), Fault> {
+    let value: serde_json::Value = serde_json::from_str(text)
+        .map_err(|_| Fault::wrong_type("the constant of a JSON column is not JSON"))?;
+    // It is JSON, so all that can be wrong here is a name.
+    serde_json::from_str::<DistinctNames>(text)
+        .map_err(|_| Fault::new(Reason::DuplicateField, "a field name occurs twice in one JSON object"))?;
+    if has_nul(&value) {
+        return Err(Fault::new(
+            Reason::NulCharacter,
+            "the JSON has a NUL character, which PostgreSQL cannot store",
+        ));
+    }
+    Ok(())
+}
+
+fn has_nul(value: &serde_json::Value) -> bool {
+    use serde_json::Value as Json;
+    match value {
+        Json::String(text) => text.contains('\0'),
+        Json::Array(items) => items.iter().any(has_nul),
+        Json::Object(fields) => fields.iter().any(|(name, value)| name.contains('\0') || has_nul(value)),
+        Json::Null | Json::Bool(_) | Json::Number(_) => false,
+    }
+}
+
+/// JSON whose objects have no name twice: `serde_json::Value` would only have the last.
+struct DistinctNames;
+
+impl<'de> Deserialize<'de> for DistinctNames {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for DistinctNames {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON whose names are distinct")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self, A::Error> {
+        let mut names = HashSet::new();
+        while let Some(name) = fields.next_key::<String>()? {
+            if !names.insert(name) {
+                return Err(A::Error::custom("a name occurs twice"));
+            }
+            fields.next_value::<Self>()?;
+        }
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self, A::Error> {
+        while items.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Reason, TextKind};
+    use crate::domain::TextKind;
 
     const TEXT: ColumnType = ColumnType::Text { kind: TextKind::Text, limit: None };
     const MOMENT: ColumnType = ColumnType::TimestampTz { precision: 6 };
@@ -100,6 +187,19 @@ mod tests {
         let labels = ColumnType::Enum { labels: vec!["a".into()] };
         assert_eq!(plain(text("b"), &labels), Err(Reason::UnknownEnumLabel));
         assert_eq!(plain(text("a"), &labels), Ok(Some(b"a".to_vec())));
+    }
+
+    #[test]
+    fn json_that_postgresql_refuses_or_alters_is_no_constant() {
+        for column in [ColumnType::Json, ColumnType::Jsonb] {
+            for nul in [r#""a\u0000b""#, r#"{"a\u0000":1}"#, r#"[{"a":["\u0000"]}]"#] {
+                assert_eq!(plain(text(nul), &column), Err(Reason::NulCharacter), "{nul}");
+            }
+            for twice in [r#"{"a":1,"a":1}"#, r#"[{"b":{"a":1,"c":2,"\u0061":"\u0000"}}]"#] {
+                assert_eq!(plain(text(twice), &column), Err(Reason::DuplicateField), "{twice}");
+            }
+            assert!(plain(text(r#"{"a":{"a":[1,{"a":2}]},"b":"\\u0000"}"#), &column).is_ok());
+        }
     }
 
     #[test]

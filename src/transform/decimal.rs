@@ -205,6 +205,15 @@ impl Decimal<'_> {
 
     /// The nearest double.
     pub(super) fn nearest_double(&self) -> f64 {
+        self.scientific().parse().unwrap_or(f64::NAN)
+    }
+
+    /// The nearest real. Not by way of a double: rounding twice can end at another one.
+    pub(super) fn nearest_single(&self) -> f32 {
+        self.scientific().parse().unwrap_or(f32::NAN)
+    }
+
+    fn scientific(&self) -> String {
         let mut text = String::with_capacity(self.digits.len() + 16);
         if self.negative {
             text.push('-');
@@ -213,7 +222,7 @@ impl Decimal<'_> {
         text.extend(self.digits.iter().map(|&digit| char::from(b'0' + digit)));
         text.push('e');
         text.push_str(&self.exponent.to_string());
-        text.parse().unwrap_or(f64::NAN)
+        text
     }
 
     /// The double of exactly this value, if there is one.

@@ -103,15 +103,14 @@ pub(super) fn number_text(text: &[u8], column: &ColumnType, out: &mut Vec<u8>) -
         }
         Err(Fault::out_of_range("the number is out of the column's range"))
     };
-    let nearest = || -> Result<f64, Fault> {
-        let double = decimal.nearest_double();
-        if !double.is_finite() {
+    let check_nearest = |is_finite: bool, is_zero: bool| -> Result<(), Fault> {
+        if !is_finite {
             return Err(Fault::out_of_range("the number is out of the column's range"));
         }
-        if double == 0.0 && !decimal.is_zero() {
+        if is_zero && !decimal.is_zero() {
             return Err(Fault::not_exact("the number is closer to zero than the column can tell"));
         }
-        Ok(double)
+        Ok(())
     };
     match column {
         ColumnType::Int2 => {
@@ -126,16 +125,14 @@ pub(super) fn number_text(text: &[u8], column: &ColumnType, out: &mut Vec<u8>) -
             let whole = integer(i128::from(i64::MIN)..=i128::from(i64::MAX))?;
             out.extend_from_slice(&(whole as i64).to_be_bytes());
         }
-        ColumnType::Float8 => out.extend_from_slice(&nearest()?.to_be_bytes()),
+        ColumnType::Float8 => {
+            let double = decimal.nearest_double();
+            check_nearest(double.is_finite(), double == 0.0)?;
+            out.extend_from_slice(&double.to_be_bytes());
+        }
         ColumnType::Float4 => {
-            let double = nearest()?;
-            let single = double as f32;
-            if single.is_infinite() {
-                return Err(Fault::out_of_range("the number is out of the column's range"));
-            }
-            if single == 0.0 && double != 0.0 {
-                return Err(Fault::not_exact("the number is closer to zero than the column can tell"));
-            }
+            let single = decimal.nearest_single();
+            check_nearest(single.is_finite(), single == 0.0)?;
             out.extend_from_slice(&single.to_be_bytes());
         }
         ColumnType::Numeric(modifier) => numeric::write(Number::Finite(decimal), *modifier, out)?,

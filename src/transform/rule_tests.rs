@@ -106,3 +106,32 @@ fn json_goes_to_text_too() {
     assert_eq!(read(Rule::Json, Value::String(b"a"), &limited), Err(Reason::TooLong));
     assert_eq!(read(Rule::Json, Value::Bool(true), &ColumnType::Jsonb), Ok((b"\x01true".to_vec(), false)));
 }
+
+#[test]
+fn number_text_is_rounded_once() {
+    let number = |text: &str, column| read(Rule::Number, Value::String(text.as_bytes()), &column);
+    let real = |text: &str| {
+        let (bytes, _) = number(text, ColumnType::Float4)?;
+        Ok(f32::from_be_bytes(bytes.try_into().unwrap()))
+    };
+    // Just below the middle of two reals, and in the middle once it is a double.
+    assert_eq!(real("1.00000017881393432617187499"), Ok(1.0 + f32::EPSILON));
+    assert_eq!(real("-0.1"), Ok(-0.1));
+    assert_eq!(real("0.0"), Ok(0.0));
+    assert_eq!(real("1e39"), Err(Reason::OutOfRange));
+    assert_eq!(real("1e-60"), Err(Reason::NotExact));
+    assert_eq!(real("1e-400"), Err(Reason::NotExact));
+}
+
+#[test]
+fn a_decimal_far_from_any_moment_is_out_of_range() {
+    // The least Decimal128 whose microseconds an i128 holds.
+    let decimal: bson::Decimal128 = "-1701411834604692317316873037158841E-1".parse().unwrap();
+    for negative in [true, false] {
+        let bits = u128::from_le_bytes(decimal.bytes()) ^ (u128::from(!negative) << 127);
+        for column in [MOMENT, ColumnType::Timestamp { precision: 0 }, ColumnType::Date] {
+            let value = Value::Decimal128(bits);
+            assert_eq!(read(Rule::UnixSeconds, value, &column), Err(Reason::OutOfRange));
+        }
+    }
+}

@@ -36,10 +36,11 @@ fn write_date(microseconds: i128, out: &mut Vec<u8>) -> Result<(), Fault> {
 }
 
 fn write_timestamp(microseconds: i128, precision: u8, out: &mut Vec<u8>) -> Result<(), Fault> {
-    let since_2000 = microseconds - POSTGRES_EPOCH_DAYS * MICROSECONDS_PER_DAY;
-    if !TIMESTAMP_RANGE.contains(&since_2000) {
-        return Err(Fault::out_of_range("the moment is outside of PostgreSQL's range"));
-    }
+    // A Decimal128 of seconds can come close to the least i128.
+    let since_2000 = microseconds
+        .checked_sub(POSTGRES_EPOCH_DAYS * MICROSECONDS_PER_DAY)
+        .filter(|since_2000| TIMESTAMP_RANGE.contains(since_2000))
+        .ok_or_else(|| Fault::out_of_range("the moment is outside of PostgreSQL's range"))?;
     let unit = 10_i128.pow(u32::from(6_u8.saturating_sub(precision)));
     if since_2000.rem_euclid(unit) != 0 {
         return Err(Fault::not_exact(format!(
