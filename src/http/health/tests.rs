@@ -206,7 +206,7 @@ fn a_standby_is_well_however_long_it_waits() {
         health.checks.iter().map(|check| format!("{}: {}", check.name, check.detail)).collect();
     insta::assert_snapshot!(details.join("\n"), @r"
     leader: standby, host/2 leads
-    mongodb: connected
+    mongodb: not leader
     postgresql: connected
     stream: not leader
     checkpoint: not leader
