@@ -92,6 +92,16 @@ pub async fn fingerprint(conn: &mut PgConnection, name: &TableName) -> Result<Op
     Ok(answer(conn, name).await?.map(|answer| answer.fingerprint))
 }
 
+/// A fingerprint has three parts, `kind.columns.all`: the first two answer what is asked of it alone.
+pub(super) fn is_partitioned(fingerprint: &str) -> bool {
+    fingerprint.split('.').next() == Some("p")
+}
+
+/// What `guard` compares: the columns with their types and modifiers.
+pub(super) fn columns_hash(fingerprint: &str) -> &str {
+    fingerprint.split('.').nth(1).unwrap_or_default()
+}
+
 async fn answer(conn: &mut PgConnection, name: &TableName) -> Result<Option<Answer>, Error> {
     sqlx::query_as(TABLE)
         .bind(&name.schema)

@@ -134,11 +134,6 @@ impl ServerError {
         }
     }
 
-    /// No row can hold the value: PostgreSQL could not even make it one of the column's type.
-    pub(super) fn is_no_value_of_its_type(&self) -> bool {
-        self.sqlstate.starts_with("22")
-    }
-
     fn rejection(&self, reason: Reason, why: &str) -> Rejection {
         let unknown_label = self.routine.as_deref() == Some("enum_in");
         let (reason, why) = if unknown_label {

@@ -109,6 +109,15 @@ shape as (
         'triggers', triggers.document) as document
     from relation, columns, unique_keys, foreign_keys, triggers
 ),
+-- As guard.sql has it.
+columns_hash as (
+    select md5(string_agg(concat_ws(' ', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,
+                                    a.attnotnull, a.attgenerated, a.attidentity),
+                          ',' order by a.attnum)) as hash
+    from relation
+    join pg_catalog.pg_attribute a on a.attrelid = relation.oid
+    where a.attnum > 0 and not a.attisdropped
+),
 missing as (
     select coalesce(jsonb_agg(wanted.privilege order by wanted.place), '[]') as document
     from relation
@@ -122,7 +131,7 @@ missing as (
     where not wanted.granted
 )
 select shape.document::text as shape,
-       md5(shape.document::text) as fingerprint,
+       concat_ws('.', relation.relkind, columns_hash.hash, md5(shape.document::text)) as fingerprint,
        missing.document::text as missing_privileges,
        row_security_active(relation.oid) as row_security
-from relation, shape, missing
+from relation, shape, missing, columns_hash
