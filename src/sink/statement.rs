@@ -10,11 +10,10 @@ use std::fmt::Write;
 
 use sqlx::AssertSqlSafe;
 
+use super::catalog::is_partitioned;
 use crate::config::KeySpec;
 use crate::domain::{ColumnType, TableName, TextKind};
 use crate::mapping::{ColumnPlan, Mapping};
-
-use super::catalog::is_partitioned;
 
 /// The savepoint of every attempt. Names may repeat: the newest hides the older.
 pub(super) const SAVEPOINT: &str = "savepoint rowstream_attempt";

@@ -137,3 +137,85 @@ async fn the_guard_sees_every_change_that_would_round() {
     other.close().await.expect("close");
     database.drop().await;
 }
+
+#[tokio::test]
+async fn a_trigger_that_names_something_unknown_holds_its_row_and_tells_no_value() {
+    let mut database = Database::create("trigger_sql").await;
+    let conn = &mut database.conn;
+    run(
+        conn,
+        "create table t (source text, source_id text, n int, primary key (source, source_id));
+         create function route() returns trigger language plpgsql as
+             $$begin if new.n = 2 then execute 'insert into part_' || new.source_id || ' values (1)'; end if;
+               return new; end$$;
+         create trigger route before insert on t for each row execute function route()",
+    )
+    .await;
+    let found = table(conn, &public("t")).await;
+    let target = target(&found, both_keys(), &["source", "source_id", "n"]);
+    let outcome = upsert(conn, &target, &[venmo("a", &[Int4(1)]), venmo("secret", &[Int4(2)])]).await;
+    assert_eq!(counts(&outcome), (1, 0, 0, 1));
+    let (id, rejection) = &outcome.rejected[0];
+    assert_eq!((id, rejection.reason), (&canonical("secret"), Reason::RejectedByTarget));
+    assert!(!rejection.to_string().contains("secret"), "{rejection}");
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn the_catalog_tells_rules_collations_and_column_privileges() {
+    let mut database = Database::create("obstacles").await;
+    let role = format!("sink_columns_{}", std::process::id());
+    let conn = &mut database.conn;
+    run(
+        conn,
+        &format!(
+            "create collation ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+             create table t (id text collate ci, plain text, n serial, m int, o int generated always as identity);
+             create unique index by_id on t (id);
+             create unique index by_plain on t (plain);
+             create unique index by_plain_ci on t (plain collate ci);
+             create rule kept as on delete to t do instead nothing;
+             create rule noted as on insert to t do also notify t;
+             create rule deleted as on delete to t do also notify t;
+             create role {role};
+             grant select (id, plain), insert (id, plain, m), update (plain), delete on t to {role}"
+        ),
+    )
+    .await;
+    run(conn, &format!("set role {role}")).await;
+    let found = table(conn, &public("t")).await;
+    let marked: Vec<_> = found
+        .columns
+        .iter()
+        .filter(|column| column.nondeterministic)
+        .map(|column| column.name.as_str())
+        .collect();
+    assert_eq!(marked, ["id"]);
+    let marked: Vec<_> =
+        found.unique_keys.iter().filter(|key| key.nondeterministic).map(|key| key.name.as_str()).collect();
+    assert_eq!(marked, ["by_id", "by_plain_ci"]);
+    assert_eq!(found.rules, ["kept", "noted"]);
+    assert_eq!(found.missing_privileges, ["select"], "xmax is read");
+    let missing: Vec<String> = found
+        .missing_column_privileges
+        .iter()
+        .map(|(column, privilege)| format!("{column} {privilege}"))
+        .collect();
+    assert_eq!(
+        missing,
+        [
+            "id update",
+            "n insert",
+            "n select",
+            "n update",
+            "n usage on sequence t_n_seq",
+            "m select",
+            "m update",
+            "o insert",
+            "o select",
+            "o update"
+        ]
+    );
+    run(conn, &format!("reset role; drop owned by {role}; drop role {role}")).await;
+    database.drop().await;
+}
