@@ -24,14 +24,19 @@ pub struct Table {
     pub foreign_keys: Vec<ForeignKey>,
     /// Names of enabled user triggers that fire on rows.
     pub triggers: Vec<String>,
+    /// Names of rules for insert or update, or in place of delete.
+    pub rules: Vec<String>,
     /// Row-level security applies to the connected role.
     pub row_security: bool,
-    /// The connected role may select, insert, update and delete.
+    /// What the connected role lacks, whatever the columns.
     pub missing_privileges: Vec<String>,
+    /// What it lacks on single columns, as (column, privilege).
+    pub missing_column_privileges: Vec<(String, String)>,
     /// 'r' ordinary, 'p' partitioned, 'v' view …
     pub kind: char,
     pub is_empty: bool,
-    /// Changes whenever anything a plan depends on changes (oid, columns, types, enum labels, keys).
+    /// Changes whenever anything a plan depends on changes (oid, columns, types, enum labels, keys). The
+    /// sink knows its parts; for others it is one text.
     pub fingerprint: String,
 }
 
@@ -53,6 +58,8 @@ pub struct Column {
     pub has_default: bool,
     /// `generated always` (stored or identity): it cannot be written.
     pub generated: bool,
+    /// Its collation calls different texts equal.
+    pub nondeterministic: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,6 +109,8 @@ pub struct UniqueKey {
     pub name: String,
     pub columns: Vec<String>,
     pub deferrable: bool,
+    /// A collation of the index calls different texts equal.
+    pub nondeterministic: bool,
     /// A partial or expression index cannot serve `on conflict (columns)`.
     pub partial_or_expression: bool,
 }

@@ -1,7 +1,7 @@
 use super::fit::{fit, fit_source, fit_source_id};
 use super::hash::hash;
 use super::problem::{Problem, Problems, quoted, quoted_table};
-use super::table::{check_table, check_unmapped_columns};
+use super::table::{check_columns_access, check_table, check_unmapped_columns};
 use crate::config::{ColumnSpec, Deletes, KeySpec, MappingSpec, OnDrop, Scalar, ValueSpec, nearest};
 use crate::domain::{Column, ColumnType, IdType, Namespace, SourceIndex, Table, TableName};
 
@@ -60,6 +60,7 @@ pub fn compile(
         columns.extend(written_column(spec, column, table, &mut problems));
     }
     check_unmapped_columns(spec, &specs, table, &mut problems);
+    check_columns_access(spec, &specs, table, &mut problems);
     if problems.has_fatal() {
         return Err(problems.into_found());
     }
@@ -125,6 +126,13 @@ fn key_column<'t>(name: &str, table: &'t Table, problems: &mut Problems) -> Opti
             Some(name),
             "a column of the key is generated and cannot be written",
             "use a plain column",
+        );
+    }
+    if column.nondeterministic {
+        problems.fatal(
+            Some(name),
+            "a column of the key has a nondeterministic collation",
+            "different ids would share a row: use a deterministic collation",
         );
     }
     Some(column)

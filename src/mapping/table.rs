@@ -1,6 +1,6 @@
 //! Whether a table can be merged into, whatever its columns hold.
 
-use super::problem::{Problems, quoted_columns, quoted_table};
+use super::problem::{Problems, quoted, quoted_columns, quoted_table};
 use crate::config::{ColumnSpec, MappingSpec, ValueSpec};
 use crate::domain::{Table, UniqueKey};
 
@@ -8,6 +8,7 @@ pub(super) fn check_table(spec: &MappingSpec, table: &Table, problems: &mut Prob
     check_kind(table, problems);
     check_access(table, problems);
     check_unique_key(spec, table, problems);
+    check_rules(table, problems);
     if !table.triggers.is_empty() {
         let names = table.triggers.join(", ");
         let message = format!("has triggers that will fire for each row: {names}");
@@ -48,15 +49,75 @@ fn check_access(table: &Table, problems: &mut Problems) {
     }
 }
 
-/// `on conflict (…)` needs one that holds at once and for all rows.
+fn check_rules(table: &Table, problems: &mut Problems) {
+    let [first, ..] = table.rules.as_slice() else { return };
+    problems.fatal(
+        None,
+        format!("has rules that change or forbid what is written: {}", table.rules.join(", ")),
+        format!("drop rule {} on {}; or use a trigger", quoted(first), quoted_table(&table.name)),
+    );
+}
+
+/// Exactly what the statements read and write. A column that is not written is filled by its default.
+pub(super) fn check_columns_access(
+    spec: &MappingSpec,
+    specs: &[ColumnSpec],
+    table: &Table,
+    problems: &mut Problems,
+) {
+    let key = key_columns(spec);
+    for (column, privilege) in &table.missing_column_privileges {
+        let written = specs.iter().find(|spec| spec.name == *column);
+        let is_key = key.contains(&column.as_str());
+        let is_updated = !is_key && written.is_some_and(|spec| !spec.insert_only);
+        let is_needed = match privilege.as_str() {
+            "insert" => is_key || written.is_some(),
+            "update" => is_updated,
+            "select" => is_key || is_updated,
+            _ => !is_key && written.is_none(),
+        };
+        if is_needed {
+            let hint = match privilege.as_str() {
+                "select" | "insert" | "update" => {
+                    format!("grant {privilege} ({}) on {}", quoted(column), quoted_table(&table.name))
+                }
+                _ => format!("grant {privilege}"),
+            };
+            problems.fatal(
+                Some(column),
+                format!("rowstream's role lacks {privilege}"),
+                format!("{hint} to the role of postgres.url"),
+            );
+        }
+    }
+}
+
+/// `on conflict (…)` needs one that holds at once and for all rows, and takes every one that holds for all
+/// rows: one that is deferrable makes it fail, one that calls different ids equal makes them share a row.
 fn check_unique_key(spec: &MappingSpec, table: &Table, problems: &mut Problems) {
     let key = key_columns(spec);
     let candidates: Vec<&UniqueKey> =
         table.unique_keys.iter().filter(|unique| same_columns(&unique.columns, &key)).collect();
-    if candidates.iter().any(|unique| !unique.deferrable && !unique.partial_or_expression) {
+    let columns = key.join(", ");
+    let whole = || candidates.iter().filter(|unique| !unique.partial_or_expression);
+    for unique in whole().filter(|unique| unique.nondeterministic) {
+        problems.fatal(
+            None,
+            format!("unique key {} on ({columns}) has a nondeterministic collation", unique.name),
+            "different ids would share a row: drop it, or build it with a deterministic collation",
+        );
+    }
+    let is_served = whole().any(|unique| !unique.deferrable);
+    if is_served && let Some(unique) = whole().find(|unique| unique.deferrable) {
+        problems.fatal(
+            None,
+            format!("has more than one unique key on ({columns}), of which {} is deferrable", unique.name),
+            format!("drop {}: on conflict fails with it", quoted(&unique.name)),
+        );
+    }
+    if is_served {
         return;
     }
-    let columns = key.join(", ");
     let message = match candidates.first() {
         None => format!("has no unique key on ({columns})"),
         Some(unique) if unique.deferrable => {

@@ -12,7 +12,15 @@ fn varchar(limit: u32) -> ColumnType {
 
 fn column(name: &str, column_type: ColumnType, type_sql: &str) -> Column {
     let (name, type_sql) = (name.to_owned(), type_sql.to_owned());
-    Column { name, column_type, type_sql, not_null: false, has_default: false, generated: false }
+    Column {
+        name,
+        column_type,
+        type_sql,
+        not_null: false,
+        has_default: false,
+        generated: false,
+        nondeterministic: false,
+    }
 }
 
 fn not_null(column: Column) -> Column {
@@ -21,7 +29,13 @@ fn not_null(column: Column) -> Column {
 
 fn unique(name: &str, columns: &[&str]) -> UniqueKey {
     let columns = columns.iter().map(|column| (*column).to_owned()).collect();
-    UniqueKey { name: name.to_owned(), columns, deferrable: false, partial_or_expression: false }
+    UniqueKey {
+        name: name.to_owned(),
+        columns,
+        deferrable: false,
+        nondeterministic: false,
+        partial_or_expression: false,
+    }
 }
 
 fn name(name: &str) -> TableName {
@@ -51,8 +65,10 @@ fn transactions() -> Table {
         ],
         foreign_keys: Vec::new(),
         triggers: Vec::new(),
+        rules: Vec::new(),
         row_security: false,
         missing_privileges: Vec::new(),
+        missing_column_privileges: Vec::new(),
         kind: 'r',
         is_empty: true,
         fingerprint: "f1".into(),
@@ -308,4 +324,57 @@ fn the_hash_follows_the_meaning_and_nothing_else() {
     ];
     assert!(others.iter().all(|spec| hash(spec) != before));
     assert_ne!(fitting(&venmo(), IdType::ObjectId, &table).0.hash, before);
+}
+
+#[test]
+fn a_key_whose_collation_calls_ids_equal_is_refused() {
+    let mut table = transactions();
+    table.columns[2].nondeterministic = true;
+    table.unique_keys.push(UniqueKey { nondeterministic: true, ..unique("ci", &["source_id", "source"]) });
+    insta::assert_snapshot!(text(&problems(&venmo(), IdType::String, &table)), @r#"
+fatal: mapping venmo, table public.transactions: unique key ci on (source, source_id) has a nondeterministic collation (different ids would share a row: drop it, or build it with a deterministic collation)
+fatal: mapping venmo, table public.transactions, column source_id: a column of the key has a nondeterministic collation (different ids would share a row: use a deterministic collation)
+"#);
+}
+
+#[test]
+fn a_deferrable_key_beside_a_good_one_and_rules_are_refused() {
+    let mut table = transactions();
+    table.unique_keys.push(UniqueKey { deferrable: true, ..unique("late", &["source_id", "source"]) });
+    table.unique_keys.push(UniqueKey {
+        deferrable: true,
+        partial_or_expression: true,
+        ..unique("part", &["source_id", "source"])
+    });
+    table.rules = vec!["redirect".into()];
+    insta::assert_snapshot!(text(&problems(&venmo(), IdType::String, &table)), @r#"
+fatal: mapping venmo, table public.transactions: has more than one unique key on (source, source_id), of which late is deferrable (drop "late": on conflict fails with it)
+fatal: mapping venmo, table public.transactions: has rules that change or forbid what is written: redirect (drop rule "redirect" on "public"."transactions"; or use a trigger)
+"#);
+}
+
+#[test]
+fn privileges_are_needed_only_where_a_column_is_read_or_written() {
+    let mut table = transactions();
+    let missing = |column: &str, privilege: &str| (column.to_owned(), privilege.to_owned());
+    table.missing_column_privileges = vec![
+        missing("id", "select"),
+        missing("id", "update"),
+        missing("source", "update"),
+        missing("created_at", "insert"),
+        missing("id", "usage on sequence s"),
+    ];
+    assert_eq!(text(&fitting(&venmo(), IdType::String, &table).1), "");
+    table.missing_column_privileges.extend([
+        missing("id", "insert"),
+        missing("source_id", "select"),
+        missing("source_data", "update"),
+        missing("created_at", "usage on sequence s"),
+    ]);
+    insta::assert_snapshot!(text(&problems(&venmo(), IdType::String, &table)), @r#"
+fatal: mapping venmo, table public.transactions, column id: rowstream's role lacks insert (grant insert ("id") on "public"."transactions" to the role of postgres.url)
+fatal: mapping venmo, table public.transactions, column source_id: rowstream's role lacks select (grant select ("source_id") on "public"."transactions" to the role of postgres.url)
+fatal: mapping venmo, table public.transactions, column source_data: rowstream's role lacks update (grant update ("source_data") on "public"."transactions" to the role of postgres.url)
+fatal: mapping venmo, table public.transactions, column created_at: rowstream's role lacks usage on sequence s (grant usage on sequence s to the role of postgres.url)
+"#);
 }

@@ -7,13 +7,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::{Connection, PgConnection, Postgres, Transaction};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Transaction};
 
 use super::Error;
 use super::plan::Plan;
 use super::prepare::{Prepared, Refused, SourceBatch};
 use crate::domain::{CanonicalId, Document, SourceIndex};
-use crate::sink::{self, Outcome};
+use crate::sink::{self, Outcome, Target};
 use crate::state::chunk::Chunk;
 use crate::state::held::{Backoff, Entry};
 use crate::state::lease::Epoch;
@@ -82,7 +82,9 @@ impl Writer {
     /// `seq` is the number of the commit before.
     pub(super) async fn batch(&mut self, prepared: &Prepared, seq: i64) -> Result<Committed, Error> {
         let began = Instant::now();
-        let mut open = self.begin().await?;
+        let written = prepared.sources.iter().map(|batch| batch.source);
+        let touched: Vec<SourceIndex> = written.chain(prepared.dropped.iter().copied()).collect();
+        let mut open = self.begin(&touched).await?;
         let mut tallies: HashMap<SourceIndex, Tally> = HashMap::new();
         for source in &prepared.dropped {
             let deleted = open.drop_source(*source).await?;
@@ -120,7 +122,7 @@ impl Writer {
         straight: bool,
     ) -> Result<ChunkOutcome, Error> {
         let began = Instant::now();
-        let mut open = self.begin().await?;
+        let mut open = self.begin(&[batch.source]).await?;
         if !open.finish_chunk(batch.source, number, documents as i64).await? {
             return Ok(ChunkOutcome::Gone);
         }
@@ -134,7 +136,7 @@ impl Writer {
     }
 
     pub(super) async fn start_snapshot(&mut self, source: SourceIndex, estimated: u64) -> Result<(), Error> {
-        let mut open = self.begin().await?;
+        let mut open = self.begin(&[]).await?;
         let (transaction, pipeline, name) = open.named(source);
         mapping::snapshot_started(transaction, pipeline, name, estimated as i64).await.map_err(state)?;
         open.commit().await
@@ -147,7 +149,7 @@ impl Writer {
         planned: &Chunk,
         last: bool,
     ) -> Result<(), Error> {
-        let mut open = self.begin().await?;
+        let mut open = self.begin(&[]).await?;
         let (transaction, pipeline, name) = open.named(source);
         if !chunk::plan(transaction, pipeline, name, planned).await.map_err(state)? {
             return Err(Error::Rebuild { because: "a snapshot was begun again while it was planned" });
@@ -160,7 +162,7 @@ impl Writer {
 
     /// Marks the snapshot done if every chunk is; says whether it is.
     pub(super) async fn finish_snapshot(&mut self, source: SourceIndex) -> Result<bool, Error> {
-        let mut open = self.begin().await?;
+        let mut open = self.begin(&[]).await?;
         let (transaction, pipeline, name) = open.named(source);
         let done = mapping::snapshot_done(transaction, pipeline, name).await.map_err(state)?;
         open.commit().await?;
@@ -172,8 +174,9 @@ impl Writer {
         sink::analyze(&mut self.connection, &self.plan.of(source).target).await.map_err(apply)
     }
 
-    async fn begin(&mut self) -> Result<Open<'_>, Error> {
-        let transaction = begin_fenced(&mut self.connection, &self.pipeline, self.epoch).await?;
+    async fn begin(&mut self, touched: &[SourceIndex]) -> Result<Open<'_>, Error> {
+        let targets: Vec<&Target> = touched.iter().map(|source| &self.plan.of(*source).target).collect();
+        let transaction = begin_fenced(&mut self.connection, &self.pipeline, self.epoch, &targets).await?;
         Ok(Open {
             transaction,
             plan: &self.plan,
@@ -184,20 +187,27 @@ impl Writer {
     }
 }
 
-/// Begins as every transaction on the target must.
+/// Begins as every transaction on the target must. The tables it will write are locked against changes of
+/// their columns and compared with what the mappings were compiled against: after an `alter table … type`
+/// PostgreSQL would round without a word.
 pub(super) async fn begin_fenced<'a>(
     connection: &'a mut PgConnection,
     pipeline: &str,
     epoch: Epoch,
+    targets: &[&Target],
 ) -> Result<Tx<'a>, Error> {
     // A deferred constraint would pass every savepoint and fail the commit of the whole batch.
-    let mut transaction =
-        connection.begin_with("begin; set constraints all immediate").await.map_err(state)?;
-    if lease::fence(&mut transaction, pipeline, epoch).await.map_err(state)? {
-        Ok(transaction)
-    } else {
-        Err(Error::Fenced)
+    const BEGIN: &str = "begin; set constraints all immediate";
+    let begun = match sink::lock(targets) {
+        Some(lock) => connection.begin_with(AssertSqlSafe(format!("{BEGIN}; {}", lock.0))).await,
+        None => connection.begin_with(BEGIN).await,
+    };
+    let mut transaction = begun.map_err(state)?;
+    if !lease::fence(&mut transaction, pipeline, epoch).await.map_err(state)? {
+        return Err(Error::Fenced);
     }
+    sink::guard(&mut transaction, targets).await.map_err(apply)?;
+    Ok(transaction)
 }
 
 /// An open, fenced transaction.
@@ -231,10 +241,23 @@ impl Open<'_> {
 
     async fn drop_source(&mut self, source: SourceIndex) -> Result<u64, Error> {
         let target = &self.plan.of(source).target;
-        let deleted = sink::delete_source(&mut self.transaction, target).await.map_err(apply)?;
+        let dropped = sink::drop_rows(&mut self.transaction, target).await.map_err(apply)?;
+        if let Some((_, rejection)) = dropped.refused.first() {
+            // Without their documents nobody would ever touch them again: somebody has to decide.
+            let mapping = &self.plan.of(source).mapping;
+            return Err(Error::halt(
+                format!(
+                    "collection {} was dropped, but {} of its rows in {} cannot be deleted: {rejection}",
+                    mapping.namespace,
+                    dropped.refused.len(),
+                    mapping.table
+                ),
+                "delete the rows that refer to them, or set deletes: keep; it goes on by itself then",
+            ));
+        }
         let (transaction, pipeline, name) = self.named(source);
         held::resolve_source(transaction, pipeline, name).await.map_err(state)?;
-        Ok(deleted)
+        Ok(dropped.deleted)
     }
 
     async fn snapshot_again(&mut self, source: SourceIndex) -> Result<(), Error> {

@@ -33,7 +33,7 @@ pub async fn load(
     mode: SnapshotMode,
     now: ClusterTime,
 ) -> Result<Loaded, Error> {
-    let mut transaction = begin_fenced(connection, pipeline, epoch).await?;
+    let mut transaction = begin_fenced(connection, pipeline, epoch, &[]).await?;
     let known = mapping::load(&mut transaction, pipeline).await.map_err(state)?;
     for mapped in &plan.mapped {
         let known = known.iter().find(|known| known.source == mapped.mapping.source);

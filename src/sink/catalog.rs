@@ -16,6 +16,7 @@ struct Answer {
     shape: String,
     fingerprint: String,
     missing_privileges: String,
+    missing_column_privileges: String,
     row_security: bool,
 }
 
@@ -26,6 +27,7 @@ struct Shape {
     unique_keys: Vec<ShapeUniqueKey>,
     foreign_keys: Vec<ShapeForeignKey>,
     triggers: Vec<String>,
+    rules: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -40,6 +42,7 @@ struct ShapeColumn {
     not_null: bool,
     has_default: bool,
     generated: bool,
+    nondeterministic: bool,
     labels: Option<Vec<String>>,
 }
 
@@ -48,6 +51,7 @@ struct ShapeUniqueKey {
     name: String,
     columns: Vec<String>,
     deferrable: bool,
+    nondeterministic: bool,
     partial_or_expression: bool,
 }
 
@@ -70,6 +74,8 @@ pub async fn read_table(conn: &mut PgConnection, name: &TableName) -> Result<Opt
     let shape: Shape = serde_json::from_str(&answer.shape).map_err(unreadable)?;
     let missing_privileges: Vec<String> =
         serde_json::from_str(&answer.missing_privileges).map_err(unreadable)?;
+    let missing_column_privileges =
+        serde_json::from_str(&answer.missing_column_privileges).map_err(unreadable)?;
     let readable = !missing_privileges.iter().any(|name| name == "select" || name == "usage on schema");
     let is_empty =
         readable && sqlx::query_scalar(statement::is_empty(name)).fetch_one(conn).await.map_err(failed)?;
@@ -79,8 +85,10 @@ pub async fn read_table(conn: &mut PgConnection, name: &TableName) -> Result<Opt
         unique_keys: shape.unique_keys.into_iter().map(UniqueKey::from).collect(),
         foreign_keys: shape.foreign_keys.into_iter().map(ForeignKey::from).collect(),
         triggers: shape.triggers,
+        rules: shape.rules,
         row_security: answer.row_security,
         missing_privileges,
+        missing_column_privileges,
         kind: shape.kind,
         is_empty,
         fingerprint: answer.fingerprint,
@@ -90,6 +98,16 @@ pub async fn read_table(conn: &mut PgConnection, name: &TableName) -> Result<Opt
 /// The present `Table::fingerprint`; `None` if there is no such table.
 pub async fn fingerprint(conn: &mut PgConnection, name: &TableName) -> Result<Option<String>, Error> {
     Ok(answer(conn, name).await?.map(|answer| answer.fingerprint))
+}
+
+/// A fingerprint has three parts, `kind.columns.all`: the first two answer what is asked of it alone.
+pub(super) fn is_partitioned(fingerprint: &str) -> bool {
+    fingerprint.split('.').next() == Some("p")
+}
+
+/// What `guard` compares: the columns with their types and modifiers.
+pub(super) fn columns_hash(fingerprint: &str) -> &str {
+    fingerprint.split('.').nth(1).unwrap_or_default()
 }
 
 async fn answer(conn: &mut PgConnection, name: &TableName) -> Result<Option<Answer>, Error> {
@@ -123,6 +141,7 @@ impl From<ShapeColumn> for Column {
             not_null: shape.not_null,
             has_default: shape.has_default,
             generated: shape.generated,
+            nondeterministic: shape.nondeterministic,
         }
     }
 }
@@ -133,6 +152,7 @@ impl From<ShapeUniqueKey> for UniqueKey {
             name: shape.name,
             columns: shape.columns,
             deferrable: shape.deferrable,
+            nondeterministic: shape.nondeterministic,
             partial_or_expression: shape.partial_or_expression,
         }
     }

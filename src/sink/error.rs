@@ -50,6 +50,8 @@ pub struct ServerError {
     message: Option<String>,
     /// The server's C function that refused a value: `enum_in`.
     routine: Option<String>,
+    /// It was raised inside something that our statement set off: a trigger, a function of the user's.
+    has_context: bool,
 }
 
 /// What the caller does about an error.
@@ -112,31 +114,28 @@ const REPORT: &str = "this is a defect of rowstream: please report it with the l
 impl ServerError {
     fn new(error: &PgDatabaseError) -> Self {
         let owned = |text: Option<&str>| text.map(str::to_owned);
+        let has_context = error.r#where().is_some();
         Self {
             sqlstate: error.code().to_owned(),
             column: owned(error.column()),
             constraint: owned(error.constraint()),
-            message: names_no_value(error.code()).then(|| error.message().to_owned()),
+            message: names_no_value(error.code(), has_context).then(|| error.message().to_owned()),
             routine: owned(error.routine()),
+            has_context,
         }
     }
 
     fn unnamed(sqlstate: String) -> Self {
-        Self { sqlstate, column: None, constraint: None, message: None, routine: None }
+        Self { sqlstate, column: None, constraint: None, message: None, routine: None, has_context: false }
     }
 
     pub fn disposition(&self) -> Disposition {
-        match Verdict::of(&self.sqlstate) {
+        match Verdict::of(&self.sqlstate, self.has_context) {
             Verdict::Retry => Disposition::Retry,
             Verdict::Refresh => Disposition::Refresh,
             Verdict::Halt(hint) => Disposition::Halt { hint },
             Verdict::Hold(reason, why) => Disposition::Hold(self.rejection(reason, why)),
         }
-    }
-
-    /// No row can hold the value: PostgreSQL could not even make it one of the column's type.
-    pub(super) fn is_no_value_of_its_type(&self) -> bool {
-        self.sqlstate.starts_with("22")
     }
 
     fn rejection(&self, reason: Reason, why: &str) -> Rejection {
@@ -171,9 +170,13 @@ impl fmt::Display for ServerError {
 }
 
 /// Only these classes are about the session, the server or names; data exceptions (22), integrity (23),
-/// limits met by a row (54) and messages of the user's functions (P0 and others) may quote values.
-fn names_no_value(sqlstate: &str) -> bool {
+/// limits met by a row (54) and messages of the user's functions (P0 and others) may quote values. So may
+/// class 42 where a function of the user's makes SQL out of them.
+fn names_no_value(sqlstate: &str, has_context: bool) -> bool {
     let class = sqlstate.get(..2).unwrap_or_default();
+    if class == "42" && has_context {
+        return false;
+    }
     matches!(class, "08" | "25" | "26" | "28" | "3D" | "3F" | "40" | "42" | "53" | "55" | "57" | "58")
 }
 
@@ -189,10 +192,27 @@ enum Verdict {
 const GRANT: &str =
     "grant usage on the schema and select, insert, update, delete on the table to rowstream's role";
 const CREDENTIALS: &str = "check user, password and pg_hba.conf";
+const BY_TRIGGER: &str = "is refused by a trigger or function of the table";
 const POOLER: &str = "connect without a transaction pooler in between, or use session pooling";
 
 impl Verdict {
-    fn of(sqlstate: &str) -> Self {
+    /// Statements of ours have no context: what names something unknown there, or fails inside the server
+    /// (XX000), is a mistake of the user's function, at this row.
+    fn of(sqlstate: &str, has_context: bool) -> Self {
+        let is_functions_own = match Self::of_code(sqlstate) {
+            Self::Refresh => true,
+            Self::Halt(_) => sqlstate.starts_with("42") && sqlstate != "42501",
+            Self::Retry => sqlstate == "XX000",
+            Self::Hold(..) => false,
+        };
+        if has_context && is_functions_own {
+            Self::Hold(Reason::RejectedByTarget, BY_TRIGGER)
+        } else {
+            Self::of_code(sqlstate)
+        }
+    }
+
+    fn of_code(sqlstate: &str) -> Self {
         match sqlstate {
             "21000" => Self::Hold(Reason::DuplicateId, "has the key of another row of the same batch"),
 
@@ -242,9 +262,7 @@ impl Verdict {
             "23" => Self::Hold(Reason::Constraint, "violates constraint"),
             "54" => Self::Hold(Reason::RejectedByTarget, "exceeds a limit of PostgreSQL"),
             // Raised by the user's triggers and functions.
-            "P0" | "38" | "39" | "2F" | "09" | "27" => {
-                Self::Hold(Reason::RejectedByTarget, "is refused by a trigger or function of the table")
-            }
+            "P0" | "38" | "39" | "2F" | "09" | "27" => Self::Hold(Reason::RejectedByTarget, BY_TRIGGER),
             "28" => Self::Halt(CREDENTIALS),
             "42" => Self::Halt("PostgreSQL does not take the statement: check the mapping against the table"),
             _ => Self::Halt("unexpected answer of PostgreSQL: check its log"),
@@ -269,7 +287,7 @@ mod tests {
         ];
         let table: String = codes
             .iter()
-            .map(|code| match Verdict::of(code) {
+            .map(|code| match Verdict::of(code, false) {
                 Verdict::Retry => format!("{code} retry\n"),
                 Verdict::Refresh => format!("{code} refresh\n"),
                 Verdict::Hold(reason, why) => format!("{code} hold    {}: {why}\n", reason.as_str()),
@@ -277,6 +295,19 @@ mod tests {
             })
             .collect();
         insta::assert_snapshot!(table);
+    }
+
+    #[test]
+    fn what_a_users_function_names_is_no_change_of_the_catalog() {
+        let held = Verdict::Hold(Reason::RejectedByTarget, BY_TRIGGER);
+        for code in ["42P01", "42703", "42601", "0A000", "3F000", "XX000"] {
+            assert_eq!(Verdict::of(code, true), held, "{code}");
+            assert_ne!(Verdict::of(code, false), held, "{code}");
+        }
+        for code in ["42501", "XX001", "40P01", "23503"] {
+            assert_eq!(Verdict::of(code, true), Verdict::of(code, false), "{code}");
+        }
+        assert!(names_no_value("42P01", false) && !names_no_value("42P01", true));
     }
 
     #[test]

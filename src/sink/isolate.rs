@@ -6,28 +6,23 @@ use sqlx::PgConnection;
 use super::error::{Disposition, Error};
 use super::statement::{self, RELEASE, ROLLBACK, SAVEPOINT};
 use super::{Outcome, Target};
-use crate::domain::CanonicalId;
+use crate::domain::Rejection;
 
 /// Writes a slice of items, all or none.
 pub(super) trait Attempt<T> {
     async fn attempt(&self, conn: &mut PgConnection, items: &[T]) -> Result<Outcome, Error>;
-    /// Whose change an item is.
-    fn id<'a>(&self, item: &'a T) -> &'a CanonicalId;
-    /// What it means that this item, alone, was refused for its own sake.
-    fn refused(&self, item: &T, error: &Error, rejection: crate::domain::Rejection) -> Outcome {
-        let _ = error;
-        Outcome { rejected: vec![(self.id(item).clone(), rejection)], ..Outcome::default() }
-    }
 }
 
-/// Writes all items that can be written, in order. An error that is no item's fault ends it.
-pub(super) async fn isolated<T>(
+/// Writes all items that can be written, in order; those that were refused, alone, for their own sake.
+/// An error that is no item's fault ends it.
+pub(super) async fn isolated<'i, T>(
     conn: &mut PgConnection,
     target: &Target,
     work: &impl Attempt<T>,
-    items: &[T],
-) -> Result<Outcome, Error> {
+    items: &'i [T],
+) -> Result<(Outcome, Vec<(&'i T, Rejection)>), Error> {
     let mut outcome = Outcome::default();
+    let mut refused = Vec::new();
     let mut waiting = vec![items];
     // The first savepoint is left to the commit: one round trip less where everything is well. Once
     // something failed they are released, since they would nest by the hundred.
@@ -51,7 +46,7 @@ pub(super) async fn isolated<T>(
         run(conn, target, ROLLBACK).await?;
         release = true;
         match part {
-            [item] => outcome.add(work.refused(item, &error, rejection)),
+            [item] => refused.push((item, rejection)),
             _ => {
                 let (first, second) = part.split_at(part.len() / 2);
                 waiting.push(second);
@@ -59,7 +54,7 @@ pub(super) async fn isolated<T>(
             }
         }
     }
-    Ok(outcome)
+    Ok((outcome, refused))
 }
 
 /// One of the savepoint statements.

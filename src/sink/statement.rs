@@ -10,6 +10,7 @@ use std::fmt::Write;
 
 use sqlx::AssertSqlSafe;
 
+use super::catalog::is_partitioned;
 use crate::config::KeySpec;
 use crate::domain::{ColumnType, TableName, TextKind};
 use crate::mapping::{ColumnPlan, Mapping};
@@ -32,6 +33,8 @@ pub(super) struct Statements {
     pub(super) delete: String,
     /// (source) or nothing.
     pub(super) delete_source: String,
+    /// (last id or null, source) or (last id or null) → a page of ids.
+    pub(super) source_ids: String,
     pub(super) lock: String,
     pub(super) copy: String,
     pub(super) analyze: String,
@@ -45,6 +48,7 @@ impl Statements {
             merge: merge(mapping),
             delete: delete(mapping),
             delete_source: delete_source(mapping),
+            source_ids: source_ids(mapping),
             lock: format!("lock table {table} in row exclusive mode"),
             analyze: format!("analyze {table}"),
             copy: format!("copy {table} ({names}) from stdin (format binary)"),
@@ -76,7 +80,7 @@ pub(super) fn create_document_table(table: &TableName, key: &KeySpec) -> Sql {
 ///
 /// `*<>` compares the stored bytes, since `json` has no equality, numeric calls 1.10 and 1.1 equal and
 /// citext ignores case. It takes records, hence the casts: two bare `row(…)` would be compared column
-/// by column. A row that was updated bears the lock of its own conflict in `xmax`, a new one has none.
+/// by column.
 fn merge(mapping: &Mapping) -> String {
     let names = list(&mapping.columns, |column| quoted(&column.name));
     let mut values = String::new();
@@ -104,17 +108,45 @@ fn merge(mapping: &Mapping) -> String {
             list(&updated, |column| format!("excluded.{}", quoted(&column.name))),
         )
     };
-    format!(
-        "with merged as (insert into {} as target ({names}) select {values} on conflict ({key}) {action} \
-         returning target.xmax = 0 as inserted) select count(*) filter (where inserted), \
-         count(*) filter (where not inserted) from merged",
-        qualified(&mapping.table),
-    )
+    let table = qualified(&mapping.table);
+    let written =
+        format!("insert into {table} as target ({names}) select {values} on conflict ({key}) {action}");
+    if is_partitioned(&mapping.fingerprint) {
+        // A partition with its parent's layout returns no system columns. The outer query sees the table
+        // as it was before the insert.
+        let is_same = key_columns(&mapping.key)
+            .map(|name| format!("old.{0} = merged.{0}", quoted(name)))
+            .collect::<Vec<_>>()
+            .join(" and ");
+        format!(
+            "with merged as ({written} returning {}) \
+             select count(*) filter (where not existed), count(*) filter (where existed) from \
+             (select exists (select from {table} as old where {is_same}) as existed from merged) as counted",
+            key_columns(&mapping.key)
+                .map(|name| format!("target.{}", quoted(name)))
+                .collect::<Vec<_>>()
+                .join(", "),
+        )
+    } else {
+        // A row that was updated bears the lock of its own conflict in `xmax`, a new one has none: free,
+        // where looking for the old row is a second search whose plan may have been made for a small table.
+        format!(
+            "with merged as ({written} returning target.xmax = 0 as inserted) \
+             select count(*) filter (where inserted), count(*) filter (where not inserted) from merged"
+        )
+    }
+}
+
+/// The rows of a table itself and of its partitions. Tables that inherit from an ordinary one hold rows
+/// that no merge of ours has written.
+fn own_rows(mapping: &Mapping) -> String {
+    let only = if is_partitioned(&mapping.fingerprint) { "" } else { "only " };
+    format!("{only}{}", qualified(&mapping.table))
 }
 
 /// By join: `= any($2)` is a linear search per row in PostgreSQL 13 once the planner scans the table.
 fn delete(mapping: &Mapping) -> String {
-    let table = qualified(&mapping.table);
+    let table = own_rows(mapping);
     let id_cast = text_cast(mapping, &mapping.key.source_id);
     let id = quoted(&mapping.key.source_id);
     match &mapping.key.source {
@@ -132,13 +164,37 @@ fn delete(mapping: &Mapping) -> String {
 }
 
 fn delete_source(mapping: &Mapping) -> String {
-    let table = qualified(&mapping.table);
+    format!("delete from {} where {}", own_rows(mapping), is_of_source(mapping, 1))
+}
+
+/// How many ids `source_ids` gives at once.
+const PAGE: usize = 10_000;
+
+fn source_ids(mapping: &Mapping) -> String {
+    let id = quoted(&mapping.key.source_id);
+    let cast = text_cast(mapping, &mapping.key.source_id);
+    format!(
+        "select {id}::text from {} where {} and ($1::text is null or {id} > $1::text{cast}) \
+         order by {id} limit {PAGE}",
+        own_rows(mapping),
+        is_of_source(mapping, 2),
+    )
+}
+
+/// Which rows are the mapping's. Without a source column the table may still have rows of others: those
+/// that no document stands for.
+fn is_of_source(mapping: &Mapping, parameter: usize) -> String {
     match &mapping.key.source {
-        Some(source) => {
-            format!("delete from {table} where {} = $1::text{}", quoted(source), text_cast(mapping, source))
-        }
-        None => format!("delete from {table}"),
+        Some(source) => format!("{} = ${parameter}::text{}", quoted(source), text_cast(mapping, source)),
+        None => format!("{} is not null", quoted(&mapping.key.source_id)),
     }
+}
+
+/// Keeps the columns of these tables as they are until the transaction ends. Without their partitions and
+/// heirs: no column of a partition changes but by its parent.
+pub(super) fn lock<'t>(tables: impl Iterator<Item = &'t TableName>) -> Sql {
+    let names: Vec<String> = tables.map(|table| format!("only {}", qualified(table))).collect();
+    AssertSqlSafe(format!("lock table {} in row exclusive mode", names.join(", ")))
 }
 
 /// How a column's values travel: a built-in type, its oid, and the oid of its array type.

@@ -43,6 +43,8 @@ columns as (
                'not_null', resolved.not_null,
                'has_default', resolved.has_default,
                'generated', a.attgenerated <> '' or a.attidentity = 'a',
+               'nondeterministic', coalesce((
+                   select not o.collisdeterministic from pg_catalog.pg_collation o where o.oid = a.attcollation), false),
                'labels', case when t.typtype = 'e' then (
                    select jsonb_agg(e.enumlabel order by e.enumsortorder)
                    from pg_catalog.pg_enum e where e.enumtypid = t.oid) end
@@ -62,6 +64,9 @@ unique_keys as (
                    join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = key.number
                    where key.place <= i.indnkeyatts),
                'deferrable', not i.indimmediate,
+               'nondeterministic', exists (
+                   select from pg_catalog.pg_collation o
+                   where o.oid = any (i.indcollation::oid[]) and not o.collisdeterministic),
                'partial_or_expression', i.indpred is not null or i.indexprs is not null
            ) order by i.indisprimary desc, c.relname), '[]') as document
     from relation
@@ -99,6 +104,14 @@ triggers as (
     join pg_catalog.pg_trigger g on g.tgrelid = relation.oid
     where not g.tgisinternal and g.tgenabled in ('O', 'A') and g.tgtype & 1 = 1
 ),
+-- An update rule forbids `on conflict` even where it is switched off.
+rules as (
+    select coalesce(jsonb_agg(r.rulename order by r.rulename), '[]') as document
+    from relation
+    join pg_catalog.pg_rewrite r on r.ev_class = relation.oid
+    where r.ev_type = '2'
+       or r.ev_enabled in ('O', 'A') and (r.ev_type = '3' or r.ev_type = '4' and r.is_instead)
+),
 shape as (
     select jsonb_build_object(
         'oid', relation.oid::bigint,
@@ -106,23 +119,61 @@ shape as (
         'columns', columns.document,
         'unique_keys', unique_keys.document,
         'foreign_keys', foreign_keys.document,
-        'triggers', triggers.document) as document
-    from relation, columns, unique_keys, foreign_keys, triggers
+        'triggers', triggers.document,
+        'rules', rules.document) as document
+    from relation, columns, unique_keys, foreign_keys, triggers, rules
+),
+-- As guard.sql has it.
+columns_hash as (
+    select md5(string_agg(concat_ws(' ', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,
+                                    a.attnotnull, a.attgenerated, a.attidentity),
+                          ',' order by a.attnum)) as hash
+    from relation
+    join pg_catalog.pg_attribute a on a.attrelid = relation.oid
+    where a.attnum > 0 and not a.attisdropped
 ),
 missing as (
     select coalesce(jsonb_agg(wanted.privilege order by wanted.place), '[]') as document
     from relation
     cross join lateral (values
         (1, 'usage on schema', has_schema_privilege(relation.schema_oid, 'usage')),
-        (2, 'select', has_any_column_privilege(relation.oid, 'select')),
+        -- A merge into an ordinary table reads xmax, which privileges on columns do not cover.
+        (2, 'select', case relation.relkind
+                          when 'r' then has_column_privilege(relation.oid, 'xmax', 'select')
+                          else has_any_column_privilege(relation.oid, 'select') end),
         (3, 'insert', has_any_column_privilege(relation.oid, 'insert')),
         (4, 'update', has_any_column_privilege(relation.oid, 'update')),
         (5, 'delete', has_table_privilege(relation.oid, 'delete'))
     ) as wanted (place, privilege, granted)
     where not wanted.granted
+),
+-- What is missing on the whole table is not told again for each column.
+missing_on_columns as (
+    select a.attnum, a.attname, wanted.privilege
+    from relation
+    join pg_catalog.pg_attribute a on a.attrelid = relation.oid and a.attnum > 0 and not a.attisdropped
+    cross join unnest(array['select', 'insert', 'update']) as wanted (privilege)
+    where has_any_column_privilege(relation.oid, wanted.privilege)
+      and not has_column_privilege(relation.oid, a.attnum, wanted.privilege)
+    union all
+    -- An identity's sequence asks for nothing.
+    select a.attnum, a.attname, 'usage on sequence ' || s.oid::regclass
+    from relation
+    join pg_catalog.pg_attribute a on a.attrelid = relation.oid and a.attidentity = ''
+    join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+    join pg_catalog.pg_depend l on l.classid = 'pg_attrdef'::regclass and l.objid = d.oid
+                               and l.refclassid = 'pg_class'::regclass
+    -- The check must not be moved before the join: other kinds of relations are no sequences.
+    join pg_catalog.pg_class s on s.oid = l.refobjid
+    where case s.relkind when 'S' then not has_sequence_privilege(s.oid, 'usage, update') else false end
+),
+column_privileges as (
+    select coalesce(jsonb_agg(jsonb_build_array(attname, privilege) order by attnum, privilege), '[]') as document
+    from missing_on_columns
 )
 select shape.document::text as shape,
-       md5(shape.document::text) as fingerprint,
+       concat_ws('.', relation.relkind, columns_hash.hash, md5(shape.document::text)) as fingerprint,
        missing.document::text as missing_privileges,
+       column_privileges.document::text as missing_column_privileges,
        row_security_active(relation.oid) as row_security
-from relation, shape, missing
+from relation, shape, missing, column_privileges, columns_hash

@@ -26,7 +26,8 @@ const COPY_BYTES: usize = 512 * 1024;
 /// Inserts or updates the rows by their key; equal rows are left alone. Of rows with one id the last wins.
 pub async fn upsert(conn: &mut PgConnection, target: &Target, rows: &[Row]) -> Result<Outcome, Error> {
     let ordered = in_key_order(rows);
-    let mut outcome = isolated(conn, target, &Merge { target }, &ordered).await?;
+    let (mut outcome, refused) = isolated(conn, target, &Merge { target }, &ordered).await?;
+    outcome.rejected.extend(refused.into_iter().map(|(row, rejection)| (row.id.clone(), rejection)));
     outcome.unchanged += (rows.len() - ordered.len()) as u64;
     Ok(outcome)
 }
@@ -63,7 +64,9 @@ pub async fn delete(
     target: &Target,
     ids: &[(CanonicalId, String)],
 ) -> Result<Outcome, Error> {
-    isolated(conn, target, &Delete { target }, ids).await
+    let (mut outcome, refused) = isolated(conn, target, &Delete { target }, ids).await?;
+    outcome.rejected.extend(refused.into_iter().map(|((id, _), rejection)| (id.clone(), rejection)));
+    Ok(outcome)
 }
 
 /// Deletes every row of the mapping's source; how many there were.
@@ -77,6 +80,54 @@ pub async fn delete_source(conn: &mut PgConnection, target: &Target) -> Result<u
         .await
         .map_err(|source| Error::from_sqlx(&target.mapping.table, "delete the rows of a source", source))?;
     Ok(done.rows_affected())
+}
+
+/// What became of the rows of a source: `drop_rows`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dropped {
+    pub deleted: u64,
+    /// Rows that stay, by their source_id.
+    pub refused: Vec<(String, Rejection)>,
+}
+
+/// Deletes the rows of the mapping's source that can be deleted: all at once, or if one is refused, page
+/// by page, so that the others go and memory stays bounded.
+pub async fn drop_rows(conn: &mut PgConnection, target: &Target) -> Result<Dropped, Error> {
+    run(conn, target, SAVEPOINT).await?;
+    let error = match delete_source(conn, target).await {
+        Ok(deleted) => return Ok(Dropped { deleted, refused: Vec::new() }),
+        Err(error) => error,
+    };
+    let Disposition::Hold(_) = error.disposition() else { return Err(error) };
+    run(conn, target, ROLLBACK).await?;
+    let mut dropped = Dropped::default();
+    let mut last = None;
+    loop {
+        let page = source_ids_after(conn, target, last.as_deref()).await?;
+        let (outcome, refused) = isolated(conn, target, &Delete { target }, &page).await?;
+        dropped.deleted += outcome.deleted;
+        dropped.refused.extend(refused.into_iter().map(|(id, rejection)| (id.clone(), rejection)));
+        last = page.into_iter().next_back();
+        if last.is_none() {
+            return Ok(dropped);
+        }
+    }
+}
+
+/// The next page of the source_ids of the mapping's rows, in the column's order.
+async fn source_ids_after(
+    conn: &mut PgConnection,
+    target: &Target,
+    last: Option<&str>,
+) -> Result<Vec<String>, Error> {
+    let mut query = sqlx::query_scalar(statement::safe(&target.statements.source_ids)).bind(last);
+    if target.mapping.key.source.is_some() {
+        query = query.bind(&target.mapping.source);
+    }
+    query
+        .fetch_all(conn)
+        .await
+        .map_err(|source| Error::from_sqlx(&target.mapping.table, "read the ids of a source", source))
 }
 
 /// Fresh statistics for a table that was just filled. A role that does not own the table gets a warning
@@ -126,10 +177,6 @@ impl Attempt<&Row> for Merge<'_> {
         }
         Ok(outcome)
     }
-
-    fn id<'a>(&self, row: &'a &Row) -> &'a CanonicalId {
-        &row.id
-    }
 }
 
 /// How many of these rows go into one statement: at least one.
@@ -160,19 +207,32 @@ struct Delete<'a> {
     target: &'a Target,
 }
 
-impl Attempt<(CanonicalId, String)> for Delete<'_> {
-    async fn attempt(
-        &self,
-        conn: &mut PgConnection,
-        ids: &[(CanonicalId, String)],
-    ) -> Result<Outcome, Error> {
+/// An id that is deleted by its text.
+trait Key: Sync {
+    fn text(&self) -> &str;
+}
+
+impl Key for (CanonicalId, String) {
+    fn text(&self) -> &str {
+        &self.1
+    }
+}
+
+impl Key for String {
+    fn text(&self) -> &str {
+        self
+    }
+}
+
+impl<T: Key> Attempt<T> for Delete<'_> {
+    async fn attempt(&self, conn: &mut PgConnection, ids: &[T]) -> Result<Outcome, Error> {
         let mut outcome = Outcome::default();
         for part in ids.chunks(DELETE_KEYS) {
             let mut query = sqlx::query(statement::safe(&self.target.statements.delete));
             if self.target.mapping.key.source.is_some() {
                 query = query.bind(&self.target.mapping.source);
             }
-            let keys: Vec<&str> = part.iter().map(|(_, text)| text.as_str()).collect();
+            let keys: Vec<&str> = part.iter().map(Key::text).collect();
             let done = query
                 .bind(keys)
                 .execute(&mut *conn)
@@ -181,17 +241,5 @@ impl Attempt<(CanonicalId, String)> for Delete<'_> {
             outcome.deleted += done.rows_affected();
         }
         Ok(outcome)
-    }
-
-    fn id<'a>(&self, item: &'a (CanonicalId, String)) -> &'a CanonicalId {
-        &item.0
-    }
-
-    /// A key that is no value of the key column's type never had a row.
-    fn refused(&self, item: &(CanonicalId, String), error: &Error, rejection: Rejection) -> Outcome {
-        match error {
-            Error::Refused { source, .. } if source.is_no_value_of_its_type() => Outcome::default(),
-            _ => Outcome { rejected: vec![(item.0.clone(), rejection)], ..Outcome::default() },
-        }
     }
 }
