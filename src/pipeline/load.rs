@@ -11,7 +11,7 @@ use crate::domain::{ClusterTime, Position};
 use crate::state::checkpoint::Checkpoint;
 use crate::state::lease::Epoch;
 use crate::state::mapping::{Known, SnapshotState};
-use crate::state::{checkpoint, chunk, mapping};
+use crate::state::{checkpoint, chunk, held, mapping};
 
 #[derive(Debug)]
 pub struct Loaded {
@@ -20,6 +20,8 @@ pub struct Loaded {
     pub pending: Vec<Pending>,
     /// Sources whose snapshot is done, or is not wanted.
     pub done: Vec<crate::domain::SourceIndex>,
+    /// Sources with held changes that are not resolved.
+    pub held: Vec<crate::domain::SourceIndex>,
 }
 
 /// `now`: an operation time asked of the server before this call; a pipeline without a checkpoint
@@ -57,8 +59,11 @@ pub async fn load(
         let progress = chunk::progress(&mut transaction, pipeline, source).await.map_err(state)?;
         pending.push(Pending { source: mapped.mapping.index, planned: known.planned, progress });
     }
+    let counts = held::counts(&mut transaction, pipeline).await.map_err(state)?;
+    let open = counts.iter().filter(|count| count.state != "resolved");
+    let held = open.filter_map(|count| plan.source(&count.source)).collect();
     transaction.commit().await.map_err(|error| Error::retry("commit", error))?;
-    Ok(Loaded { checkpoint, pending, done })
+    Ok(Loaded { checkpoint, pending, done, held })
 }
 
 async fn bring_up_to_date(

@@ -36,7 +36,7 @@ pub struct SourceBatch {
     pub deletes: Vec<(CanonicalId, String)>,
     pub refused: Vec<Refused>,
     /// Documents of this batch, to be kept beside those that are held.
-    pub documents: HashMap<CanonicalId, Document>,
+    pub documents: Vec<(CanonicalId, Document)>,
 }
 
 /// A document that has no row, and why.
@@ -54,7 +54,7 @@ impl Prepared {
 
 impl SourceBatch {
     pub fn new(source: SourceIndex) -> Self {
-        Self { source, rows: Vec::new(), deletes: Vec::new(), refused: Vec::new(), documents: HashMap::new() }
+        Self { source, rows: Vec::new(), deletes: Vec::new(), refused: Vec::new(), documents: Vec::new() }
     }
 
     /// Takes one document in, as a row or with the reason why it has none.
@@ -63,7 +63,7 @@ impl SourceBatch {
             Ok(row) => self.rows.push(row),
             Err(rejection) => self.refused.push(Refused { id: id.clone(), rejection }),
         }
-        self.documents.insert(id.clone(), document);
+        self.documents.push((id.clone(), document));
     }
 }
 
