@@ -26,7 +26,9 @@ create table rowstream.mapping (
     source text,
     mapping_hash text not null,
     id_type text not null check (id_type in ('object_id', 'string', 'int', 'uuid')),
+    collection text not null,
     target text not null,
+    in_scope boolean not null default true,
     enabled boolean not null default true,
     paused boolean not null default false,
     snapshot_state text not null default 'pending' check (snapshot_state in ('pending', 'running', 'done')),
@@ -36,7 +38,7 @@ create table rowstream.mapping (
     snapshot_finished_at timestamptz,
     primary key (pipeline, source)
 );
-comment on table rowstream.mapping is 'what is known of each mapping; planned means that every chunk has its row';
+comment on table rowstream.mapping is 'what is known of each mapping; planned means that every chunk has its row, in_scope that its changes were followed up to the checkpoint';
 
 create table rowstream.chunk (
     pipeline text,

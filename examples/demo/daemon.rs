@@ -9,9 +9,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use tempfile::TempDir;
 
-use crate::servers::{free_port, send_signal, spawn, tied_command};
+use crate::servers::{Directory, free_port, send_signal, spawn, tied_command};
 use crate::sides::Sides;
 use crate::{expenses, until};
 
@@ -21,13 +20,13 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 pub(crate) struct Daemon {
     child: Mutex<Child>,
     address: SocketAddr,
-    folder: TempDir,
+    folder: Directory,
 }
 
 impl Daemon {
     pub(crate) fn start(program: &Path, sides: &Sides) -> Result<Self> {
         ensure!(program.exists(), "{} is not there: cargo build makes it", program.display());
-        let folder = tempfile::Builder::new().prefix("rowstream-demo-").tempdir()?;
+        let folder = Directory::new("demo")?;
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
         let file = folder.path().join("rowstream.yaml");
         let text = expenses::configuration(sides.mongodb_name());
@@ -39,6 +38,7 @@ impl Daemon {
         command.env("MONGODB_URI", &sides.mongodb_uri).env("DATABASE_URL", &sides.postgres_url);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = spawn(command).with_context(|| format!("starting {}", program.display()))?;
+        fs::write(folder.path().join("pid"), format!("{}\n", child.id()))?;
         Ok(Self { child: Mutex::new(child), address, folder })
     }
 

@@ -175,7 +175,7 @@ fn introduce(sides: &Sides, daemon: &Daemon, length: Option<Duration>) {
     println!("  status     http://{page}/status");
     println!("  metrics    http://{page}/metrics");
     println!("  look       {}", sides.psql_line());
-    println!("  MongoDB    {}", sides.mongodb_uri);
+    println!("  MongoDB    {}", sides.mongodb_line());
     println!("  log        {}", daemon.log().display());
     match length {
         Some(length) => println!("\nends by itself after {} seconds\n", length.as_secs()),

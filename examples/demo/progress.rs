@@ -4,11 +4,12 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use bson::doc;
 use sqlx::postgres::PgConnection;
 
 use crate::daemon::Daemon;
 use crate::expenses::Collection;
-use crate::sides::{Counts, Sides};
+use crate::sides::{Counts, Sides, table_exists};
 
 #[derive(Debug)]
 pub(crate) struct Progress<'a> {
@@ -18,8 +19,8 @@ pub(crate) struct Progress<'a> {
     began: Instant,
     /// Rows that the first copy has; `None` once it was said.
     to_copy: Option<i64>,
-    /// Sum and count of the lags that rowstream had measured at the last look.
-    applied: Option<(f64, f64)>,
+    /// Counts the writes by which the lag is tried.
+    pulse: i32,
     /// Lines of the block that is written over each second; `None` where nothing can be written over.
     block: Option<usize>,
 }
@@ -34,6 +35,7 @@ impl<'a> Progress<'a> {
             postgres,
             began: Instant::now(),
             to_copy: Some(documents.try_into()?),
+            pulse: 0,
             block,
         })
     }
@@ -52,7 +54,7 @@ impl<'a> Progress<'a> {
             grouped(all_documents),
             grouped(all_rows),
             grouped(written.try_into()?),
-            self.lag().unwrap_or_else(|| "–".into()),
+            self.lag().await?,
             self.health(),
         );
         match self.block {
@@ -88,21 +90,29 @@ impl<'a> Progress<'a> {
         Ok(())
     }
 
-    /// rowstream's own word, from its metrics: of what it applied since the last look, on average.
-    fn lag(&mut self) -> Option<String> {
-        let (_, text) = self.daemon.get("/metrics").ok()?;
-        let value = |name: &str| -> Option<f64> {
-            let mut lines = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-            lines.next()?.parse().ok()
-        };
-        let now = (value("rowstream_apply_lag_seconds_sum")?, value("rowstream_apply_lag_seconds_count")?);
-        let (sum, count) = self.applied.replace(now).unwrap_or_default();
-        let seconds = if now.1 > count {
-            (now.0 - sum) / (now.1 - count)
-        } else {
-            value("rowstream_source_lag_seconds")?
-        };
-        Some(if seconds < 1.0 { format!("{:.0} ms", seconds * 1000.0) } else { format!("{seconds:.1} s") })
+    /// How long after MongoDB's answer a write is seen in PostgreSQL: tried with one document, since the times
+    /// in MongoDB's oplog are whole seconds.
+    async fn lag(&mut self) -> Result<String> {
+        const LIMIT: Duration = Duration::from_millis(900);
+        const ID: &str = "event_pulse";
+        if !table_exists(&mut self.postgres, Collection::Events).await? {
+            return Ok("–".into());
+        }
+        self.pulse += 1;
+        let events = self.sides.mongodb.collection::<bson::Document>(Collection::Events.name());
+        let update = doc! { "$set": { "name": "the demo's pulse", "pulse": self.pulse } };
+        events.update_one(doc! { "_id": ID }, update).upsert(true).await?;
+        let written = Instant::now();
+        let sql = "select (document ->> 'pulse')::int from events where source_id = $1";
+        while written.elapsed() < LIMIT {
+            let seen: Option<i32> =
+                sqlx::query_scalar(sql).bind(ID).fetch_optional(&mut self.postgres).await?;
+            if seen == Some(self.pulse) {
+                return Ok(format!("{} ms", written.elapsed().as_millis()));
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(format!("over {} ms", LIMIT.as_millis()))
     }
 
     fn health(&self) -> String {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
+use sqlx::{AssertSqlSafe, Connection, Executor};
 
 use crate::expenses::{self, Collection};
 use crate::servers::{Mongod, Postgres};
@@ -25,7 +25,7 @@ pub(crate) struct Sides {
 
 #[derive(Debug)]
 enum Servers {
-    Ours { _mongod: Mongod, _postgres: Postgres },
+    Ours { _pair: Box<(Mongod, Postgres)> },
     Yours { postgres: Box<PgConnectOptions> },
 }
 
@@ -52,7 +52,7 @@ impl Sides {
             mongodb_uri: mongod.uri(),
             postgres_url: postgres.url_of(&name),
             name,
-            servers: Servers::Ours { _mongod: mongod, _postgres: postgres },
+            servers: Servers::Ours { _pair: Box::new((mongod, postgres)) },
         })
     }
 
@@ -69,7 +69,7 @@ impl Sides {
         Ok(Self {
             mongodb: expenses::database(&client, &name),
             mongodb_uri: uri,
-            postgres_url: options.clone().database(&name).to_url_lossy().to_string(),
+            postgres_url: with_database(url, &name),
             name,
             servers: Servers::Yours { postgres: Box::new(options) },
         })
@@ -101,10 +101,18 @@ impl Sides {
             Servers::Yours { .. } => None,
         };
         let psql = psql.map_or_else(|| "psql".into(), |path| path.display().to_string());
-        // A password may be among the query's parameters, too: yours is not shown.
+        // Your URL may hold a password: it is not shown.
         match self.servers {
             Servers::Ours { .. } => format!("{psql} {}", self.postgres_url),
             Servers::Yours { .. } => format!("{psql} … (DATABASE_URL with database {})", self.name),
+        }
+    }
+
+    /// What to hand to a MongoDB client.
+    pub(crate) fn mongodb_line(&self) -> String {
+        match self.servers {
+            Servers::Ours { .. } => format!("{} (database {})", self.mongodb_uri, self.name),
+            Servers::Yours { .. } => format!("MONGODB_URI (database {})", self.name),
         }
     }
 
@@ -141,6 +149,16 @@ impl Sides {
         }
         Ok(counts)
     }
+}
+
+/// The same server and parameters, another database: by hand, since what sqlx would write has parameters of its
+/// own that no other program knows.
+fn with_database(url: &str, database: &str) -> String {
+    let (place, parameters) =
+        url.split_once('?').map_or((url, String::new()), |(place, rest)| (place, format!("?{rest}")));
+    let host_at = place.find("://").map_or(0, |at| at + 3);
+    let end = place[host_at..].find('/').map_or(place.len(), |slash| host_at + slash);
+    format!("{}/{database}{parameters}", &place[..end])
 }
 
 /// rowstream makes the tables of whole documents; until then they have no rows.

@@ -117,15 +117,17 @@ pub async fn inspect(
     client: &Client,
     connection: &mut PgConnection,
     tables: Tables,
+    discovered: &[Namespace],
 ) -> Result<Inspection, Error> {
-    let (specs, discover) = specs(config, client).await?;
+    let known = known(config, connection).await?;
+    let (specs, discover) = specs(config, client, &known, discovered).await?;
     let scope = scope(&specs, discover);
     let scope_hash = hash(&format!("{scope:?}"));
     let facts = source::preflight(client, &scope).await.map_err(unread)?;
     let mut inspection =
         Inspection { lines: Vec::new(), oplog: facts.oplog, scope, scope_hash, mapped: Vec::new() };
     inspection.mongodb(&facts);
-    let known = inspection.postgresql(config, connection).await?;
+    inspection.postgresql(connection).await?;
     if specs.is_empty() {
         inspection.add(
             Verdict::Failed,
@@ -159,18 +161,13 @@ impl Inspection {
             self.add(
                 Verdict::Passed,
                 "mongodb",
-                format!("{} {:?}{window}", facts.version, facts.topology).to_lowercase(),
+                format!("{}, {}{window}", facts.version, facts.topology),
                 "",
             );
         }
     }
 
-    /// Also what the state schema knows of mappings, if it is there.
-    async fn postgresql(
-        &mut self,
-        config: &Config,
-        connection: &mut PgConnection,
-    ) -> Result<Vec<Known>, Error> {
+    async fn postgresql(&mut self, connection: &mut PgConnection) -> Result<(), Error> {
         let failed = |error| Error::retry("look at postgresql", error);
         let row = sqlx::query(
             "select current_setting('server_version_num')::int as number, current_setting('server_version') as text,
@@ -208,11 +205,7 @@ impl Inspection {
             self.add(Verdict::Passed, "postgresql", format!("{text}, database {database}, role {role}"), "");
         }
         match state::schema_state(connection).await.map_err(failed)? {
-            SchemaState::Current => {
-                let known = state::mapping::load(connection, &config.pipeline).await.map_err(failed)?;
-                self.add(Verdict::Passed, "state", "schema rowstream is up to date", "");
-                return Ok(known);
-            }
+            SchemaState::Current => self.add(Verdict::Passed, "state", "schema rowstream is up to date", ""),
             SchemaState::Missing | SchemaState::Outdated => self.add(
                 Verdict::Warning,
                 "state",
@@ -226,7 +219,7 @@ impl Inspection {
                 "run that version or a later one",
             ),
         }
-        Ok(Vec::new())
+        Ok(())
     }
 
     #[expect(clippy::too_many_arguments, reason = "what one mapping is checked against, once")]
@@ -382,12 +375,33 @@ impl Inspection {
     }
 }
 
-/// The mappings that are enabled; those of a whole database are made from what it has now.
-async fn specs(config: &Config, client: &Client) -> Result<(Vec<MappingSpec>, Option<String>), Error> {
+/// What the state knows of mappings, if it is there.
+async fn known(config: &Config, connection: &mut PgConnection) -> Result<Vec<Known>, Error> {
+    let failed = |error| Error::retry("load the state", error);
+    match state::schema_state(connection).await.map_err(failed)? {
+        SchemaState::Current => state::mapping::load(connection, &config.pipeline).await.map_err(failed),
+        SchemaState::Missing | SchemaState::Outdated | SchemaState::Newer => Ok(Vec::new()),
+    }
+}
+
+/// The mappings that are enabled. Those of a whole database are made from what it has, from what was followed
+/// so far, and from what was seen in the stream: a collection that is gone by now had changes all the same,
+/// its end among them.
+async fn specs(
+    config: &Config,
+    client: &Client,
+    known: &[Known],
+    discovered: &[Namespace],
+) -> Result<(Vec<MappingSpec>, Option<String>), Error> {
     match &config.mappings {
         Mappings::Listed(specs) => Ok((specs.iter().filter(|spec| spec.enabled).cloned().collect(), None)),
         Mappings::WholeDatabase { database, schema } => {
-            let collections = source::collections(client, database).await.map_err(unread)?;
+            let mut collections = source::collections(client, database).await.map_err(unread)?;
+            collections.extend(known.iter().filter_map(|known| Namespace::parse(&known.collection)));
+            collections.extend(discovered.iter().cloned());
+            collections.retain(|collection| &collection.database == database);
+            collections.sort();
+            collections.dedup();
             let specs = collections.into_iter().map(|collection| whole(collection, schema)).collect();
             Ok((specs, Some(database.clone())))
         }

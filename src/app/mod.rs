@@ -18,9 +18,10 @@ pub use postgres::connect_postgres;
 pub use summary::Summary;
 
 use crate::config::Config;
+use crate::domain::Namespace;
 use crate::metrics::Metrics;
 use crate::pipeline::{Error, Finish, HeldPolicy, Limits, Moment, Report, Session, Status};
-use crate::state::held::Backoff;
+use crate::state::held::{self, Backoff};
 use crate::state::lease::{self, Acquired, Epoch};
 use crate::state::{self, SchemaState};
 use crate::{http, notify, pipeline, source};
@@ -30,6 +31,9 @@ const STANDBY_LOOKS_EVERY: Duration = Duration::from_secs(1);
 
 /// A halted pipeline looks this often whether its reason is gone.
 const HALTED_LOOKS_EVERY: Duration = Duration::from_secs(5);
+
+/// Sessions that end at once with the wish to start over, until somebody is asked to look.
+const REBUILDS_IN_VAIN: u32 = 8;
 
 /// A session that lasted this long was sound: the next failure begins with short pauses again.
 const SOUND_AFTER: Duration = Duration::from_secs(10);
@@ -63,7 +67,7 @@ pub async fn run(
         None
     };
     let watchdog = tokio::spawn(feed_watchdog(report.clone()));
-    let app = App { owner: owner(), config, report, until_caught_up, shutdown };
+    let app = App { owner: owner(), config, report, until_caught_up, shutdown, discovered: Vec::new() };
     let finished = app.supervise().await;
     notify::stopping();
     watchdog.abort();
@@ -95,6 +99,8 @@ struct App {
     owner: String,
     until_caught_up: bool,
     shutdown: watch::Receiver<bool>,
+    /// Collections of a database that is copied whole, seen in the stream; they may be gone by now.
+    discovered: Vec<Namespace>,
 }
 
 /// How one attempt at being the leader ended.
@@ -105,14 +111,19 @@ enum Attempt {
 
 impl App {
     async fn supervise(mut self) -> anyhow::Result<Summary> {
+        // The process does its part from here on, be it only to wait: a start must not time out because a
+        // server is away.
+        notify::ready();
         let started = Instant::now();
         let client = source::connect(self.config.mongodb.uri.expose(), "rowstream").await?;
         let mut pauses = pauses();
         let mut failing_since: Option<Instant> = None;
+        let mut rebuilds = 0;
         while !*self.shutdown.borrow() {
             let began = Instant::now();
             let pause = match self.attempt(&client).await {
                 Ok(Attempt::Finished(finish)) => {
+                    self.count_held().await;
                     self.release().await;
                     return Ok(self.summary(finish == Finish::CaughtUp, started.elapsed()));
                 }
@@ -122,8 +133,10 @@ impl App {
                     STANDBY_LOOKS_EVERY
                 }
                 Err(error) => {
+                    let error = self.rebuilt_in_vain(error, &mut rebuilds);
                     if began.elapsed() > SOUND_AFTER {
                         failing_since = None;
+                        rebuilds = 0;
                         pauses = self::pauses();
                     }
                     let since = *failing_since.get_or_insert_with(Instant::now);
@@ -133,6 +146,10 @@ impl App {
                     }
                     match error {
                         Error::Halt { .. } => HALTED_LOOKS_EVERY,
+                        Error::Discovered { namespace } => {
+                            self.discovered.push(namespace);
+                            continue;
+                        }
                         Error::Fenced | Error::Rebuild { .. } | Error::Retry { .. } => {
                             pauses.next().unwrap_or(HALTED_LOOKS_EVERY)
                         }
@@ -141,7 +158,26 @@ impl App {
             };
             self.pause(pause).await;
         }
+        // Stopped while it waited; the lease may still be ours from the session before.
+        self.release().await;
         Ok(self.summary(false, started.elapsed()))
+    }
+
+    /// A plan that is made again and again, and fails each time at once, will not come right by itself.
+    fn rebuilt_in_vain(&self, error: Error, rebuilds: &mut u32) -> Error {
+        match error {
+            Error::Rebuild { because } => {
+                *rebuilds += 1;
+                if *rebuilds < REBUILDS_IN_VAIN {
+                    return error;
+                }
+                Error::halt(
+                    format!("starting over does not help: {because}"),
+                    "is a migration running? does a trigger on a mapped table use something that does not exist?",
+                )
+            }
+            other => other,
+        }
     }
 
     /// A one-shot run ends with an error where a daemon would wait for somebody to act.
@@ -150,7 +186,7 @@ impl App {
             && match error {
                 Error::Halt { .. } => true,
                 Error::Retry { .. } => failing_since.elapsed() >= self.config.health.outage_failing,
-                Error::Fenced | Error::Rebuild { .. } => false,
+                Error::Fenced | Error::Rebuild { .. } | Error::Discovered { .. } => false,
             }
     }
 
@@ -172,6 +208,10 @@ impl App {
                 tracing::warn!("replaced by another leader or restored, loading the state again")
             }
             Error::Rebuild { because } => tracing::info!(because, "starting over from the stored state"),
+            Error::Discovered { namespace } => {
+                tracing::info!(collection = %namespace, "a new collection came");
+                return;
+            }
         }
         self.report.restarting();
     }
@@ -193,17 +233,42 @@ impl App {
             Ok(Acquired::Leader(epoch)) => epoch,
             Ok(Acquired::Standby(holder)) => {
                 self.report.standby(&holder.owner);
-                notify::ready();
+                notify::status("standing by");
                 return Ok(Attempt::Standby);
             }
             Err(error) => return Err(Error::retry("take the lease", error)),
         };
+        let mut stopped = self.shutdown.clone();
+        let session = tokio::select! {
+            session = self.session(client, keeper, epoch) => session?,
+            error = self.keep_lease(epoch) => return Err(error),
+            // A server that does not answer must not delay a stop.
+            _ = stopped.wait_for(|stop| *stop) => return Ok(Attempt::Finished(Finish::Stopped)),
+        };
         self.report.leader(epoch, &self.owner);
-        let session = self.session(client, keeper, epoch).await?;
         self.report.running();
-        notify::ready();
         notify::status("following");
         session.run(self.shutdown.clone()).await.map(Attempt::Finished)
+    }
+
+    /// Looking at hundreds of collections may take longer than the lease lasts.
+    async fn keep_lease(&self, epoch: Epoch) -> Error {
+        let keeping = async {
+            let mut connection = self.connect("connect to postgresql").await?;
+            loop {
+                tokio::time::sleep(self.config.lease.ttl / 3).await;
+                self.report.progressed();
+                let kept = lease::heartbeat(&mut connection, &self.config.pipeline, epoch).await;
+                if !kept.map_err(|error| Error::retry("keep the lease", error))? {
+                    return Err(Error::Fenced);
+                }
+            }
+        };
+        let ended: Result<std::convert::Infallible, Error> = keeping.await;
+        match ended {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
     }
 
     async fn session(
@@ -213,7 +278,7 @@ impl App {
         epoch: Epoch,
     ) -> Result<Session, Error> {
         let config = &self.config;
-        let inspection = inspect(config, client, &mut keeper, Tables::Create).await?;
+        let inspection = inspect(config, client, &mut keeper, Tables::Create, &self.discovered).await?;
         self.report.oplog(inspection.oplog);
         self.report.mongodb_up();
         let plan = inspection.into_plan()?;
@@ -256,6 +321,23 @@ impl App {
     async fn connect(&self, stage: &'static str) -> Result<sqlx::PgConnection, Error> {
         let name = lease::application_name(&self.config.pipeline, &self.owner);
         postgres::connect(&self.config.postgres, &name).await.map_err(|error| postgres::failed(stage, error))
+    }
+
+    /// What the last batches held is part of a one-shot run's verdict.
+    async fn count_held(&self) {
+        if !self.until_caught_up {
+            return;
+        }
+        let counting = async {
+            let mut connection = self.connect("count held changes").await?;
+            held::counts(&mut connection, &self.config.pipeline)
+                .await
+                .map_err(|error| Error::retry("count held changes", error))
+        };
+        match counting.await {
+            Ok(counts) => self.report.held_counted(&counts),
+            Err(error) => tracing::warn!(error = Error::chain(&error), "held changes are not counted"),
+        }
     }
 
     /// So that a standby takes over at once. If it does not work, the lease expires by itself.

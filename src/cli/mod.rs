@@ -117,7 +117,7 @@ async fn execute(command: Command, config: Config) -> Exit {
         Command::Config(arguments) => Ok(config::run(&arguments, &config)),
     };
     result.unwrap_or_else(|error| {
-        complain(&format!("{error:#}"));
+        complain(&in_one_line(&error));
         match error.downcast_ref::<PipelineError>() {
             Some(PipelineError::Halt { hint, .. }) => {
                 if !hint.is_empty() {
@@ -128,6 +128,17 @@ async fn execute(command: Command, config: Config) -> Exit {
             _ => Exit::Unreachable,
         }
     })
+}
+
+/// The chain of causes; what a cause repeats of the one before is left out.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+    for place in (1..causes.len()).rev() {
+        if causes[place - 1].contains(&causes[place]) {
+            causes.remove(place);
+        }
+    }
+    causes.join(": ")
 }
 
 #[expect(clippy::print_stderr, reason = "the command line speaks to people here")]

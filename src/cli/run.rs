@@ -2,10 +2,10 @@
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::{Exit, say};
-use crate::app::{self, Summary};
+use crate::app;
 use crate::config::Config;
 
 #[derive(Debug, clap::Args)]
@@ -16,32 +16,38 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments, config: Config) -> anyhow::Result<Exit> {
-    let shutdown = stop_on_signal().context("cannot listen for signals")?;
-    let summary = app::run(config, arguments.until_caught_up, shutdown).await?;
+    let (shutdown, abandoned) = stop_on_signal().context("cannot listen for signals")?;
+    let summary = tokio::select! {
+        summary = app::run(config, arguments.until_caught_up, shutdown) => summary?,
+        // Whatever was in flight is rolled back, and taken up again by the next start.
+        _ = abandoned => return Ok(Exit::Fine),
+    };
     if arguments.until_caught_up {
         say(&summary.to_string());
     }
-    Ok(exit(&summary))
+    let unfinished = arguments.until_caught_up && (!summary.caught_up || summary.held() > 0);
+    Ok(if unfinished { Exit::Findings } else { Exit::Fine })
 }
 
-fn exit(summary: &Summary) -> Exit {
-    if summary.caught_up && summary.held() > 0 { Exit::Findings } else { Exit::Fine }
-}
-
-/// True from the first SIGTERM or SIGINT on. A second one ends the process at once.
-fn stop_on_signal() -> std::io::Result<watch::Receiver<bool>> {
+/// The first SIGTERM or SIGINT asks to stop, the second one not to wait for it.
+fn stop_on_signal() -> std::io::Result<(watch::Receiver<bool>, oneshot::Receiver<()>)> {
     let (stop, stopped) = watch::channel(false);
+    let (abandon, abandoned) = oneshot::channel();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        for first in [true, false] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if first {
+                tracing::info!("stopping");
+                stop.send_replace(true);
+            }
         }
-        tracing::info!("stopping");
-        stop.send_replace(true);
-        // Held open: a dropped sender would look like a stop that never comes.
-        stop.closed().await;
+        // Nobody listens any more only if the process ends anyway.
+        let _ = abandon.send(());
     });
-    Ok(stopped)
+    Ok((stopped, abandoned))
 }

@@ -251,6 +251,20 @@ pub enum Rule {
     Json,
 }
 
+impl Rule {
+    /// The word in the configuration, in metrics and in coercions.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::UnixSeconds => "unix_seconds",
+            Self::UnixMilliseconds => "unix_milliseconds",
+            Self::Rfc3339 => "rfc3339",
+            Self::Text => "text",
+            Self::Number => "number",
+            Self::Json => "json",
+        }
+    }
+}
+
 /// A constant of the file.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Scalar {

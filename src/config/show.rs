@@ -4,11 +4,10 @@ use std::fmt::Write;
 
 use super::connection::redact;
 use super::model::{
-    ColumnSpec, Config, Deletes, LogFormat, MappingSpec, Mappings, OnDrop, Rule, Scalar, SchemaMode,
-    SnapshotMode, ValueSpec,
+    ColumnSpec, Config, Deletes, LogFormat, MappingSpec, Mappings, OnDrop, Scalar, SchemaMode, SnapshotMode,
+    ValueSpec,
 };
 use super::units::{show_bytes, show_duration};
-use crate::domain::IdType;
 
 /// Every setting with the value that applies. Connection strings keep their hosts; passwords are `***`.
 pub fn redacted(config: &Config) -> String {
@@ -102,13 +101,7 @@ fn mapping(out: &mut String, spec: &MappingSpec) {
     let (schema, name) = (quoted(&spec.table.schema), quoted(&spec.table.name));
     line(out, 2, "table", &format!("{{ schema: {schema}, name: {name} }}"));
     if let Some(id_type) = spec.id_type {
-        let id_type = match id_type {
-            IdType::ObjectId => "object_id",
-            IdType::String => "string",
-            IdType::Int => "int",
-            IdType::Uuid => "uuid",
-        };
-        line(out, 2, "id_type", id_type);
+        line(out, 2, "id_type", &id_type.to_string());
     }
     let source = spec.key.source.as_deref().map_or_else(|| "null".to_owned(), quoted);
     line(out, 2, "key", &format!("{{ source: {source}, source_id: {} }}", quoted(&spec.key.source_id)));
@@ -142,7 +135,7 @@ fn value(column: &ColumnSpec) -> String {
     let mut parts = match &column.value {
         ValueSpec::Path { from, rule } => {
             let mut parts = vec![format!("from: {}", quoted_list(from))];
-            parts.extend(rule.map(|rule| format!("as: {}", rule_name(rule))));
+            parts.extend(rule.map(|rule| format!("as: {}", rule.as_str())));
             parts
         }
         ValueSpec::Document { without } if without.is_empty() => vec!["from: $document".to_owned()],
@@ -163,17 +156,6 @@ fn value(column: &ColumnSpec) -> String {
         parts.push("write: insert".to_owned());
     }
     format!("{{ {} }}", parts.join(", "))
-}
-
-fn rule_name(rule: Rule) -> &'static str {
-    match rule {
-        Rule::UnixSeconds => "unix_seconds",
-        Rule::UnixMilliseconds => "unix_milliseconds",
-        Rule::Rfc3339 => "rfc3339",
-        Rule::Text => "text",
-        Rule::Number => "number",
-        Rule::Json => "json",
-    }
 }
 
 fn scalar_text(scalar: &Scalar) -> String {

@@ -15,6 +15,9 @@ pub enum ChangeKind {
     Delete,
     /// Something changed: read the document again, then it becomes a `Put` or a `Delete`.
     Touch,
+    /// An update event: read the document again. If it is not there, its delete, or the drop of its
+    /// collection, follows in the stream and says what becomes of the row.
+    Updated,
 }
 
 impl Change {
@@ -22,7 +25,7 @@ impl Change {
     pub fn size(&self) -> usize {
         let document = match &self.kind {
             ChangeKind::Put(document) => document.len(),
-            ChangeKind::Delete | ChangeKind::Touch => 0,
+            ChangeKind::Delete | ChangeKind::Touch | ChangeKind::Updated => 0,
         };
         document + self.key.id.as_bytes().len() + size_of::<Self>()
     }

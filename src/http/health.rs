@@ -98,7 +98,7 @@ fn failing(detail: impl fmt::Display) -> Finding {
 pub fn evaluate(status: &StatusSnapshot, limits: &config::Health, memory: &mut HealthMemory) -> Health {
     let findings = [
         ("leader", leader(status, limits)),
-        ("mongodb", link(&status.mongodb, status.at, limits)),
+        ("mongodb", mongodb(status, limits)),
         ("postgresql", link(&status.postgresql, status.at, limits)),
         ("stream", while_leading(status, |status| stream(status, limits))),
         ("checkpoint", while_leading(status, |status| checkpoint(status, limits))),
@@ -121,6 +121,14 @@ pub fn evaluate(status: &StatusSnapshot, limits: &config::Health, memory: &mut H
 }
 
 /// What only a leader can know is no complaint about anybody else. A halted pipeline still owes it.
+/// A standby asks PostgreSQL alone, so it knows nothing of MongoDB.
+fn mongodb(status: &StatusSnapshot, limits: &config::Health) -> Finding {
+    match status.role {
+        Role::Standby => ok("not leader"),
+        _ => link(&status.mongodb, status.at, limits),
+    }
+}
+
 fn while_leading(status: &StatusSnapshot, check: impl FnOnce(&StatusSnapshot) -> Finding) -> Finding {
     match status.role {
         Role::Leader | Role::Halted => check(status),

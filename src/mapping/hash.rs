@@ -19,7 +19,7 @@ pub(super) fn hash(spec: &MappingSpec, id_type: IdType, columns: &[ColumnSpec]) 
         [spec.collection.database, spec.collection.collection],
         [spec.table.schema, spec.table.name],
         [spec.key.source, spec.key.source_id],
-        id_type_name(id_type),
+        id_type.to_string(),
         deletes_name(&spec.deletes),
         columns,
     ]);
@@ -29,7 +29,7 @@ pub(super) fn hash(spec: &MappingSpec, id_type: IdType, columns: &[ColumnSpec]) 
 
 fn column(spec: &ColumnSpec) -> Value {
     let value = match &spec.value {
-        ValueSpec::Path { from, rule } => json!(["path", from, rule.map(rule_name)]),
+        ValueSpec::Path { from, rule } => json!(["path", from, rule.map(Rule::as_str)]),
         ValueSpec::Document { without } => json!(["document", without]),
         ValueSpec::SourceId => json!(["source_id"]),
         ValueSpec::ClusterTime => json!(["cluster_time"]),
@@ -48,26 +48,6 @@ fn scalar(scalar: &Scalar) -> Value {
         Scalar::Int(number) => json!(["int", number]),
         Scalar::Float(number) => json!(["float", number.to_bits()]),
         Scalar::Text(text) => json!(["text", text]),
-    }
-}
-
-fn rule_name(rule: Rule) -> &'static str {
-    match rule {
-        Rule::UnixSeconds => "unix_seconds",
-        Rule::UnixMilliseconds => "unix_milliseconds",
-        Rule::Rfc3339 => "rfc3339",
-        Rule::Text => "text",
-        Rule::Number => "number",
-        Rule::Json => "json",
-    }
-}
-
-fn id_type_name(id_type: IdType) -> &'static str {
-    match id_type {
-        IdType::ObjectId => "object_id",
-        IdType::String => "string",
-        IdType::Int => "int",
-        IdType::Uuid => "uuid",
     }
 }
 

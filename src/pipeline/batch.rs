@@ -4,7 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 
 use crate::config::{Deletes, OnDrop};
-use crate::domain::{Change, ChangeKind, ClusterTime, Key, Position, SourceIndex};
+use crate::domain::{Change, ChangeKind, ClusterTime, Key, Namespace, Position, SourceIndex};
 use crate::mapping::Mapping;
 use crate::source::{Event, EventKind, Reply};
 
@@ -57,6 +57,8 @@ pub(super) struct Batch {
     pub events: usize,
     /// Cluster times of the first and the last event.
     pub span: Option<(ClusterTime, ClusterTime)>,
+    /// When the oldest of them was written, in milliseconds since 1970.
+    pub written_at: Option<i64>,
     bytes: usize,
     index: HashMap<Key, usize>,
 }
@@ -64,10 +66,6 @@ pub(super) struct Batch {
 impl Batch {
     pub(super) fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.dropped.is_empty() && self.replaced.is_empty()
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
     }
 
     fn put(&mut self, change: Change) {
@@ -104,7 +102,7 @@ pub(super) enum Stop {
     /// A collection whose mapping says `on_drop: halt` was dropped.
     Dropped(SourceIndex),
     /// A collection that is not mapped yet has events.
-    Discovered,
+    Discovered(Namespace),
 }
 
 /// Takes replies in, gives batches out.
@@ -158,6 +156,13 @@ impl Gatherer {
         if self.stop.is_some() {
             return;
         }
+        if reply.events.is_empty()
+            && self.backlog.is_empty()
+            && let Some(last) = &mut self.last
+        {
+            // The server has nothing more now, so nothing more of that time.
+            last.in_transaction = false;
+        }
         self.backlog_bytes += reply.size;
         self.backlog.extend(reply.events);
         self.tail = Some(Position { token: Some(reply.token), time: reply.time });
@@ -171,9 +176,12 @@ impl Gatherer {
         self.batch.put(Change { key, kind: ChangeKind::Touch });
     }
 
-    /// The stream may have skipped changes: whatever happened, a copy of everything mends it.
+    /// The stream may have skipped changes, deletes among them: every row goes, and is copied again.
     pub(super) fn copy_again(&mut self) {
-        self.batch.replaced = self.routes.iter().flatten().map(|route| route.source).collect();
+        let routes = || self.routes.iter().flatten();
+        self.batch.replaced = routes().map(|route| route.source).collect();
+        let dropped = routes().filter(|route| route.on_drop != OnDropRoute::Keep);
+        self.batch.dropped = dropped.map(|route| route.source).collect();
     }
 
     /// No more replies are wanted before a batch is taken.
@@ -246,7 +254,7 @@ impl Gatherer {
 
     fn stops(&self, event: &Event) -> Option<Stop> {
         match &event.kind {
-            EventKind::Discovered(_) => Some(Stop::Discovered),
+            EventKind::Discovered(namespace) => Some(Stop::Discovered(namespace.clone())),
             EventKind::Dropped { collection } | EventKind::Replaced { collection } => self
                 .routes
                 .get(usize::from(collection.0))?
@@ -261,6 +269,7 @@ impl Gatherer {
         let time = event.time;
         self.batch.events += 1;
         self.batch.span = Some((self.batch.span.map_or(time, |(first, _)| first), time));
+        self.batch.written_at = self.batch.written_at.or(event.wall_time);
         self.last = Some(Last {
             position: Position { token: Some(event.token), time },
             in_transaction: event.in_transaction,
@@ -290,5 +299,200 @@ impl Gatherer {
             }
             also(route.source);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{CanonicalId, Document, ResumeToken};
+    use crate::source::{CollectionIndex, Continuity};
+
+    const LIMITS: Limits = Limits { max_changes: 3, max_bytes: 1 << 20 };
+
+    fn gatherer() -> Gatherer {
+        gatherer_with(OnDropRoute::Delete)
+    }
+
+    fn gatherer_with(on_drop: OnDropRoute) -> Gatherer {
+        let route = |source| Route { source: SourceIndex(source), on_drop };
+        Gatherer::new(LIMITS, vec![vec![route(0)], vec![route(1)]])
+    }
+
+    fn id(number: i64) -> CanonicalId {
+        CanonicalId::from_bson(&bson::Bson::Int64(number))
+    }
+
+    fn token(time: u32, increment: u32) -> ResumeToken {
+        ResumeToken(vec![time as u8, increment as u8])
+    }
+
+    fn document() -> ChangeKind {
+        let bytes = bson::serialize_to_vec(&bson::doc! { "a": 1 }).unwrap();
+        ChangeKind::Put(Document::new(bytes.into()).unwrap())
+    }
+
+    fn event(time: u32, increment: u32, kind: EventKind) -> Event {
+        Event {
+            kind,
+            time: ClusterTime::new(time, 0),
+            token: token(time, increment),
+            in_transaction: false,
+            wall_time: None,
+        }
+    }
+
+    fn change(time: u32, number: i64, change: ChangeKind) -> Event {
+        let kind = EventKind::Document { collection: CollectionIndex(0), id: id(number), change };
+        event(time, number as u32, kind)
+    }
+
+    fn in_transaction(mut event: Event) -> Event {
+        event.in_transaction = true;
+        event
+    }
+
+    /// A reply whose token is of time `time`.
+    fn reply(time: u32, events: Vec<Event>) -> Reply {
+        Reply {
+            events,
+            token: token(time, 99),
+            time: ClusterTime::new(time, 0),
+            size: 100,
+            continuity: Continuity::Unbroken,
+        }
+    }
+
+    fn kinds(batch: &Batch) -> Vec<(u16, &'static str)> {
+        let kind = |change: &Change| match change.kind {
+            ChangeKind::Put(_) => "put",
+            ChangeKind::Delete => "delete",
+            ChangeKind::Touch => "touch",
+            ChangeKind::Updated => "updated",
+        };
+        batch.changes.iter().map(|change| (change.key.source.0, kind(change))).collect()
+    }
+
+    #[test]
+    fn the_last_change_of_a_key_wins() {
+        let mut gatherer = gatherer();
+        gatherer.offer(reply(
+            5,
+            vec![
+                change(1, 7, document()),
+                change(2, 8, document()),
+                change(3, 7, ChangeKind::Touch),
+                change(4, 8, ChangeKind::Delete),
+            ],
+        ));
+        let batch = gatherer.take();
+        assert_eq!(kinds(&batch), [(0, "touch"), (0, "delete")]);
+        assert_eq!(batch.events, 4);
+        assert_eq!(batch.position.unwrap().token, Some(token(5, 99)));
+    }
+
+    #[test]
+    fn a_full_batch_ends_at_the_token_of_its_last_event_and_the_rest_follows() {
+        let mut gatherer = gatherer();
+        gatherer.offer(reply(9, (1..=5).map(|n| change(n, i64::from(n), document())).collect()));
+        assert!(gatherer.is_full());
+        let first = gatherer.take();
+        assert_eq!(first.changes.len(), 3);
+        assert_eq!(first.position.unwrap().token, Some(token(3, 3)));
+        let second = gatherer.take();
+        assert_eq!(second.changes.len(), 2);
+        assert_eq!(second.position.unwrap().token, Some(token(9, 99)));
+    }
+
+    #[test]
+    fn one_cluster_time_is_never_cut_in_two() {
+        let mut gatherer = gatherer();
+        let events = (1..=6).map(|n| in_transaction(change(1, n, document())));
+        gatherer.offer(reply(2, events.chain([change(2, 9, document())]).collect()));
+        let first = gatherer.take();
+        assert_eq!(first.changes.len(), 6, "the whole transaction, above the limit of 3");
+        assert_eq!(gatherer.take().changes.len(), 1);
+    }
+
+    #[test]
+    fn a_transaction_stays_open_until_a_later_time_or_an_empty_reply_that_has_passed_it() {
+        let mut gatherer = gatherer();
+        gatherer.offer(reply(1, vec![in_transaction(change(1, 1, document()))]));
+        assert!(!gatherer.closed());
+        gatherer.offer(reply(1, vec![in_transaction(change(1, 2, document()))]));
+        assert!(!gatherer.closed());
+        gatherer.offer(reply(1, Vec::new()));
+        assert!(gatherer.closed(), "an empty reply: nothing of this time is left");
+        assert_eq!(gatherer.take().changes.len(), 2);
+    }
+
+    #[test]
+    fn a_transaction_beyond_memory_is_cut_after_all() {
+        let mut gatherer = gatherer();
+        let most = (LIMITS.max_changes * HARD_LIMIT_FACTOR) as i64;
+        gatherer.offer(reply(1, (0..most + 5).map(|n| in_transaction(change(1, n, document()))).collect()));
+        assert!(gatherer.closed());
+        assert_eq!(gatherer.take().changes.len() as i64, most);
+        assert_eq!(gatherer.take().changes.len(), 5);
+    }
+
+    #[test]
+    fn a_single_write_is_over_at_once() {
+        let mut gatherer = gatherer();
+        gatherer.offer(reply(1, vec![change(1, 1, document())]));
+        assert!(gatherer.closed());
+    }
+
+    #[test]
+    fn a_drop_takes_the_waiting_changes_of_its_source_along_and_no_others() {
+        let mut gatherer = gatherer();
+        let other = EventKind::Document { collection: CollectionIndex(1), id: id(1), change: document() };
+        gatherer.offer(reply(
+            9,
+            vec![
+                change(1, 1, document()),
+                event(2, 0, other),
+                event(3, 0, EventKind::Dropped { collection: CollectionIndex(0) }),
+                change(4, 2, document()),
+            ],
+        ));
+        let batch = gatherer.take();
+        assert_eq!(batch.dropped, [SourceIndex(0)]);
+        assert_eq!(kinds(&batch), [(1, "put"), (0, "put")]);
+    }
+
+    #[test]
+    fn a_drop_that_halts_lets_everything_before_it_pass_and_nothing_behind() {
+        let mut gatherer = gatherer_with(OnDropRoute::Halt);
+        gatherer.offer(reply(
+            9,
+            vec![
+                change(1, 1, document()),
+                event(2, 0, EventKind::Dropped { collection: CollectionIndex(0) }),
+                change(3, 2, document()),
+            ],
+        ));
+        assert_eq!(gatherer.stopped(), None);
+        let batch = gatherer.take();
+        assert_eq!(batch.changes.len(), 1);
+        assert_eq!(batch.position.unwrap().token, Some(token(1, 1)));
+        assert_eq!(gatherer.stopped(), Some(&Stop::Dropped(SourceIndex(0))));
+    }
+
+    #[test]
+    fn a_touch_moves_no_position() {
+        let mut gatherer = gatherer();
+        gatherer.touch(Key { source: SourceIndex(0), id: id(1) });
+        assert!(gatherer.has_changes() && gatherer.closed());
+        assert_eq!(gatherer.take().position, None);
+    }
+
+    #[test]
+    fn an_idle_stream_has_a_position_to_write_down() {
+        let mut gatherer = gatherer();
+        gatherer.offer(reply(5, Vec::new()));
+        assert!(gatherer.has_position() && !gatherer.has_changes());
+        assert_eq!(gatherer.take().position.unwrap().time, ClusterTime::new(5, 0));
+        assert!(!gatherer.has_position());
     }
 }

@@ -152,7 +152,9 @@ impl Writer {
     ) -> Result<(), Error> {
         let mut open = self.begin().await?;
         let (transaction, pipeline, name) = open.named(source);
-        chunk::plan(transaction, pipeline, name, planned).await.map_err(state)?;
+        if !chunk::plan(transaction, pipeline, name, planned).await.map_err(state)? {
+            return Err(Error::Rebuild { because: "a snapshot was begun again while it was planned" });
+        }
         if last {
             mapping::planned(transaction, pipeline, name).await.map_err(state)?;
         }
@@ -274,6 +276,7 @@ impl Open<'_> {
             .iter()
             .filter(|row| !refused_by_target.contains_key(&row.id))
             .map(|row| row.source_id.as_str())
+            .chain(batch.kept.iter().map(String::as_str))
             .collect();
         tally.resolved += self.resolve(batch.source, &applied).await?;
         let refused = batch.refused.iter().cloned();
@@ -384,8 +387,12 @@ pub(super) fn apply(error: sink::Error) -> Error {
     match error.disposition() {
         sink::Disposition::Refresh => Error::Rebuild { because: "the catalog of the target changed" },
         sink::Disposition::Halt { hint } => Error::halt(Error::chain(&error), hint),
-        // A refusal outside of any single row's savepoint: trying again is all that is left.
-        sink::Disposition::Retry | sink::Disposition::Hold(_) => Error::retry("apply", error),
+        sink::Disposition::Retry => Error::retry("apply", error),
+        // A refusal outside of any single row's savepoint would come again and again.
+        sink::Disposition::Hold(rejection) => Error::halt(
+            format!("{}: {rejection}", Error::chain(&error)),
+            "change the constraint or the rows it protects; the pipeline goes on by itself then",
+        ),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::error::Error as StdError;
 
+use crate::domain::Namespace;
+
 /// Every failure comes down to one of these; what they have in common is that everything in memory
 /// is dropped and the state is loaded again before the pipeline goes on.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +14,9 @@ pub enum Error {
     /// The plan must be made again: the catalog changed, or a new collection came.
     #[error("{because}")]
     Rebuild { because: &'static str },
+    /// A collection nobody listed has events: the plan must be made again with it.
+    #[error("collection {namespace} is new")]
+    Discovered { namespace: Namespace },
     /// It will pass: a server is away, a lock was held too long.
     #[error("{stage} must try again")]
     Retry {

@@ -3,14 +3,15 @@
 use sqlx::PgConnection;
 
 use super::Error;
-use super::commit::{begin_fenced, state};
+use super::commit::{apply, begin_fenced, state};
 use super::plan::Plan;
 use super::snapshot::Pending;
-use crate::config::SnapshotMode;
+use crate::config::{Deletes, SnapshotMode};
 use crate::domain::{ClusterTime, Position};
+use crate::sink;
 use crate::state::checkpoint::Checkpoint;
 use crate::state::lease::Epoch;
-use crate::state::mapping::{Known, SnapshotState};
+use crate::state::mapping::{Known, Registered, SnapshotState};
 use crate::state::{checkpoint, chunk, held, mapping};
 
 #[derive(Debug)]
@@ -40,6 +41,8 @@ pub async fn load(
         let known = known.iter().find(|known| known.source == mapped.mapping.source);
         bring_up_to_date(&mut transaction, pipeline, mapped, known, mode).await?;
     }
+    let followed: Vec<&str> = plan.mapped.iter().map(|mapped| mapped.mapping.source.as_str()).collect();
+    mapping::leave_scope(&mut transaction, pipeline, &followed).await.map_err(state)?;
     checkpoint::start(&mut transaction, pipeline, epoch, now, &plan.scope_hash).await.map_err(state)?;
     let checkpoint = checkpoint::load(&mut transaction, pipeline).await.map_err(state)?;
     let mut checkpoint = checkpoint.ok_or(Error::Fenced)?;
@@ -56,8 +59,10 @@ pub async fn load(
             done.push(mapped.mapping.index);
             continue;
         }
+        chunk::reopen_last(&mut transaction, pipeline, source).await.map_err(state)?;
         let progress = chunk::progress(&mut transaction, pipeline, source).await.map_err(state)?;
-        pending.push(Pending { source: mapped.mapping.index, planned: known.planned, progress });
+        let open_ended = progress.last.as_ref().is_some_and(|last| last.upper.is_none());
+        pending.push(Pending { source: mapped.mapping.index, planned: open_ended, progress });
     }
     let counts = held::counts(&mut transaction, pipeline).await.map_err(state)?;
     let open = counts.iter().filter(|count| count.state != "resolved");
@@ -66,6 +71,8 @@ pub async fn load(
     Ok(Loaded { checkpoint, pending, done, held })
 }
 
+/// A mapping that is new is registered; one that changed is copied again. Rows whose documents nobody
+/// followed for a while, or that came from another collection, go first: some of them may have no document.
 async fn bring_up_to_date(
     connection: &mut PgConnection,
     pipeline: &str,
@@ -74,30 +81,37 @@ async fn bring_up_to_date(
     mode: SnapshotMode,
 ) -> Result<(), Error> {
     let mapping = &mapped.mapping;
+    let (collection, target) = (mapping.namespace.to_string(), mapping.table.to_string());
+    let registered = Registered {
+        source: &mapping.source,
+        mapping_hash: &mapping.hash,
+        id_type: mapping.id_type,
+        collection: &collection,
+        target: &target,
+    };
     let Some(known) = known else {
         let snapshot = match mode {
             SnapshotMode::Initial => SnapshotState::Pending,
             SnapshotMode::Never => SnapshotState::Done,
         };
-        let target = mapping.table.to_string();
-        return mapping::register(
-            connection,
-            pipeline,
-            &mapping.source,
-            &mapping.hash,
-            mapping.id_type,
-            &target,
-            snapshot,
-        )
-        .await
-        .map_err(state);
+        return mapping::register(connection, pipeline, registered, snapshot).await.map_err(state);
     };
-    if known.mapping_hash == mapping.hash {
+    let followed = known.in_scope && known.collection == collection;
+    if followed && known.mapping_hash == mapping.hash {
         return Ok(());
     }
-    tracing::warn!(source = mapping.source, "the mapping changed, copying its collection again");
-    mapping::changed(connection, pipeline, &mapping.source, &mapping.hash, &mapping.table.to_string())
-        .await
-        .map_err(state)?;
+    if followed {
+        tracing::warn!(source = mapping.source, "the mapping changed, copying its collection again");
+    } else if mapping.deletes == Deletes::Keep {
+        tracing::warn!(source = mapping.source, "the collection was not followed, copying it again");
+    } else {
+        let deleted = sink::delete_source(connection, &mapped.target).await.map_err(apply)?;
+        tracing::warn!(
+            source = mapping.source,
+            deleted,
+            "the collection was not followed, its rows were deleted and are copied again"
+        );
+    }
+    mapping::changed(connection, pipeline, registered).await.map_err(state)?;
     mapping::snapshot_again(connection, pipeline, &mapping.source).await.map_err(state)
 }

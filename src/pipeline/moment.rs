@@ -30,6 +30,14 @@ impl Moment {
         Self { instant: self.instant - duration, wall: self.wall - duration }
     }
 
+    pub fn before(self, duration: Duration) -> Self {
+        Self {
+            // A clock that began later than that is at its beginning.
+            instant: self.instant.checked_sub(duration).unwrap_or(self.instant),
+            wall: self.wall.checked_sub(duration).unwrap_or(self.wall),
+        }
+    }
+
     pub fn later_of(self, other: Self) -> Self {
         if other.instant > self.instant { other } else { self }
     }

@@ -24,6 +24,7 @@ pub struct Prepared {
     pub sources: Vec<SourceBatch>,
     pub events: usize,
     pub span: Option<(ClusterTime, ClusterTime)>,
+    pub written_at: Option<i64>,
     pub lookups: usize,
     pub lookups_missing: usize,
 }
@@ -34,6 +35,8 @@ pub struct SourceBatch {
     pub source: SourceIndex,
     pub rows: Vec<Row>,
     pub deletes: Vec<(CanonicalId, String)>,
+    /// Documents that are gone while their rows stay (`deletes: keep`): nothing is held for them any more.
+    pub kept: Vec<String>,
     pub refused: Vec<Refused>,
     /// Documents of this batch, to be kept beside those that are held.
     pub documents: Vec<(CanonicalId, Document)>,
@@ -54,7 +57,14 @@ impl Prepared {
 
 impl SourceBatch {
     pub fn new(source: SourceIndex) -> Self {
-        Self { source, rows: Vec::new(), deletes: Vec::new(), refused: Vec::new(), documents: Vec::new() }
+        Self {
+            source,
+            rows: Vec::new(),
+            deletes: Vec::new(),
+            kept: Vec::new(),
+            refused: Vec::new(),
+            documents: Vec::new(),
+        }
     }
 
     /// Takes one document in, as a row or with the reason why it has none.
@@ -84,6 +94,7 @@ pub(super) async fn prepare(
         sources,
         events: batch.events,
         span: batch.span,
+        written_at: batch.written_at,
         lookups,
         lookups_missing,
     })
@@ -93,11 +104,12 @@ pub(super) async fn prepare(
 async fn resolve_touches(
     client: &Client,
     plan: &Plan,
-    changes: &mut [Change],
+    changes: &mut Vec<Change>,
     now: ClusterTime,
 ) -> Result<(usize, usize), Error> {
     let mut touched: HashMap<CollectionIndex, Vec<CanonicalId>> = HashMap::new();
-    for change in changes.iter().filter(|change| matches!(change.kind, ChangeKind::Touch)) {
+    let is_touch = |change: &&Change| matches!(change.kind, ChangeKind::Touch | ChangeKind::Updated);
+    for change in changes.iter().filter(is_touch) {
         let ids = touched.entry(plan.of(change.key.source).collection).or_default();
         ids.push(change.key.id.clone());
     }
@@ -110,16 +122,22 @@ async fn resolve_touches(
         found.extend(documents.into_iter().map(|(id, document)| ((collection, id), document)));
     }
     let mut missing = 0;
-    for change in changes.iter_mut().filter(|change| matches!(change.kind, ChangeKind::Touch)) {
-        let place = (plan.of(change.key.source).collection, change.key.id.clone());
-        change.kind = match found.get(&place) {
-            Some(document) => ChangeKind::Put(document.clone()),
-            None => {
-                missing += 1;
-                ChangeKind::Delete
-            }
+    changes.retain_mut(|change| {
+        let vanished = match change.kind {
+            ChangeKind::Put(_) | ChangeKind::Delete => return true,
+            ChangeKind::Touch => true,
+            // Whether the row goes is for the event that took the document away to say.
+            ChangeKind::Updated => false,
         };
-    }
+        let place = (plan.of(change.key.source).collection, change.key.id.clone());
+        if let Some(document) = found.get(&place) {
+            change.kind = ChangeKind::Put(document.clone());
+            return true;
+        }
+        missing += 1;
+        change.kind = ChangeKind::Delete;
+        vanished
+    });
     Ok((lookups, missing))
 }
 
@@ -130,12 +148,12 @@ fn sort(plan: &Plan, changes: Vec<Change>, time: Option<ClusterTime>) -> Vec<Sou
         let batch = sources[usize::from(source.0)].get_or_insert_with(|| SourceBatch::new(source));
         match change.kind {
             ChangeKind::Put(document) => batch.put(plan, &change.key.id, document, time),
-            ChangeKind::Delete | ChangeKind::Touch => {
-                if plan.of(source).mapping.deletes == Deletes::Keep {
-                    continue;
-                }
+            ChangeKind::Delete | ChangeKind::Touch | ChangeKind::Updated => {
                 let source_id = change.key.id.source_id(plan.id_type(source));
-                batch.deletes.push((change.key.id, source_id));
+                match plan.of(source).mapping.deletes {
+                    Deletes::Hard => batch.deletes.push((change.key.id, source_id)),
+                    Deletes::Keep => batch.kept.push(source_id),
+                }
             }
         }
     }

@@ -27,10 +27,13 @@ struct Seen {
     plan: Option<Arc<Names>>,
     /// Everything up to this time is applied.
     applied: ClusterTime,
-    oplog_first: Option<ClusterTime>,
     /// Sources whose last chunk could not be copied straight into the table.
     merging: Vec<SourceIndex>,
     snapshot_documents: Vec<u64>,
+    /// A write failed, and none has succeeded since: being connected alone is no recovery.
+    writes_fail: bool,
+    /// Taken while halted: a leader in name, until something is committed.
+    unproven: Option<(Epoch, String)>,
 }
 
 /// Names by `SourceIndex`, for what is reported by name.
@@ -67,12 +70,28 @@ impl Report {
     }
 
     pub fn leader(&self, epoch: Epoch, owner: &str) {
-        self.status.became_leader(epoch.0, owner, Moment::now());
-        self.status.phase_changed("loading the state");
+        let now = Moment::now();
+        if self.status.snapshot(now).halt.is_some() {
+            self.seen(|seen| seen.unproven = Some((epoch, owner.to_owned())));
+            return;
+        }
+        self.status.became_leader(epoch.0, owner, now);
+    }
+
+    /// Something was written, or everything is: whatever was wrong is over.
+    fn proven(&self, now: Moment) {
+        self.seen(|seen| seen.writes_fail = false);
+        self.status.postgresql_up(now);
+        if let Some((epoch, owner)) = self.seen(|seen| seen.unproven.take()) {
+            self.status.became_leader(epoch.0, &owner, now);
+            self.status.phase_changed("following");
+        }
     }
 
     pub fn running(&self) {
-        self.status.phase_changed("following");
+        if self.seen(|seen| seen.unproven.is_none()) {
+            self.status.phase_changed("following");
+        }
         tracing::info!("session started");
     }
 
@@ -85,6 +104,7 @@ impl Report {
     pub fn halted(&self, reason: &str, hint: &str) -> bool {
         let now = Moment::now();
         let before = self.status.snapshot(now).halt;
+        self.seen(|seen| seen.unproven = None);
         self.status.halted(reason, hint, now);
         self.status.phase_changed("halted");
         before.is_none_or(|halt| halt.reason != reason)
@@ -97,6 +117,7 @@ impl Report {
             self.metrics.retried(Stage::Stream);
         } else {
             self.status.postgresql_failed(error, now);
+            self.seen(|seen| seen.writes_fail = !stage.starts_with("connect"));
             let stage = if stage == "commit" { Stage::Commit } else { Stage::Write };
             self.metrics.retried(stage);
         }
@@ -109,7 +130,9 @@ impl Report {
     // The servers.
 
     pub fn postgresql_up(&self) {
-        self.status.postgresql_up(Moment::now());
+        if !self.seen(|seen| seen.writes_fail) {
+            self.status.postgresql_up(Moment::now());
+        }
     }
 
     pub fn mongodb_up(&self) {
@@ -134,11 +157,15 @@ impl Report {
     }
 
     pub fn oplog(&self, window: Option<OplogWindow>) {
-        self.seen(|seen| seen.oplog_first = window.as_ref().map(|window| window.first));
         if let Some(window) = window {
             let length = window.last.seconds.saturating_sub(window.first.seconds);
             let length = Duration::from_secs(length.into());
-            self.status.oplog_measured(length, length);
+            let applied = self.applied();
+            let headroom = match applied == ClusterTime::default() {
+                true => length,
+                false => Duration::from_secs(applied.seconds.saturating_sub(window.first.seconds).into()),
+            };
+            self.status.oplog_measured(length, headroom);
         }
     }
 
@@ -156,17 +183,12 @@ impl Report {
             let lag = Duration::from_secs(time.seconds.saturating_sub(applied.seconds).into());
             self.status.lag_measured(lag, now);
         }
-        if let Some(first) = self.seen(|seen| seen.oplog_first) {
-            let span = |from: ClusterTime, to: ClusterTime| {
-                Duration::from_secs(to.seconds.saturating_sub(from.seconds).into())
-            };
-            self.status.oplog_measured(span(first, time), span(first, applied));
-        }
     }
 
     // The plan and the state it begins with.
 
     pub fn planned(&self, plan: &Plan) {
+        self.status.sources_begin();
         for mapped in &plan.mapped {
             let mapping = &mapped.mapping;
             let (collection, table) = (mapping.namespace.to_string(), mapping.table.to_string());
@@ -191,14 +213,16 @@ impl Report {
     pub fn loaded(&self, loaded: &Loaded) {
         let now = Moment::now();
         let checkpoint = &loaded.checkpoint;
-        self.status.checkpoint_committed(checkpoint.position.time, checkpoint.seq, now);
+        let committed_at = now.before(checkpoint.age);
+        self.status.checkpoint_committed(checkpoint.position.time, checkpoint.seq, committed_at);
         for pending in &loaded.pending {
             self.status.snapshot_pending(pending.source);
         }
         for source in &loaded.done {
             self.status.snapshot_done(*source, 0, now);
         }
-        self.seen(|seen| seen.applied = checkpoint.position.time);
+        // Where the server is, only its own replies can tell: it may have been set back in time.
+        self.seen(|seen| seen.applied = ClusterTime::default());
     }
 
     fn names(&self) -> Option<Arc<Names>> {
@@ -249,7 +273,7 @@ impl Report {
 
     pub fn batch_committed(&self, batch: &Prepared, committed: &Committed, seq: i64) {
         let now = Moment::now();
-        self.status.postgresql_up(now);
+        self.proven(now);
         self.idle(batch);
         if let Some(position) = &batch.position {
             self.status.checkpoint_committed(position.time, seq, now);
@@ -266,7 +290,7 @@ impl Report {
             self.coerced(batch.source, &batch.rows);
         }
         if !batch.is_empty() {
-            self.committed(&puts, committed, batch.span.map(|(first, _)| lag_of(first)));
+            self.committed(&puts, committed, batch.written_at.map(lag_of));
         }
         for source in &batch.replaced {
             self.status.snapshot_pending(*source);
@@ -354,7 +378,7 @@ impl Report {
         let source = batch.source;
         let now = Moment::now();
         self.status.progressed(now);
-        self.status.postgresql_up(now);
+        self.proven(now);
         self.status.chunk_committed(source, documents, now);
         let fell_back = committed.sources.iter().any(|(_, tally)| tally.fell_back);
         self.seen(|seen| {
@@ -375,23 +399,23 @@ impl Report {
 
     // Held changes.
 
-    pub fn held_counted(&self, plan: &Plan, counts: &[Count]) {
-        for mapped in &plan.mapped {
+    pub fn held_counted(&self, counts: &[Count]) {
+        let Some(names) = self.names() else { return };
+        for (place, source) in names.sources.iter().enumerate() {
             let of = |state: &str| {
-                let found =
-                    counts.iter().find(|count| count.source == mapped.mapping.source && count.state == state);
+                let found = counts.iter().find(|count| &count.source == source && count.state == state);
                 found.map_or(0, |count| count.count as u64)
             };
             let held = HeldCounts { waiting: of("waiting"), failed: of("failed"), resolved: of("resolved") };
-            self.status.held_counted(mapped.mapping.index, held);
+            self.status.held_counted(SourceIndex(place as u16), held);
         }
     }
 }
 
-/// Against our clock: the oplog's time has whole seconds, so this is a bound from above by one second.
-fn lag_of(committed: ClusterTime) -> Duration {
+/// From MongoDB's clock to ours: as good as the two agree.
+fn lag_of(written_at: i64) -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.saturating_sub(Duration::from_secs(committed.seconds.into()))
+    now.saturating_sub(Duration::from_millis(written_at.try_into().unwrap_or(0)))
 }
 
 fn counted(event: &Event) -> Option<(u16, EventOp)> {
@@ -401,7 +425,7 @@ fn counted(event: &Event) -> Option<(u16, EventOp)> {
             match change {
                 ChangeKind::Put(_) => EventOp::Put,
                 ChangeKind::Delete => EventOp::Delete,
-                ChangeKind::Touch => EventOp::Touch,
+                ChangeKind::Touch | ChangeKind::Updated => EventOp::Touch,
             },
         )),
         EventKind::Dropped { collection } => Some((collection.0, EventOp::Drop)),

@@ -34,8 +34,11 @@ const TICK: Duration = Duration::from_secs(1);
 /// Held changes retried in one tick.
 const RETRIES_AT_ONCE: i64 = 500;
 
-/// A retry that was handed over is not handed over again before this, committed or not.
+/// A retry that was handed over and has not been committed is not handed over again before this.
 const RETRY_IN_FLIGHT: Duration = Duration::from_secs(30);
+
+/// How often the beginning of the oplog is looked at.
+const OPLOG_MEASURED_EVERY: Duration = Duration::from_secs(10);
 
 /// Resolved entries older than the retention are removed this often.
 const PURGE_EVERY: Duration = Duration::from_secs(600);
@@ -148,8 +151,9 @@ impl Session {
         let reading_session = session.clone();
         tasks.spawn(async move {
             let reading = reading.run(replies, touches, prepared, &reading_session);
-            tokio::try_join!(reading, committing.run(to_commit))?;
-            Ok(Done::Stream)
+            let (stopped, ()) = tokio::try_join!(reading, committing.run(to_commit))?;
+            // What came before the stop is committed now.
+            stopped.map_or(Ok(Done::Stream), Err)
         });
 
         let copying = Arc::new(Copying {
@@ -226,7 +230,8 @@ struct Keeper {
     retention: Duration,
     report: Report,
     touch: mpsc::Sender<Vec<Key>>,
-    in_flight: HashMap<Key, Instant>,
+    /// When each was due, and when it was handed over.
+    in_flight: HashMap<Key, (i64, Instant)>,
 }
 
 impl Keeper {
@@ -238,6 +243,7 @@ impl Keeper {
         let mut tick = tokio::time::interval(TICK.min(self.lease_ttl / 3));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut purged = Instant::now();
+        let mut measured: Option<Instant> = None;
         // The time everything must have been applied to; asked once the snapshots are done.
         let mut target: Option<ClusterTime> = None;
         loop {
@@ -245,14 +251,16 @@ impl Keeper {
                 _ = shutdown.wait_for(|stop| *stop) => return Ok(Finish::Stopped),
                 _ = tick.tick() => {}
             }
-            if !lease::heartbeat(&mut self.connection, &self.pipeline, self.epoch).await.map_err(state)? {
-                return Err(Error::Fenced);
-            }
-            self.measure().await;
-            self.retry_held().await?;
-            if purged.elapsed() >= PURGE_EVERY {
-                held::purge(&mut self.connection, &self.pipeline, self.retention).await.map_err(state)?;
-                purged = Instant::now();
+            // The loop lives, whatever the servers do.
+            self.report.progressed();
+            tokio::select! {
+                _ = shutdown.wait_for(|stop| *stop) => return Ok(Finish::Stopped),
+                kept = tokio::time::timeout(self.lease_ttl, self.keep(&mut purged, &mut measured)) => match kept {
+                    Ok(kept) => kept?,
+                    // The lease has run out meanwhile. A server that is gone without a word would keep its
+                    // connections waiting for many minutes; ending the session drops them.
+                    Err(silent) => return Err(Error::retry("keep the lease", silent)),
+                },
             }
             let Some(snapshots) = &until_caught_up else { continue };
             if !*snapshots.borrow() {
@@ -264,6 +272,27 @@ impl Keeper {
                 Some(_) => {}
             }
         }
+    }
+
+    /// What is due at every tick.
+    async fn keep(&mut self, purged: &mut Instant, measured: &mut Option<Instant>) -> Result<(), Error> {
+        if !lease::heartbeat(&mut self.connection, &self.pipeline, self.epoch).await.map_err(state)? {
+            return Err(Error::Fenced);
+        }
+        self.measure().await;
+        if measured.is_none_or(|at| at.elapsed() >= OPLOG_MEASURED_EVERY) {
+            // Its beginning moves: what was ample at the start may be gone hours later.
+            if let Ok(window) = tokio::time::timeout(TICK, source::oplog_window(&self.client)).await {
+                self.report.oplog(window);
+            }
+            *measured = Some(Instant::now());
+        }
+        self.retry_held().await?;
+        if purged.elapsed() >= PURGE_EVERY {
+            held::purge(&mut self.connection, &self.pipeline, self.retention).await.map_err(state)?;
+            *purged = Instant::now();
+        }
+        Ok(())
     }
 
     /// A MongoDB that does not answer is told by the stream's own state; here it only means no figure.
@@ -278,25 +307,29 @@ impl Keeper {
     async fn retry_held(&mut self) -> Result<(), Error> {
         let counts = held::counts(&mut self.connection, &self.pipeline).await.map_err(state)?;
         let open = counts.iter().any(|count| count.state != "resolved");
-        self.report.held_counted(&self.plan, &counts);
+        self.report.held_counted(&counts);
         if !open {
             return Ok(());
         }
-        self.in_flight.retain(|_, since| since.elapsed() < RETRY_IN_FLIGHT);
-        let due = held::due(&mut self.connection, &self.pipeline, RETRIES_AT_ONCE).await.map_err(state)?;
-        let keys: Vec<Key> = due
+        self.in_flight.retain(|_, (_, since)| since.elapsed() < RETRY_IN_FLIGHT);
+        // Entries of sources that are not mapped now would fill the limit and keep the others waiting.
+        let sources: Vec<&str> =
+            self.plan.mapped.iter().map(|mapped| mapped.mapping.source.as_str()).collect();
+        let due = held::due(&mut self.connection, &self.pipeline, &sources, RETRIES_AT_ONCE);
+        let due = due.await.map_err(state)?;
+        let due: Vec<(Key, i64)> = due
             .into_iter()
             // A source that is no longer mapped keeps its entries; nobody can apply them now.
-            .filter_map(|due| Some(Key { source: self.plan.source(&due.source)?, id: due.id }))
-            .filter(|key| !self.in_flight.contains_key(key))
+            .filter_map(|due| Some((Key { source: self.plan.source(&due.source)?, id: due.id }, due.due_at)))
+            .filter(|(key, due_at)| self.in_flight.get(key).is_none_or(|(before, _)| before != due_at))
             .collect();
-        if keys.is_empty() {
+        if due.is_empty() {
             return Ok(());
         }
         let now = Instant::now();
         // A pipeline that is busy gets them at the next tick.
-        if self.touch.try_send(keys.clone()).is_ok() {
-            self.in_flight.extend(keys.into_iter().map(|key| (key, now)));
+        if self.touch.try_send(due.iter().map(|(key, _)| key.clone()).collect()).is_ok() {
+            self.in_flight.extend(due.into_iter().map(|(key, due_at)| (key, (due_at, now))));
         }
         Ok(())
     }

@@ -46,11 +46,24 @@ impl Status {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A new plan: its sources are added now, in an order of their own. What was counted is carried over by
+    /// name.
+    pub fn sources_begin(&self) {
+        let mut status = self.lock();
+        let former = std::mem::take(&mut status.sources);
+        status.former_sources = former;
+    }
+
     /// A mapping is there; again for the same index is no mistake and changes nothing.
     pub fn source_added(&self, index: SourceIndex, source: &str, collection: &str, table: &str) {
         let mut status = self.lock();
         if let Err(place) = status.sources.binary_search_by_key(&index, |source| source.index) {
-            status.sources.insert(place, SourceStatus::new(index, source, collection, table));
+            let former = status.former_sources.iter().position(|former| former.source == source);
+            let mut added = SourceStatus::new(index, source, collection, table);
+            if let Some(former) = former.map(|place| status.former_sources.swap_remove(place)) {
+                added = SourceStatus { index, collection: added.collection, table: added.table, ..former };
+            }
+            status.sources.insert(place, added);
         }
     }
 

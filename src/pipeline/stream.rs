@@ -34,18 +34,19 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// Ends when `session` stops (then everything gathered so far has been handed on) or on an error.
+    /// Ends when `session` stops, or with the reason why the stream cannot be followed further: everything
+    /// before has been handed on by then, and is still to be committed. An error ends both at once.
     pub(super) async fn run(
         mut self,
         mut replies: source::Stream,
         mut touches: mpsc::Receiver<Vec<Key>>,
         prepared: mpsc::Sender<Prepared>,
         session: &SessionState,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Error>, Error> {
         let mut waiting_since: Option<Instant> = None;
         loop {
             if let Some(stop) = self.gatherer.stopped() {
-                return Err(self.stopped(stop));
+                return Ok(Some(self.stopped(stop)));
             }
             if self.gatherer.has_changes() {
                 waiting_since.get_or_insert_with(Instant::now);
@@ -70,10 +71,10 @@ impl Reading {
                         // The receiver is gone only when the session is over anyway.
                         let _ = prepared.send(next).await;
                     }
-                    return Ok(());
+                    return Ok(None);
                 }
                 permit = prepared.reserve(), if due => {
-                    let Ok(permit) = permit else { return Ok(()) };
+                    let Ok(permit) = permit else { return Ok(None) };
                     if self.drain(&mut replies)? && !self.gatherer.closed() {
                         continue;
                     }
@@ -104,7 +105,9 @@ impl Reading {
 
     fn take(&mut self, reply: Result<Reply, source::Error>) -> Result<(), Error> {
         let reply = reply.map_err(read)?;
-        // Before anything else: chunks that are read from now on must not undo what this reply brings.
+        // Before anything else: chunks that are read from now on must not undo what this reply brings. The
+        // time first: a chunk that is registered in between is read after it, or is told of the keys.
+        self.outstanding.handed(reply.time);
         for event in &reply.events {
             let sources: Vec<SourceIndex> = self.gatherer.sources(event).collect();
             for source in sources {
@@ -114,7 +117,6 @@ impl Reading {
                 }
             }
         }
-        self.outstanding.handed(reply.time);
         if reply.continuity == Continuity::TokenNotFound {
             tracing::error!(
                 "the resume token is not in the oplog; mongodb may have been restored: copying everything again"
@@ -141,7 +143,7 @@ impl Reading {
 
     fn stopped(&self, stop: &Stop) -> Error {
         match stop {
-            Stop::Discovered => Error::Rebuild { because: "a new collection came" },
+            Stop::Discovered(namespace) => Error::Discovered { namespace: namespace.clone() },
             Stop::Dropped(source) => {
                 let mapping = &self.plan.of(*source).mapping;
                 Error::halt(

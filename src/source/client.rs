@@ -121,3 +121,33 @@ pub(super) fn timestamp(document: &Document, name: &str) -> Option<ClusterTime> 
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn mistakes_in_the_uri_are_told_without_its_secrets() {
+        for uri in [
+            "mongodb://user:se@cret@host/",
+            "mongodb://user:sec/ret@host/",
+            "mongodb://user:sec?ret@host/",
+            "mongodb://user:sec%ret@host/",
+            "mongodb://user:secret@host:port/",
+            "mongodb://user:secret@host/?tls=perhaps&tlsInsecure=maybe&proxyPassword=secret",
+            "mongodb://user:secret@host/?w=majority&authMechanismProperties=secret",
+            "postgres://user:secret@host/",
+            "user:secret@host",
+        ] {
+            let Err(error) = connect(uri, "test").await else { panic!("accepted: {uri}") };
+            let text = format!("{error} {error:?}");
+            assert!(!text.contains("cret"), "{uri}: {text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_ordinary_uri_is_accepted() -> Result<(), Error> {
+        connect("mongodb://user:p%40ss@127.0.0.1:27017/shop?replicaSet=rs0&authSource=admin", "test").await?;
+        Ok(())
+    }
+}

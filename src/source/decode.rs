@@ -39,6 +39,7 @@ struct Envelope<'a> {
     document_key: Option<&'a [u8]>,
     full_document: Option<&'a [u8]>,
     in_transaction: bool,
+    wall_time: Option<i64>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -178,6 +179,7 @@ fn document_event(
             ChangeKind::Put(document.ok_or(Error::Malformed { what: "the fullDocument of an event" })?)
         }
         (b"delete", _) if only_id => ChangeKind::Delete,
+        (b"update", _) => ChangeKind::Updated,
         _ => ChangeKind::Touch,
     };
     Ok(EventKind::Document { collection, id: id.ok_or(KEY)?, change })
@@ -197,6 +199,7 @@ impl<'a> Envelope<'a> {
                 b"documentKey" => envelope.document_key = element.document(),
                 // null stands for a document that is no longer there.
                 b"fullDocument" => envelope.full_document = element.document(),
+                b"wallTime" => envelope.wall_time = element.date(),
                 b"txnNumber" => envelope.in_transaction = true,
                 _ => {}
             }
@@ -209,7 +212,7 @@ impl<'a> Envelope<'a> {
         let token = ResumeToken(token.to_vec());
         let time = self.time.or_else(|| token_time(&token));
         let time = time.ok_or(Error::Malformed { what: "the clusterTime of an event" })?;
-        Ok(Event { kind, time, token, in_transaction: self.in_transaction })
+        Ok(Event { kind, time, token, in_transaction: self.in_transaction, wall_time: self.wall_time })
     }
 }
 
@@ -249,4 +252,138 @@ fn field<'a>(document: &'a [u8], name: &[u8]) -> Result<Option<Element<'a>>, Err
 
 fn reply_malformed(_: Malformed) -> Error {
     Error::Malformed { what: "a reply of the server" }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{Timestamp, doc};
+
+    use super::*;
+
+    const TOKEN: &str = "826B01034A000000042B022C0100296E04";
+
+    fn scope() -> Scope {
+        let namespace = |database: &str, collection: &str| Namespace {
+            database: database.into(),
+            collection: collection.into(),
+        };
+        Scope {
+            collections: vec![
+                namespace("shop", "orders"),
+                namespace("shop", "users"),
+                namespace("crm", "orders"),
+            ],
+            discover: Some("shop".into()),
+        }
+    }
+
+    fn event(operation: &str, database: &str, collection: &str, rest: bson::Document) -> bson::Document {
+        let mut event = doc! {
+            "_id": { "_data": TOKEN }, "operationType": operation, "clusterTime": Timestamp { time: 7, increment: 9 },
+            "ns": { "db": database, "coll": collection },
+        };
+        event.extend(rest);
+        event
+    }
+
+    fn decode(events: Vec<bson::Document>) -> Result<Decoded, Box<dyn std::error::Error>> {
+        let reply = doc! {
+            "cursor": { "nextBatch": events, "postBatchResumeToken": { "_data": TOKEN }, "id": 1_i64, "ns": "shop.$cmd" },
+            "ok": 1.0,
+        };
+        Ok(Decoder::new(&scope()).reply(&Bytes::from(reply.to_vec()?))?)
+    }
+
+    fn tell(event: &Event) -> String {
+        match &event.kind {
+            EventKind::Document { collection, change: ChangeKind::Put(document), .. } => {
+                format!("put {} {}", collection.0, document.len())
+            }
+            EventKind::Document { collection, change: ChangeKind::Delete, .. } => {
+                format!("delete {}", collection.0)
+            }
+            EventKind::Document { collection, change: ChangeKind::Touch | ChangeKind::Updated, .. } => {
+                format!("touch {}", collection.0)
+            }
+            EventKind::Dropped { collection } => format!("dropped {}", collection.0),
+            EventKind::Replaced { collection } => format!("replaced {}", collection.0),
+            EventKind::Discovered(namespace) => format!("discovered {namespace}"),
+        }
+    }
+
+    fn told(events: Vec<bson::Document>) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+        Ok(decode(events)?.reply.events.iter().map(tell).collect())
+    }
+
+    #[test]
+    fn data_events_become_changes() -> Result<(), Box<dyn std::error::Error>> {
+        let key = doc! { "_id": 1 };
+        let sharded = doc! { "region": "eu", "_id": 1 };
+        let full = |document: bson::Document| doc! { "documentKey": &key, "fullDocument": document };
+        let told = told(vec![
+            event("insert", "shop", "orders", full(doc! { "_id": 1 })),
+            event("replace", "shop", "users", full(doc! { "_id": 1 })),
+            event("replace", "crm", "orders", doc! { "documentKey": &key }),
+            event("insert", "crm", "orders", doc! { "documentKey": &key, "fullDocument": bson::Bson::Null }),
+            event("update", "shop", "orders", full(doc! { "_id": 1 })),
+            event("delete", "shop", "orders", doc! { "documentKey": &key }),
+            event("delete", "shop", "orders", doc! { "documentKey": sharded }),
+            event("insert", "crm", "users", full(doc! { "_id": 1 })),
+        ])?;
+        let expected = ["put 0 14", "put 1 14", "touch 2", "touch 2", "touch 0", "delete 0", "touch 0"];
+        assert_eq!(told, expected);
+        Ok(())
+    }
+
+    #[test]
+    fn names_that_change_hands_are_told() -> Result<(), Box<dyn std::error::Error>> {
+        let to = |database: &str, collection: &str| doc! { "to": { "db": database, "coll": collection } };
+        let decoded = decode(vec![
+            event("drop", "shop", "orders", doc! {}),
+            event("rename", "shop", "orders", to("shop", "users")),
+            event("rename", "shop", "tmp.agg_out.1", to("shop", "orders")),
+            event("rename", "shop", "users", to("shop", "fresh")),
+            event("insert", "shop", "fresh", doc! {}),
+            event("insert", "shop", "system.views", doc! {}),
+            event("insert", "shop", "tmp.agg_out.2", doc! {}),
+            event("create", "shop", "users", doc! {}),
+            event("someday", "shop", "users", doc! {}),
+            event("dropDatabase", "shop", "", doc! {}),
+            event("invalidate", "shop", "", doc! {}),
+        ])?;
+        assert!(decoded.invalidated);
+        assert_eq!(decoded.received, 11);
+        let told: Vec<_> = decoded.reply.events.iter().map(tell).collect();
+        let expected = [
+            "dropped 0",
+            "dropped 0",
+            "replaced 1",
+            "replaced 0",
+            "dropped 1",
+            "discovered shop.fresh",
+            "dropped 0",
+            "dropped 1",
+        ];
+        assert_eq!(told, expected);
+        Ok(())
+    }
+
+    #[test]
+    fn the_envelope_is_read() -> Result<(), Box<dyn std::error::Error>> {
+        let rest = doc! { "documentKey": { "_id": 1 }, "txnNumber": 3_i64 };
+        let decoded = decode(vec![event("delete", "shop", "orders", rest)])?;
+        let event = &decoded.reply.events[0];
+        assert!(event.in_transaction);
+        assert_eq!(event.time, ClusterTime::new(7, 9));
+        assert_eq!(event.token.0, doc! { "_data": TOKEN }.to_vec()?);
+        assert_eq!(decoded.reply.time, ClusterTime::new(0x6B01_034A, 4));
+        Ok(())
+    }
+
+    #[test]
+    fn an_event_that_is_not_understood_is_an_error() {
+        for rest in [doc! {}, doc! { "documentKey": { "other": 1 } }, doc! { "documentKey": 1 }] {
+            assert!(decode(vec![event("insert", "shop", "orders", rest)]).is_err());
+        }
+    }
 }

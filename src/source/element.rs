@@ -13,7 +13,9 @@ pub(super) const OBJECT_ID: u8 = 0x07;
 pub(super) const BOOLEAN: u8 = 0x08;
 pub(super) const INT32: u8 = 0x10;
 pub(super) const TIMESTAMP: u8 = 0x11;
+pub(super) const DATE: u8 = 0x09;
 pub(super) const INT64: u8 = 0x12;
+pub(super) const MAX_KEY: u8 = 0x7F;
 
 /// Bytes that are not framed as BSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +44,12 @@ impl<'a> Element<'a> {
 
     pub(super) fn array(&self) -> Option<&'a [u8]> {
         (self.element_type == ARRAY).then_some(self.value)
+    }
+
+    /// Milliseconds since 1970.
+    pub(super) fn date(&self) -> Option<i64> {
+        let bytes: [u8; 8] = self.value.try_into().ok()?;
+        (self.element_type == DATE).then(|| i64::from_le_bytes(bytes))
     }
 
     pub(super) fn cluster_time(&self) -> Option<ClusterTime> {
@@ -102,7 +110,7 @@ fn value_length(element_type: u8, bytes: &[u8]) -> Option<usize> {
         STRING | 0x0D | 0x0E => prefix()?.checked_add(4).filter(|&length| length >= 5)?,
         DOCUMENT | ARRAY | 0x0F => prefix().filter(|&length| length >= 5)?,
         BINARY => prefix()?.checked_add(5)?,
-        0x06 | 0x0A | 0x7F | 0xFF => 0,
+        0x06 | 0x0A | MAX_KEY | 0xFF => 0,
         OBJECT_ID => 12,
         BOOLEAN => 1,
         0x0B => {
@@ -203,7 +211,7 @@ mod tests {
         let fields: Result<Vec<_>, _> = elements(&bytes).collect();
         let fields = fields.map_err(|_| "malformed")?;
         let names: Vec<_> = fields.iter().map(|field| String::from_utf8_lossy(field.name)).collect();
-        assert_eq!(names, document.keys().collect::<Vec<_>>());
+        assert!(names.iter().eq(document.keys()), "{names:?}");
         assert_eq!(fields[1].text(), Some("text".as_bytes()));
         assert_eq!(fields[15].cluster_time(), Some(ClusterTime::new(7, 9)));
 

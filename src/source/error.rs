@@ -309,3 +309,61 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_sorted_into_retry_and_halt() {
+        for code in
+            [6, 7, 43, 89, 91, 133, 150, 189, 234, 237, 262, 9001, 10107, 11600, 11602, 13388, 13435, 13436]
+        {
+            assert_eq!(FaultKind::from_code(code, ""), FaultKind::Interrupted, "{code}");
+        }
+        for (code, kind) in [
+            (13, FaultKind::Unauthorized),
+            (18, FaultKind::Authentication),
+            (260, FaultKind::InvalidToken),
+            (280, FaultKind::TokenNotFound),
+            (286, FaultKind::HistoryLost),
+            (10334, FaultKind::TooLarge),
+            (40573, FaultKind::Unsupported),
+            (72, FaultKind::Unknown),
+            (4711, FaultKind::Unknown),
+        ] {
+            assert_eq!(FaultKind::from_code(code, ""), kind, "{code}");
+            assert_ne!(kind.disposition(), Disposition::Retry);
+        }
+        let ahead = "readConcern afterClusterTime value must not be greater than the current clusterTime";
+        assert_eq!(FaultKind::from_code(72, ahead), FaultKind::Interrupted);
+    }
+
+    #[test]
+    fn every_kind_of_fault_says_what_happens_next() {
+        let table: Vec<_> =
+            FaultKind::ALL.iter().map(|kind| format!("{kind:?}: {:?}", kind.disposition())).collect();
+        insta::assert_snapshot!(table.join("\n"));
+    }
+
+    #[test]
+    fn quoted_values_are_cut_off() {
+        let quoted =
+            "not authorized on shop to execute command { find: \"orders\", filter: { _id: \"secret\" } }";
+        assert_eq!(without_values(quoted), "not authorized on shop to execute command");
+    }
+
+    #[test]
+    fn a_refused_password_is_found_inside_a_selection_error() {
+        let fault = Fault::from_selection(
+            "Server selection timeout: No available servers. Topology: { Type: Unknown, Servers: [ { Address: \
+             db1:27017, Type: Unknown, Error: SCRAM failure: Authentication failed } ] }",
+        );
+        assert_eq!(fault.kind, FaultKind::Authentication);
+        let fault = Fault::from_selection(
+            "No available servers: { Servers: [ { Address: db1:27017, Type: Unknown } ] }",
+        );
+        assert_eq!(fault.kind, FaultKind::Unreachable);
+        assert_eq!(fault.to_string(), "no suitable server answered in time (db1:27017)");
+    }
+}

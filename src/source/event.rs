@@ -36,11 +36,14 @@ pub struct Event {
     pub token: ResumeToken,
     /// Part of a multi-document transaction: others may follow with the same `time`.
     pub in_transaction: bool,
+    /// When the server wrote it, in milliseconds since 1970: finer than `time`, and of no use for order.
+    /// `None` before MongoDB 6.0.
+    pub wall_time: Option<i64>,
 }
 
 #[derive(Debug)]
 pub enum EventKind {
-    /// Never a `Put` without a document: an update, an oversized event, or a delete whose
+    /// Never a `Put` without a document: an update is `Updated`, an oversized event or a delete whose
     /// `documentKey` has more than `_id` is a `Touch`.
     Document { collection: CollectionIndex, id: CanonicalId, change: ChangeKind },
     /// The collection was dropped or renamed away: all its documents are gone. May come twice, once

@@ -23,8 +23,8 @@ pub use event::{CollectionIndex, Continuity, Event, EventKind, Reply, Scope};
 pub use find::Found;
 pub use lookup::lookup;
 pub use preflight::{
-    CollectionFacts, CollectionKind, Facts, Finding, OplogWindow, Topology, collections, preflight,
-    sample_id_types,
+    CollectionFacts, CollectionKind, Facts, Finding, OplogWindow, Topology, collections, oplog_window,
+    preflight, sample_id_types,
 };
 pub use snapshot::{Chunk, next_boundary, read_chunk};
 pub use stream::{Stream, StreamState, open};

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use std::fmt;
+
 use bson::{Bson, Document, doc};
 use futures_util::{StreamExt, TryStreamExt};
 use mongodb::Client;
@@ -41,6 +43,16 @@ pub enum Topology {
     ReplicaSet { name: String },
     Sharded,
     Standalone,
+}
+
+impl fmt::Display for Topology {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ReplicaSet { name } => write!(f, "replica set {name}"),
+            Self::Sharded => f.write_str("sharded cluster"),
+            Self::Standalone => f.write_str("standalone"),
+        }
+    }
 }
 
 /// The times of the oplog's first and last entry.
@@ -105,7 +117,7 @@ pub async fn preflight(client: &Client, scope: &Scope) -> Result<Facts, Error> {
         collections.push(collection(client, namespace, &mut findings).await?);
     }
     let oplog = match topology {
-        Topology::ReplicaSet { .. } => oplog_window(client, &mut findings).await,
+        Topology::ReplicaSet { .. } => watched_oplog(client, &mut findings).await,
         Topology::Sharded | Topology::Standalone => None,
     };
     let feature_compatibility = feature_compatibility(client).await;
@@ -370,7 +382,27 @@ fn ids(reply: &[u8]) -> Vec<CanonicalId> {
         .collect()
 }
 
-async fn oplog_window(client: &Client, findings: &mut Vec<Finding>) -> Option<OplogWindow> {
+async fn watched_oplog(client: &Client, findings: &mut Vec<Finding>) -> Option<OplogWindow> {
+    match read_oplog(client).await {
+        Ok(window) => window,
+        Err(fault) => {
+            findings.push(Finding {
+                name: "oplog_unreadable",
+                fatal: false,
+                message: format!("the oplog's window is not known: {fault}"),
+                hint: "grant `clusterMonitor` and `read` on the database `local` to have it watched",
+            });
+            None
+        }
+    }
+}
+
+/// How far the oplog reaches back now; `None` where the user may not read it.
+pub async fn oplog_window(client: &Client) -> Option<OplogWindow> {
+    read_oplog(client).await.ok().flatten()
+}
+
+async fn read_oplog(client: &Client) -> Result<Option<OplogWindow>, Fault> {
     let oplog = client.database("local").collection::<Document>("oplog.rs");
     let end = async |direction: i32| {
         let entry = oplog
@@ -382,19 +414,8 @@ async fn oplog_window(client: &Client, findings: &mut Vec<Finding>) -> Option<Op
             .map_err(|error| Fault::from(&error))?;
         Ok::<_, Fault>(entry.and_then(|entry| super::client::timestamp(&entry, "ts")))
     };
-    let window = async { Ok::<_, Fault>(end(1).await?.zip(end(-1).await?)) };
-    match window.await {
-        Ok(window) => window.map(|(first, last)| OplogWindow { first, last }),
-        Err(fault) => {
-            findings.push(Finding {
-                name: "oplog_unreadable",
-                fatal: false,
-                message: format!("the oplog's window is not known: {fault}"),
-                hint: "grant `clusterMonitor` and `read` on the database `local` to have it watched",
-            });
-            None
-        }
-    }
+    let ends = end(1).await?.zip(end(-1).await?);
+    Ok(ends.map(|(first, last)| OplogWindow { first, last }))
 }
 
 fn with_cause(text: &str, error: &Error) -> String {

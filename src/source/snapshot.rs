@@ -5,9 +5,10 @@ use std::fmt;
 
 use mongodb::Client;
 
-use super::element::{BOOLEAN, INT32, Writer};
+use super::element::{BOOLEAN, INT32, MAX_KEY, Writer};
 use super::error::Error;
 use super::find::{Found, Replies, find, read_concern};
+use super::lookup::lookup;
 use crate::domain::{CanonicalId, ClusterTime, Namespace};
 
 /// With documents of 0.5 to 4 KB a reply is 0.5 to 4 MB, which is where replies are cheapest. The server
@@ -22,6 +23,9 @@ pub async fn next_boundary(
     lower: Option<&CanonicalId>,
     documents: u64,
 ) -> Result<Option<CanonicalId>, Error> {
+    if lower.is_some_and(is_max_key) {
+        return Ok(None);
+    }
     let skip = i64::try_from(documents.max(1)).unwrap_or(i64::MAX);
     let command = bounded(namespace, lower, None)
         .document("projection", Writer::new().int("_id", 1))
@@ -35,13 +39,31 @@ pub async fn next_boundary(
 }
 
 /// The documents of one chunk, reply by reply.
-pub struct Chunk(Replies);
+pub struct Chunk {
+    replies: Option<Replies>,
+    last: Option<Last>,
+}
+
+/// ⚠ Index bounds end before MaxKey, which may be an `_id` as well: it is asked for by itself.
+struct Last {
+    client: Client,
+    namespace: Namespace,
+    after: ClusterTime,
+}
 
 impl Chunk {
     /// The next documents in the order of `_id`; `None` at the end. An error ends the chunk: read it again
     /// from its beginning. Documents are slices of one reply and keep it in memory.
     pub async fn next(&mut self) -> Result<Option<Vec<Found>>, Error> {
-        self.0.next().await
+        if let Some(replies) = &mut self.replies {
+            if let Some(documents) = replies.next().await? {
+                return Ok(Some(documents));
+            }
+            self.replies = None;
+        }
+        let Some(last) = self.last.take() else { return Ok(None) };
+        let max_key = CanonicalId::from_value(MAX_KEY, &[]);
+        lookup(&last.client, &last.namespace, &[max_key], last.after).await.map(Some)
     }
 }
 
@@ -60,13 +82,25 @@ pub async fn read_chunk(
     upper: Option<&CanonicalId>,
     after: ClusterTime,
 ) -> Result<Chunk, Error> {
+    let last = (lower.is_some() && upper.is_none()).then(|| Last {
+        client: client.clone(),
+        namespace: namespace.clone(),
+        after,
+    });
+    if lower.is_some_and(is_max_key) {
+        return Ok(Chunk { replies: None, last });
+    }
     let command = bounded(namespace, lower, upper).document("readConcern", read_concern(Some(after))).value(
         "batchSize",
         INT32,
         &DOCUMENTS_PER_REPLY.to_le_bytes(),
     );
     let replies = find(client, namespace, command, DOCUMENTS_PER_REPLY, "read a chunk").await?;
-    Ok(Chunk(replies))
+    Ok(Chunk { replies: Some(replies), last })
+}
+
+fn is_max_key(id: &CanonicalId) -> bool {
+    id.as_bytes() == [MAX_KEY]
 }
 
 /// A find over the `_id` index between two of its keys.

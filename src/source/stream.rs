@@ -32,8 +32,10 @@ const EVENTS_PER_REPLY: u32 = 2_000;
 /// Replies that wait for the pipeline, besides the limit in bytes. Idle replies are small, hence not one.
 const WAITING_REPLIES: usize = 16;
 
+/// Between attempts to reopen, doubled each time, with up to as much again at random. An election takes
+/// seconds: longer adds to the lag after it, shorter is load on a server in trouble.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// How long a position ahead of the server's clock is put down to a node that lags, before it is taken for
 /// a source that was set back in time.
@@ -140,7 +142,7 @@ async fn open_cursor(
         .batch_size(EVENTS_PER_REPLY)
         .batch()
         .await
-        .map_err(Error::failed("open the change stream"))
+        .map_err(Error::failed(OPEN))
 }
 
 /// What is asked of the server for each event.
@@ -292,6 +294,12 @@ impl Task {
             }
             FaultKind::HistoryLost => Err(Error::HistoryLost { fault }),
             FaultKind::InvalidToken => Err(Error::InvalidToken { fault }),
+            // FailedToParse and Overflow: bytes that are no token at all.
+            FaultKind::Unknown
+                if action == OPEN && self.position.token.is_some() && matches!(fault.code, Some(9 | 15)) =>
+            {
+                Err(Error::InvalidToken { fault })
+            }
             FaultKind::TokenNotFound
             | FaultKind::Authentication
             | FaultKind::Unauthorized
@@ -314,6 +322,7 @@ impl Task {
     }
 }
 
+const OPEN: &str = "open the change stream";
 const READ: &str = "read the change stream";
 
 fn pauses() -> ExponentialBackoff {
@@ -386,7 +395,7 @@ fn filter(scope: &Scope) -> Document {
 }
 
 fn projection(detail: Detail) -> Document {
-    let mut fields = doc! { "_id": 1, "operationType": 1, "clusterTime": 1, "ns": 1, "to": 1, "documentKey": 1, "txnNumber": 1 };
+    let mut fields = doc! { "_id": 1, "operationType": 1, "clusterTime": 1, "ns": 1, "to": 1, "documentKey": 1, "txnNumber": 1, "wallTime": 1 };
     if detail == Detail::Documents {
         fields.insert("fullDocument", 1);
     }

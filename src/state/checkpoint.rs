@@ -1,5 +1,7 @@
 //! How far the stream is applied.
 
+use std::time::Duration;
+
 use sqlx::{PgConnection, Row};
 
 use super::lease::Epoch;
@@ -13,11 +15,15 @@ pub struct Checkpoint {
     pub seq: i64,
     /// Of the watched collections and the filter the token was made under.
     pub scope_hash: String,
+    /// Since it was written, by PostgreSQL's clock.
+    pub age: Duration,
 }
 
 pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Option<Checkpoint>, sqlx::Error> {
     let row = sqlx::query(
-        "select token, cluster_time, scope_hash, seq from rowstream.checkpoint where pipeline = $1",
+        "select token, cluster_time, scope_hash, seq,
+                greatest(extract(epoch from clock_timestamp() - committed_at), 0)::float8 as age
+         from rowstream.checkpoint where pipeline = $1",
     )
     .bind(pipeline)
     .fetch_optional(connection)
@@ -29,6 +35,7 @@ pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Optio
         },
         seq: row.get("seq"),
         scope_hash: row.get("scope_hash"),
+        age: Duration::from_secs_f64(row.get("age")),
     }))
 }
 

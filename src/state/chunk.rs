@@ -54,14 +54,24 @@ pub async fn progress(
     Ok(progress)
 }
 
+/// Writes a chunk down. `false`: the chunk before it is gone, so the snapshot was begun again meanwhile.
 pub async fn plan(
     connection: &mut PgConnection,
     pipeline: &str,
     source: &str,
     chunk: &Chunk,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "insert into rowstream.chunk (pipeline, source, number, lower, upper) values ($1, $2, $3, $4, $5)",
+) -> Result<bool, sqlx::Error> {
+    // Waits for whoever begins the snapshot again, and keeps them waiting until this chunk is committed.
+    sqlx::query("select from rowstream.mapping where pipeline = $1 and source = $2 for no key update")
+        .bind(pipeline)
+        .bind(source)
+        .execute(&mut *connection)
+        .await?;
+    let done = sqlx::query(
+        "insert into rowstream.chunk (pipeline, source, number, lower, upper)
+         select $1, $2, $3, $4, $5
+         where $3 = 0 or exists (
+             select from rowstream.chunk where pipeline = $1 and source = $2 and number = $3 - 1)",
     )
     .bind(pipeline)
     .bind(source)
@@ -70,6 +80,31 @@ pub async fn plan(
     .bind(chunk.upper.as_ref().map(CanonicalId::as_bytes))
     .execute(connection)
     .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// An unfinished last chunk is open to the end, where documents may have gathered since it was planned:
+/// it is planned again.
+pub async fn reopen_last(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    source: &str,
+) -> Result<(), sqlx::Error> {
+    let deleted = sqlx::query(
+        "delete from rowstream.chunk
+         where pipeline = $1 and source = $2 and upper is null and finished_at is null",
+    )
+    .bind(pipeline)
+    .bind(source)
+    .execute(&mut *connection)
+    .await?;
+    if deleted.rows_affected() > 0 {
+        sqlx::query("update rowstream.mapping set planned = false where pipeline = $1 and source = $2")
+            .bind(pipeline)
+            .bind(source)
+            .execute(connection)
+            .await?;
+    }
     Ok(())
 }
 

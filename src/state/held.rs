@@ -31,6 +31,8 @@ pub struct Backoff {
 pub struct Due {
     pub source: String,
     pub id: CanonicalId,
+    /// Microseconds since 1970 by PostgreSQL's clock: another one after every attempt.
+    pub due_at: i64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,19 +123,30 @@ pub async fn resolve_source(
 }
 
 /// What is to be tried again now, oldest first.
-pub async fn due(connection: &mut PgConnection, pipeline: &str, limit: i64) -> Result<Vec<Due>, sqlx::Error> {
+pub async fn due(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    sources: &[&str],
+    limit: i64,
+) -> Result<Vec<Due>, sqlx::Error> {
     let rows = sqlx::query(
-        "select source, id from rowstream.held
-         where pipeline = $1 and state <> 'resolved' and next_attempt_at <= clock_timestamp()
+        "select source, id, (extract(epoch from next_attempt_at) * 1000000)::bigint as due_at from rowstream.held
+         where pipeline = $1 and source = any($3) and state <> 'resolved'
+           and next_attempt_at <= clock_timestamp()
          order by next_attempt_at limit $2",
     )
     .bind(pipeline)
     .bind(limit)
+    .bind(sources)
     .fetch_all(connection)
     .await?;
     Ok(rows
         .into_iter()
-        .map(|row| Due { source: row.get("source"), id: CanonicalId::from_bytes(row.get("id")) })
+        .map(|row| Due {
+            source: row.get("source"),
+            id: CanonicalId::from_bytes(row.get("id")),
+            due_at: row.get("due_at"),
+        })
         .collect())
 }
 

@@ -10,6 +10,10 @@ pub struct Known {
     pub mapping_hash: String,
     pub id_type: IdType,
     pub enabled: bool,
+    /// The collection its rows came from.
+    pub collection: String,
+    /// Its changes were followed up to the checkpoint; not so for one that was taken out for a while.
+    pub in_scope: bool,
     pub snapshot: SnapshotState,
     /// Every chunk has its row.
     pub planned: bool,
@@ -33,18 +37,9 @@ impl SnapshotState {
     }
 }
 
-fn id_type_text(id_type: IdType) -> &'static str {
-    match id_type {
-        IdType::ObjectId => "object_id",
-        IdType::String => "string",
-        IdType::Int => "int",
-        IdType::Uuid => "uuid",
-    }
-}
-
 pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<Known>, sqlx::Error> {
     let rows = sqlx::query(
-        "select source, mapping_hash, id_type, enabled, snapshot_state, planned, documents_estimated
+        "select source, mapping_hash, id_type, enabled, collection, in_scope, snapshot_state, planned, documents_estimated
          from rowstream.mapping where pipeline = $1",
     )
     .bind(pipeline)
@@ -63,6 +58,8 @@ pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<K
                 _ => IdType::Uuid,
             },
             enabled: row.get("enabled"),
+            collection: row.get("collection"),
+            in_scope: row.get("in_scope"),
             snapshot: match row.get::<&str, _>("snapshot_state") {
                 "done" => SnapshotState::Done,
                 "running" => SnapshotState::Running,
@@ -74,46 +71,71 @@ pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<K
         .collect())
 }
 
+/// What is written down of a mapping.
+#[derive(Debug, Clone, Copy)]
+pub struct Registered<'a> {
+    pub source: &'a str,
+    pub mapping_hash: &'a str,
+    pub id_type: IdType,
+    pub collection: &'a str,
+    pub target: &'a str,
+}
+
 /// First sight of a mapping; one that is known keeps its state.
 pub async fn register(
     connection: &mut PgConnection,
     pipeline: &str,
-    source: &str,
-    mapping_hash: &str,
-    id_type: IdType,
-    target: &str,
+    mapping: Registered<'_>,
     snapshot: SnapshotState,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "insert into rowstream.mapping (pipeline, source, mapping_hash, id_type, target, snapshot_state, planned)
-         values ($1, $2, $3, $4, $5, $6, $6 = 'done') on conflict do nothing",
+        "insert into rowstream.mapping
+             (pipeline, source, mapping_hash, id_type, collection, target, snapshot_state, planned)
+         values ($1, $2, $3, $4, $5, $6, $7, $7 = 'done') on conflict do nothing",
     )
     .bind(pipeline)
-    .bind(source)
-    .bind(mapping_hash)
-    .bind(id_type_text(id_type))
-    .bind(target)
+    .bind(mapping.source)
+    .bind(mapping.mapping_hash)
+    .bind(mapping.id_type.to_string())
+    .bind(mapping.collection)
+    .bind(mapping.target)
     .bind(snapshot.as_str())
     .execute(connection)
     .await?;
     Ok(())
 }
 
-/// The mapping means something else now.
+/// The mapping means something else now, or is followed again.
 pub async fn changed(
     connection: &mut PgConnection,
     pipeline: &str,
-    source: &str,
-    mapping_hash: &str,
-    target: &str,
+    mapping: Registered<'_>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "update rowstream.mapping set mapping_hash = $3, target = $4 where pipeline = $1 and source = $2",
+        "update rowstream.mapping set mapping_hash = $3, collection = $4, target = $5, in_scope = true
+         where pipeline = $1 and source = $2",
     )
     .bind(pipeline)
-    .bind(source)
-    .bind(mapping_hash)
-    .bind(target)
+    .bind(mapping.source)
+    .bind(mapping.mapping_hash)
+    .bind(mapping.collection)
+    .bind(mapping.target)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Whatever is not among these is not followed from here on.
+pub async fn leave_scope(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    followed: &[&str],
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update rowstream.mapping set in_scope = false where pipeline = $1 and in_scope and source <> all($2)",
+    )
+    .bind(pipeline)
+    .bind(followed)
     .execute(connection)
     .await?;
     Ok(())
@@ -169,17 +191,13 @@ pub async fn snapshot_done(
     Ok(done.rows_affected() == 1)
 }
 
-/// Forgets the snapshot, so that it is taken again from the start.
+/// Forgets the snapshot, so that it is taken again from the start. The mapping's row comes first: a chunk
+/// that is being planned at this moment waits for it, and then finds that its predecessor is gone.
 pub async fn snapshot_again(
     connection: &mut PgConnection,
     pipeline: &str,
     source: &str,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query("delete from rowstream.chunk where pipeline = $1 and source = $2")
-        .bind(pipeline)
-        .bind(source)
-        .execute(&mut *connection)
-        .await?;
     sqlx::query(
         "update rowstream.mapping
          set snapshot_state = 'pending', planned = false, documents_estimated = null,
@@ -188,7 +206,12 @@ pub async fn snapshot_again(
     )
     .bind(pipeline)
     .bind(source)
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
+    sqlx::query("delete from rowstream.chunk where pipeline = $1 and source = $2")
+        .bind(pipeline)
+        .bind(source)
+        .execute(connection)
+        .await?;
     Ok(())
 }

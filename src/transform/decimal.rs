@@ -29,18 +29,29 @@ pub(super) enum Number<'a> {
     Infinity { negative: bool },
 }
 
-/// The decimal reading of a number; `None` if the value is not a number. A double is read by its
-/// shortest text that gives the same double back: 0.1 is 0.1.
+/// The decimal reading of a number; `None` if the value is not a number. A double that is a whole number
+/// an int64 could hold is that number; others are read by the shortest text that gives the same double
+/// back: 0.1 is 0.1.
 pub(super) fn number<'a>(value: &Value<'_>, buffer: &'a mut Buffer) -> Option<Number<'a>> {
     Some(match *value {
         Value::Int32(int) => Number::Finite(from_int(i64::from(int), buffer)),
         Value::Int64(int) => Number::Finite(from_int(int, buffer)),
         Value::Double(double) if double.is_nan() => Number::NaN,
         Value::Double(double) if double.is_infinite() => Number::Infinity { negative: double < 0.0 },
-        Value::Double(double) => Number::Finite(from_double(double, buffer)),
+        Value::Double(double) => Number::Finite(match whole_double(double) {
+            Some(whole) => from_int(whole, buffer),
+            None => from_double(double, buffer),
+        }),
         Value::Decimal128(bits) => from_decimal128(bits, buffer),
         _ => return None,
     })
+}
+
+/// The int64 of exactly this value. -0.0 is 0.
+pub(super) fn whole_double(value: f64) -> Option<i64> {
+    // 2^63 itself is out of range, and exact as a double.
+    const LIMIT: f64 = 9_223_372_036_854_775_808.0;
+    (value.fract() == 0.0 && (-LIMIT..LIMIT).contains(&value)).then_some(value as i64)
 }
 
 fn from_int(value: i64, buffer: &mut Buffer) -> Decimal<'_> {
@@ -177,7 +188,7 @@ impl Decimal<'_> {
         }
         let exponent = stripped.exponent.saturating_add(shift);
         if exponent < 0 {
-            return Err(Fault::not_exact("the number has digits that the column cannot hold"));
+            return Err(Fault::not_exact("the number has a fraction, and the column holds integers"));
         }
         let too_large = || Fault::new(Reason::OutOfRange, "the number is too large for the column");
         let scale = 10_i128.checked_pow(exponent.unsigned_abs()).ok_or_else(too_large)?;
@@ -258,6 +269,9 @@ mod tests {
         assert_eq!(read(Value::Double(1e300)), (false, vec![1], 300));
         assert_eq!(read(Value::Double(5e-324)), (false, vec![5], -324));
         assert_eq!(read(Value::Double(-0.0)), (false, vec![], 0));
+        let two_to_60 = read(Value::Int64(1 << 60));
+        assert_eq!(read(Value::Double(2_f64.powi(60))), two_to_60);
+        assert_eq!(read(Value::Double(1e23)), (false, vec![1], 23));
         assert_eq!(read(decimal128("1.10")), (false, vec![1, 1, 0], -2));
         assert_eq!(read(decimal128("-1E+3")), (true, vec![1], 3));
         assert_eq!(read(decimal128("1E-6176")), (false, vec![1], -6176));

@@ -117,28 +117,11 @@ fn whole(value: &Value<'_>, column: &ColumnType) -> Result<i64, Fault> {
     }
     let mut buffer = [0; 40];
     match number(value, &mut buffer).ok_or_else(|| wrong_type(value, column))? {
-        // A double beyond 2^53 is its exact value here, not its shortest text.
-        Number::Finite(_) if matches!(value, Value::Double(_)) => whole_double(value, column),
         Number::Finite(decimal) => i64::try_from(decimal.whole(0)?).map_err(|_| out_of_range(column)),
         Number::NaN | Number::Infinity { .. } => {
             Err(Fault::out_of_range("NaN and Infinity do not fit a column of integers"))
         }
     }
-}
-
-fn whole_double(value: &Value<'_>, column: &ColumnType) -> Result<i64, Fault> {
-    let Value::Double(double) = *value else {
-        return Err(wrong_type(value, column));
-    };
-    if double.fract() != 0.0 {
-        return Err(Fault::not_exact("the number has a fraction, and the column holds integers"));
-    }
-    // 2^63 itself is out of range, and exact as a double.
-    const LIMIT: f64 = 9_223_372_036_854_775_808.0;
-    if !(-LIMIT..LIMIT).contains(&double) {
-        return Err(out_of_range(column));
-    }
-    Ok(double as i64)
 }
 
 fn float8(value: &Value<'_>, column: &ColumnType) -> Result<f64, Fault> {

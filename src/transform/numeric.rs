@@ -25,10 +25,15 @@ pub(super) fn write(
         Number::NaN | Number::Infinity { .. } if modifier.is_some() => {
             Err(Fault::out_of_range("NaN and Infinity do not fit a numeric column that has a precision"))
         }
-        Number::NaN => Ok(write_head(0, 0, NAN, 0, out)),
-        Number::Infinity { negative: false } => Ok(write_head(0, 0, POSITIVE_INFINITY, 0, out)),
-        Number::Infinity { negative: true } => Ok(write_head(0, 0, NEGATIVE_INFINITY, 0, out)),
+        Number::NaN => write_special(NAN, out),
+        Number::Infinity { negative: false } => write_special(POSITIVE_INFINITY, out),
+        Number::Infinity { negative: true } => write_special(NEGATIVE_INFINITY, out),
     }
+}
+
+fn write_special(sign: u16, out: &mut Vec<u8>) -> Result<(), Fault> {
+    write_head(0, 0, sign, 0, out);
+    Ok(())
 }
 
 fn write_finite(decimal: Decimal<'_>, modifier: Option<(u16, i16)>, out: &mut Vec<u8>) -> Result<(), Fault> {

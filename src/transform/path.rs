@@ -185,9 +185,9 @@ mod tests {
     #[test]
     fn a_mapped_field_that_occurs_twice_is_no_guess() {
         let mut document = RawDocumentBuf::new();
-        document.append(c"a", 1);
-        document.append(c"a", 2);
-        document.append(c"b", 3);
+        document.append(bson::raw::cstr!("a"), 1);
+        document.append(bson::raw::cstr!("a"), 2);
+        document.append(bson::raw::cstr!("b"), 3);
         assert_eq!(find(&document, &["a"]).unwrap_err().reason, Reason::DuplicateField);
         assert_eq!(find(&document, &["b"]), Ok(Some(3)));
         let outer = rawdoc! { "o": document };

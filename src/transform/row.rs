@@ -202,7 +202,7 @@ impl Column {
                     return measured(tuple, |tuple| match rule {
                         None => encode(&value, column, tuple).map(|()| None),
                         Some(rule) => rule::apply(*rule, &value, column, tuple)
-                            .map(|altered| altered.then(|| rule::name(*rule))),
+                            .map(|altered| altered.then(|| rule.as_str())),
                     });
                 }
                 found @ (Found::Absent | Found::Null) => self.append_instead(plan, found, tuple)?,
@@ -262,7 +262,7 @@ impl Write {
                     && !rule::fits(*rule, column)
                 {
                     return Err(refuse(
-                        &format!("the rule {}", rule::name(*rule)),
+                        &format!("the rule {}", rule.as_str()),
                         "leave the rule out, or change the column's type",
                     ));
                 }

@@ -11,18 +11,6 @@ use super::walk::Value;
 use crate::config::Rule;
 use crate::domain::{ColumnType, Reason};
 
-/// The rule's word in the configuration, in metrics and in coercions.
-pub(super) fn name(rule: Rule) -> &'static str {
-    match rule {
-        Rule::UnixSeconds => "unix_seconds",
-        Rule::UnixMilliseconds => "unix_milliseconds",
-        Rule::Rfc3339 => "rfc3339",
-        Rule::Text => "text",
-        Rule::Number => "number",
-        Rule::Json => "json",
-    }
-}
-
 /// Whether the rule can ever give a value for such a column.
 pub(super) fn fits(rule: Rule, column: &ColumnType) -> bool {
     match rule {

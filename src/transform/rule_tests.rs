@@ -61,6 +61,7 @@ fn text_of_anything_is_counted_when_it_was_something_else() {
         (Value::Double(-0.0), "0"),
         (Value::Double(2.5), "2.5"),
         (Value::Double(1e18), "1000000000000000000"),
+        (Value::Double(1_152_921_504_606_846_976.0), "1152921504606846976"),
         (Value::Double(1e300), "1e300"),
         (Value::Double(f64::NAN), "NaN"),
         (Value::Bool(true), "true"),

@@ -1,6 +1,6 @@
 //! Scalars as the text an operator would write.
 
-use super::decimal::{Number, number};
+use super::decimal::whole_double;
 use super::fault::Fault;
 use super::json;
 use super::json_text::{append_decimal128, append_hex, append_int, append_uuid};
@@ -55,16 +55,16 @@ pub(super) fn checked(text: &[u8]) -> Result<&[u8], Fault> {
     Ok(text)
 }
 
-/// Digits without an exponent for what could be an integer: 1.0 and 1 have one text, as they are one number.
+/// 1.0 and 1 have one text, as they are one number.
 fn append_plain_double(value: f64, out: &mut Vec<u8>) {
-    let mut buffer = [0; 40];
-    let text = match number(&Value::Double(value), &mut buffer) {
-        Some(Number::NaN) | None => "NaN".to_owned(),
-        Some(Number::Infinity { negative: true }) => "-Infinity".to_owned(),
-        Some(Number::Infinity { negative: false }) => "Infinity".to_owned(),
-        Some(Number::Finite(decimal)) if decimal.is_zero() => "0".to_owned(),
-        Some(Number::Finite(_)) if value.fract() == 0.0 && value.abs() < 1e19 => format!("{value}"),
-        Some(Number::Finite(_)) => format!("{value:?}"),
+    if let Some(whole) = whole_double(value) {
+        return append_int(whole, out);
+    }
+    let text = match value {
+        f64::INFINITY => "Infinity".to_owned(),
+        f64::NEG_INFINITY => "-Infinity".to_owned(),
+        // Also right for NaN.
+        value => format!("{value:?}"),
     };
     out.extend_from_slice(text.as_bytes());
 }

@@ -1,1 +1,300 @@
-//! chunk_order
+//! Documents change while a chunk of the snapshot is on its way: each order is forced.
+//!
+//! The chunk's read is held up by a fail point of mongod, its commit by a lock on its row in the state, and
+//! its turn by a lock on the checkpoint, which stops the stream in the middle of its own transaction.
+
+use std::collections::HashMap;
+
+use anyhow::{Result, ensure};
+use bson::{Bson, Document, doc};
+use sqlx::{Connection, Executor, PgConnection, Row};
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
+
+use crate::daemon::{self, Daemon, PATIENCE};
+use crate::oracle::Plain;
+use crate::stage::Stage;
+use crate::support::servers::Mongod;
+use crate::support::until;
+
+/// Long enough for everything that is to happen before the read.
+const READ_HELD_UP_MS: i64 = 4_000;
+
+/// Long enough to lock the chunk's row before its read is over.
+const READ_HELD_UP_BRIEFLY_MS: i64 = 1_500;
+
+/// Fail points are the whole server's: one test at a time has it.
+async fn mongod() -> Result<MutexGuard<'static, Mongod>> {
+    static MONGOD: OnceCell<Mutex<Mongod>> = OnceCell::const_new();
+    let mongod = MONGOD.get_or_try_init(async || Ok::<_, anyhow::Error>(Mutex::new(Mongod::start().await?)));
+    Ok(mongod.await?.lock().await)
+}
+
+/// A daemon whose first chunk is divided but not yet written down, and a history of its table.
+struct Scene {
+    stage: Stage,
+    daemon: Daemon,
+    /// Holds the chunk's row back.
+    gate: PgConnection,
+}
+
+impl Scene {
+    async fn new(mongod: &Mongod, name: &str) -> Result<Self> {
+        let stage = Stage::with_mongod(mongod, name).await?;
+        let documents = (0..2_400_i64).map(|n| doc! { "_id": n, "v": 0 });
+        stage.collection("orders").insert_many(documents).await?;
+        // The stream begins with the last operation before it: not with one of these.
+        stage.collection("elsewhere").insert_one(doc! {}).await?;
+        // Two mappings, so that the stream is the database's and its getMore is told from the chunk's.
+        let mappings = stage.whole("orders") + &stage.whole("other");
+        // One worker, or the other one's reads would meet the fail point.
+        let config = stage.config(&mappings).replace("\" }\nhttp", "\", lock_timeout: 60s }\nhttp")
+            + "snapshot: { chunk_documents: 1200, workers: 1 }\n";
+        let migrated = daemon::command(&["migrate"], &config)?;
+        ensure!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
+        let mut gate = stage.postgres().await?;
+        gate.execute("begin; lock table rowstream.chunk in share mode").await?;
+        let daemon = Daemon::start(&config)?;
+        let scene = Self { stage, daemon, gate };
+        scene.waits_for("insert into rowstream.chunk").await?;
+        scene
+            .stage
+            .execute(
+                "create table history (number bigserial, op text, source_id text, v bigint);
+                 create function remember() returns trigger language plpgsql as $$
+                 begin
+                     if tg_op = 'DELETE' then
+                         insert into history (op, source_id) values (tg_op, old.source_id);
+                     else
+                         insert into history (op, source_id, v)
+                         values (tg_op, new.source_id, (new.document->>'v')::bigint);
+                     end if;
+                     return null;
+                 end $$;
+                 create trigger remember after insert or update or delete on orders
+                     for each row execute function remember()",
+            )
+            .await?;
+        Ok(scene)
+    }
+
+    /// Waits until a statement of the daemon waits for a lock.
+    async fn waits_for(&self, statement: &str) -> Result<()> {
+        let sql = format!(
+            "select count(*) from pg_stat_activity
+             where datname = current_database() and wait_event_type = 'Lock' and query like '%{statement}%'
+                 and application_name like 'rowstream %'"
+        );
+        let waits = async || Ok((self.stage.number(&sql).await? > 0).then_some(()));
+        until(&format!("{statement} to wait for a lock"), PATIENCE, waits).await
+    }
+
+    /// The chunk's next `find` (its first thousand documents) or `getMore` (the rest) is held up; returns once
+    /// the server has it in hand.
+    async fn hold_up(&mut self, mongod: &Mongod, command: &str, milliseconds: i64) -> Result<()> {
+        let data = doc! {
+            "failCommands": [command], "appName": "rowstream", "namespace": format!("{}.orders", self.stage.name),
+            "blockConnection": true, "blockTimeMS": milliseconds,
+        };
+        let armed = mongod
+            .run_admin(doc! { "configureFailPoint": "failCommand", "mode": { "times": 1 }, "data": data })
+            .await?;
+        let entered = armed.get_i64("count").or_else(|_| armed.get_i32("count").map(i64::from))?;
+        self.gate.execute("commit").await?;
+        mongod
+            .run_admin(doc! {
+                "waitForFailPoint": "failCommand", "timesEntered": entered + 1, "maxTimeMS": 30_000,
+            })
+            .await?;
+        Ok(())
+    }
+
+    async fn reads(&self, mongod: &Mongod) -> Result<bool> {
+        let of_orders = [doc! { "command.find": "orders" }, doc! { "command.collection": "orders" }];
+        let reading = doc! { "currentOp": 1, "appName": "rowstream", "$or": of_orders };
+        Ok(!mongod.run_admin(reading).await?.get_array("inprog")?.is_empty())
+    }
+
+    /// Locks a row until the connection commits.
+    async fn lock(&self, table: &str) -> Result<PgConnection> {
+        let mut lock = self.stage.postgres().await?;
+        lock.execute("begin").await?;
+        let sql = format!("select from rowstream.{table} for update");
+        until("a row to lock", PATIENCE, async || {
+            let locked = lock.execute(sqlx::AssertSqlSafe(sql.clone())).await?;
+            Ok((locked.rows_affected() == 1).then_some(()))
+        })
+        .await?;
+        Ok(lock)
+    }
+
+    /// Waits until the pipeline was handed this many events.
+    async fn handed(&self, events: u32) -> Result<()> {
+        until("the events to be handed over", PATIENCE, async || {
+            Ok((self.daemon.metric("rowstream_events_read_total").await? >= f64::from(events)).then_some(()))
+        })
+        .await
+    }
+
+    async fn finished_chunks(&self) -> Result<i64> {
+        self.stage.number("select count(*) from rowstream.chunk where finished_at is not null").await
+    }
+
+    async fn ends_well(&self) -> Result<()> {
+        self.daemon.logged("snapshot done").await?;
+        self.stage.settled(&self.daemon, "orders").await?;
+        self.stage.equal("orders", Plain::Int).await?;
+        // No row ever went back, not even for a moment.
+        let mut connection = self.stage.postgres().await?;
+        let rows = sqlx::query("select op, source_id, v from history where v is not null order by number");
+        let mut newest: HashMap<String, i64> = HashMap::new();
+        for row in rows.fetch_all(&mut connection).await? {
+            let (op, id, v): (String, String, i64) = (row.get(0), row.get(1), row.get(2));
+            let former = newest.insert(id.clone(), v).unwrap_or(0);
+            ensure!(v >= former, "row {id} went from version {former} back to {v} by {op}");
+        }
+        ensure!(!newest.is_empty(), "the history is empty");
+        connection.close().await?;
+        Ok(())
+    }
+}
+
+/// Everything that can happen to a document, in the first chunk (0 to 1199, the last 200 of which
+/// are its second reply) and behind it. Returns how many
+/// events that makes.
+async fn change_everything(stage: &Stage) -> Result<u32> {
+    let orders = stage.collection("orders");
+    let id = |n: i64| doc! { "_id": n };
+    let new = |n: i64, v: i64| doc! { "_id": n, "v": v, "new": true };
+    let set = |v: i64| doc! { "$set": { "v": v } };
+    let mut events = 0;
+    for base in [0, 1_100, 1_500] {
+        orders.update_one(id(base + 1), set(10)).await?;
+        orders.replace_one(id(base + 2), doc! { "v": 11, "replaced": Bson::Null }).await?;
+        orders.delete_one(id(base + 3)).await?;
+        orders.delete_one(id(base + 4)).await?;
+        orders.insert_one(new(base + 4, 12)).await?;
+        orders.update_one(id(base + 5), set(13)).await?;
+        orders.delete_one(id(base + 5)).await?;
+        orders.delete_one(id(base + 6)).await?;
+        orders.insert_one(new(base + 6, 14)).await?;
+        orders.update_one(id(base + 6), set(15)).await?;
+        orders.delete_one(id(base + 7)).await?;
+        orders.insert_one(new(base + 7, 16)).await?;
+        orders.delete_one(id(base + 7)).await?;
+        events += 13;
+    }
+    // New ones: before the first, behind the last, and one that does not stay.
+    orders.insert_many([new(-5, 17), new(5_000, 18), new(-6, 19)]).await?;
+    orders.delete_one(id(-6)).await?;
+    Ok(events + 4)
+}
+
+/// Waits until the stream has brought what `change_everything` leaves.
+async fn applied(stage: &Stage) -> Result<()> {
+    let sql =
+        "select count(*) from orders where source_id in ('1', '2', '4', '6', '1101', '1501', '-5', '5000')";
+    until("the stream to be applied", PATIENCE, async || Ok((stage.number(sql).await? == 8).then_some(())))
+        .await
+}
+
+#[tokio::test]
+async fn what_changes_between_a_chunks_registration_and_its_read_is_not_undone() -> Result<()> {
+    let mongod = mongod().await?;
+    let mut scene = Scene::new(&mongod, "registered").await?;
+    scene.hold_up(&mongod, "find", READ_HELD_UP_MS).await?;
+    let events = change_everything(&scene.stage).await?;
+    scene.handed(events).await?;
+    // The stream has written its rows already, and the chunk is still to be read.
+    applied(&scene.stage).await?;
+    assert!(scene.reads(&mongod).await?, "the read was over too early");
+    assert_eq!(scene.finished_chunks().await?, 0);
+    scene.ends_well().await
+}
+
+#[tokio::test]
+async fn what_changes_and_is_applied_while_a_chunk_is_read_is_not_undone() -> Result<()> {
+    let mongod = mongod().await?;
+    let mut scene = Scene::new(&mongod, "half_read").await?;
+    // The first thousand are read, as they were; the chunk cannot commit yet, and the stream can.
+    scene.hold_up(&mongod, "getMore", READ_HELD_UP_MS).await?;
+    let events = change_everything(&scene.stage).await?;
+    scene.handed(events).await?;
+    applied(&scene.stage).await?;
+    assert!(scene.reads(&mongod).await?, "the read was over too early");
+    assert_eq!(scene.finished_chunks().await?, 0);
+    scene.ends_well().await
+}
+
+#[tokio::test]
+async fn what_changes_between_a_chunks_read_and_its_commit_is_not_undone() -> Result<()> {
+    let mongod = mongod().await?;
+    let mut scene = Scene::new(&mongod, "read").await?;
+    scene.hold_up(&mongod, "find", READ_HELD_UP_BRIEFLY_MS).await?;
+    let mut lock = scene.lock("chunk").await?;
+    assert!(scene.reads(&mongod).await?, "the read was over too early");
+    scene.waits_for("update rowstream.chunk").await?;
+    let events = change_everything(&scene.stage).await?;
+    scene.handed(events).await?;
+    // The stream waits for its turn: nothing is written before the chunk is.
+    assert_eq!(scene.stage.number("select count(*) from orders").await?, 0);
+    lock.execute("commit").await?;
+    scene.ends_well().await
+}
+
+#[tokio::test]
+async fn what_changes_while_a_chunk_waits_for_its_turn_is_not_undone() -> Result<()> {
+    let mongod = mongod().await?;
+    let mut scene = Scene::new(&mongod, "turn").await?;
+    let mut lock = scene.lock("checkpoint").await?;
+    scene.hold_up(&mongod, "getMore", READ_HELD_UP_BRIEFLY_MS).await?;
+    // These are read as they were, and the stream's transaction with the new ones goes first.
+    let set = doc! { "$set": { "v": 1 } };
+    scene.stage.collection("orders").update_many(doc! { "_id": { "$gte": 8, "$lt": 12 } }, set).await?;
+    scene.waits_for("update rowstream.checkpoint").await?;
+    until("the end of the read", PATIENCE, async || Ok((!scene.reads(&mongod).await?).then_some(()))).await?;
+    let events = change_everything(&scene.stage).await?;
+    scene.handed(4 + events).await?;
+    assert_eq!(scene.finished_chunks().await?, 0);
+    assert_eq!(scene.stage.number("select count(*) from orders").await?, 0);
+    lock.execute("commit").await?;
+    scene.ends_well().await
+}
+
+#[tokio::test]
+async fn a_collection_dropped_while_a_chunk_is_outstanding_takes_its_rows_along() -> Result<()> {
+    let mongod = mongod().await?;
+    let again = || (0..30_i64).map(|n| doc! { "_id": n * 7, "v": 20, "second": true });
+    for (name, while_it_waits) in [("dropped_before_read", false), ("dropped_before_commit", true)] {
+        let mut scene = Scene::new(&mongod, name).await?;
+        let orders = scene.stage.collection("orders");
+        let mut events = 0;
+        let mut lock = None;
+        if while_it_waits {
+            lock = Some(scene.lock("checkpoint").await?);
+            scene.hold_up(&mongod, "getMore", READ_HELD_UP_BRIEFLY_MS).await?;
+            orders.update_one(doc! { "_id": 8_i64 }, doc! { "$set": { "v": 1 } }).await?;
+            scene.waits_for("update rowstream.checkpoint").await?;
+            until("the end of the read", PATIENCE, async || Ok((!scene.reads(&mongod).await?).then_some(())))
+                .await?;
+            events += 1;
+        } else {
+            scene.hold_up(&mongod, "find", READ_HELD_UP_MS).await?;
+        }
+        orders.drop().await?;
+        let documents: Vec<Document> = again().collect();
+        events += 1 + documents.len() as u32;
+        orders.insert_many(documents).await?;
+        scene.handed(events).await?;
+        assert_eq!(scene.finished_chunks().await?, 0, "{name}");
+        match lock {
+            Some(mut lock) => {
+                lock.execute("commit").await?;
+            }
+            None => assert!(scene.reads(&mongod).await?, "the read was over too early"),
+        }
+        scene.ends_well().await?;
+        let rows = scene.stage.number("select count(*) from orders").await?;
+        assert_eq!(rows, again().count() as i64, "{name}");
+    }
+    Ok(())
+}

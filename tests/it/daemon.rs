@@ -110,7 +110,12 @@ impl Daemon {
 
     /// Status code and body.
     pub(crate) async fn get(&self, path: &str) -> Result<(u16, String)> {
-        http_get(&self.address().await?, path).await
+        self.ask("GET", path).await
+    }
+
+    /// As `get`, by any method.
+    pub(crate) async fn ask(&self, method: &str, path: &str) -> Result<(u16, String)> {
+        http(&self.address().await?, method, path).await
     }
 
     pub(crate) async fn status(&self) -> Result<Value> {
@@ -199,10 +204,10 @@ impl Drop for Daemon {
     }
 }
 
-async fn http_get(address: &str, path: &str) -> Result<(u16, String)> {
+async fn http(address: &str, method: &str, path: &str) -> Result<(u16, String)> {
     let exchange = async {
         let mut stream = tokio::net::TcpStream::connect(address).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await?;

@@ -1,1 +1,257 @@
-//! health
+//! What is asked over HTTP, and how health falls and rises with what happens to the tables.
+
+use anyhow::{Context, Result};
+use bson::doc;
+use serde_json::Value;
+use sqlx::Connection;
+
+use crate::daemon::{Daemon, PATIENCE};
+use crate::oracle::Plain;
+use crate::stage::{Stage, numbered};
+use crate::support::until;
+
+fn mapping(stage: &Stage) -> String {
+    stage.whole("things").replace("allow_empty", "id_type: int, allow_empty")
+}
+
+async fn following(name: &str) -> Result<(Stage, Daemon)> {
+    let stage = Stage::new(name).await?;
+    stage.collection("things").insert_many(numbered(0, 20)).await?;
+    // A lock that a test holds is for the test to end.
+    let config =
+        stage.config(&mapping(&stage)).replace("postgres: { url:", "postgres: { lock_timeout: 60s, url:");
+    let config = format!("{config}health: {{ lag_degraded: 1s, lag_failing: 3s }}\n");
+    let daemon = Daemon::start(&config)?;
+    stage.becomes_equal(&daemon, "things", Plain::Int).await?;
+    Ok((stage, daemon))
+}
+
+#[tokio::test]
+async fn every_page_answers_and_nothing_else_does() -> Result<()> {
+    let (stage, daemon) = following("pages").await?;
+    daemon.check_becomes("leader", &["ok"]).await?;
+    daemon.check_becomes("snapshot", &["ok"]).await?;
+    for path in ["/", "/health", "/livez", "/readyz", "/metrics", "/status"] {
+        assert_eq!(daemon.get(path).await?.0, 200, "{path}");
+        for method in ["POST", "PUT", "DELETE"] {
+            assert_eq!(daemon.ask(method, path).await?.0, 405, "{method} {path}");
+        }
+    }
+    let (code, body) = daemon.get("/nothing").await?;
+    assert_eq!(code, 404);
+    assert!(body.contains("/health"), "it says what there is: {body}");
+
+    let (_, health) = daemon.get("/health").await?;
+    let health: Value = serde_json::from_str(&health)?;
+    let names: Vec<&str> = health["checks"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|check| check["name"].as_str())
+        .collect();
+    let all = [
+        "leader",
+        "mongodb",
+        "postgresql",
+        "stream",
+        "checkpoint",
+        "lag",
+        "oplog_headroom",
+        "held_changes",
+        "snapshot",
+    ];
+    assert_eq!(names, all);
+    assert_eq!(health["status"], "ok", "{health}");
+    let status = daemon.status().await?;
+    assert_eq!(status["pipeline"], "test", "{status}");
+    assert_eq!(status["sources"][0]["source"], "things", "{status}");
+    assert!(daemon.metric("rowstream_rows_written_total").await? >= 20.0);
+    // Nothing of where the servers are, or who asks them.
+    for path in ["/", "/health", "/status", "/metrics"] {
+        let (_, body) = daemon.get(path).await?;
+        assert!(!body.contains("mongodb://") && !body.contains("postgres://"), "{path}: {body}");
+    }
+    drop(stage);
+    Ok(())
+}
+
+#[tokio::test]
+async fn lag_falls_while_a_table_is_locked_and_rises_when_it_is_free() -> Result<()> {
+    let (stage, daemon) = following("lag").await?;
+    daemon.check_becomes("lag", &["ok"]).await?;
+    let mut other = stage.postgres().await?;
+    let mut lock = other.begin().await?;
+    sqlx::query("lock table things in exclusive mode").execute(&mut *lock).await?;
+    let mut next = 100;
+    for expected in ["degraded", "failing"] {
+        until(&format!("lag to be {expected}"), PATIENCE, async || {
+            stage.collection("things").insert_many(numbered(next, next + 5)).await?;
+            next += 5;
+            Ok((daemon.check("lag").await?.1 == expected).then_some(()))
+        })
+        .await
+        .with_context(|| daemon.last_words())?;
+    }
+    assert_eq!(daemon.get("/health").await?.0, 503);
+    assert_eq!(daemon.get("/readyz").await?.0, 200, "lag takes nobody out of service");
+    assert_eq!(daemon.get("/livez").await?.0, 200);
+    lock.rollback().await?;
+    stage.becomes_equal(&daemon, "things", Plain::Int).await?;
+    daemon.check_becomes("lag", &["ok"]).await?;
+    assert_eq!(daemon.get("/health").await?.0, 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_running_is_no_complaint_and_is_told() -> Result<()> {
+    let stage = Stage::new("copying").await?;
+    stage.collection("things").insert_many(numbered(0, 50)).await?;
+    stage
+        .execute("create table things (source text, source_id text, document jsonb not null, primary key (source, source_id))")
+        .await?;
+    let mut other = stage.postgres().await?;
+    let mut lock = other.begin().await?;
+    sqlx::query("lock table things in exclusive mode").execute(&mut *lock).await?;
+    let config =
+        stage.config(&mapping(&stage)).replace("postgres: { url:", "postgres: { lock_timeout: 60s, url:");
+    let daemon = Daemon::start(&format!("{config}snapshot: {{ chunk_documents: 10 }}\n"))?;
+    daemon.logged("snapshot started").await?;
+    let detail = async || {
+        let (_, body) = daemon.get("/health").await?;
+        let body: Value = serde_json::from_str(&body)?;
+        let check = body["checks"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|check| check["name"] == "snapshot")
+            .cloned();
+        let check = check.context("no check snapshot")?;
+        anyhow::Ok((check["status"].as_str().unwrap_or_default().to_owned(), check["detail"].to_string()))
+    };
+    let (state, told) = detail().await?;
+    assert_eq!(state, "ok");
+    assert!(told.contains("0 of 1 sources copied"), "{told}");
+    assert_eq!(daemon.status().await?["sources"][0]["snapshot"]["state"], "running");
+    lock.rollback().await?;
+    stage.becomes_equal(&daemon, "things", Plain::Int).await?;
+    until("it to be complete", PATIENCE, async || Ok(detail().await?.1.contains("complete").then_some(())))
+        .await?;
+    assert_eq!(daemon.status().await?["sources"][0]["snapshot"]["state"], "done");
+    Ok(())
+}
+
+/// Breaks the table under a running daemon, writes a document, and mends the table.
+async fn halts_until_mended(name: &str, breaking: &str, told: &[&str], mending: &str) -> Result<()> {
+    let (stage, mut daemon) = following(name).await?;
+    stage.execute(breaking).await?;
+    stage.collection("things").insert_one(doc! { "_id": 77_i64, "n": 1 }).await?;
+    let line = daemon.logged("halted").await?;
+    for words in told {
+        assert!(line.contains(words), "{words:?} is not in {line}");
+    }
+    daemon.check_becomes("leader", &["failing"]).await?;
+    assert_eq!(daemon.get("/health").await?.0, 503);
+    assert_eq!(daemon.get("/readyz").await?.0, 503);
+    assert_eq!(daemon.get("/livez").await?.0, 200, "a restart would mend nothing");
+    assert!(daemon.is_running());
+    stage.collection("things").update_one(doc! { "_id": 1_i64 }, doc! { "$set": { "n": 2 } }).await?;
+
+    stage.execute(mending).await?;
+    stage.becomes_equal(&daemon, "things", Plain::Int).await?;
+    daemon.check_becomes("leader", &["ok"]).await?;
+    assert_eq!(daemon.get("/readyz").await?.0, 200);
+    assert_eq!(stage.number("select count(*) from rowstream.held").await?, 0, "it was nobody's document");
+    assert!(daemon.stop().await?.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_table_that_is_renamed_away_halts_until_it_is_back() -> Result<()> {
+    let stage = "alter table things rename to aside; create view things as select 1 as one";
+    let back = "drop view things; alter table aside rename to things";
+    halts_until_mended("renamed_table", stage, &["public.things"], back).await
+}
+
+#[tokio::test]
+async fn a_column_that_is_renamed_halts_until_it_has_its_name_again() -> Result<()> {
+    halts_until_mended(
+        "renamed_column",
+        "alter table things rename column document to doc",
+        &["public.things", "document"],
+        "alter table things rename column doc to document",
+    )
+    .await
+}
+
+#[tokio::test]
+async fn a_unique_key_that_is_dropped_halts_until_there_is_one() -> Result<()> {
+    halts_until_mended(
+        "dropped_key",
+        "alter table things drop constraint things_pkey",
+        &["public.things", "unique"],
+        "alter table things add primary key (source, source_id)",
+    )
+    .await
+}
+
+/// A table of the operator's own, which nobody but the operator can bring back.
+#[tokio::test]
+async fn a_table_that_is_dropped_halts_and_goes_on_when_it_is_back() -> Result<()> {
+    let stage = Stage::new("dropped_table").await?;
+    let table = "create table mine (source text, source_id text, n bigint, primary key (source, source_id))";
+    stage.execute(table).await?;
+    let mapping = format!(
+        "  - {{ source: things, collection: {}.things, table: mine, id_type: int, columns: {{ n: n }} }}\n",
+        stage.name
+    );
+    let things = stage.collection("things");
+    things.insert_many(numbered(0, 10)).await?;
+    let daemon = Daemon::start(&stage.config(&mapping))?;
+    let becomes = async |rows: i64| {
+        let there = until("the rows", PATIENCE, async || {
+            Ok((stage.number("select count(*) from mine").await.ok() == Some(rows)).then_some(()))
+        });
+        there.await.with_context(|| daemon.last_words())
+    };
+    becomes(10).await?;
+    stage.execute("drop table mine").await?;
+    things.insert_many(numbered(10, 15)).await?;
+    let line = daemon.logged("halted").await?;
+    assert!(line.contains("table public.mine: the table does not exist"), "{line}");
+    assert!(line.contains("create it"), "a hint: {line}");
+    daemon.check_becomes("leader", &["failing"]).await?;
+    stage.execute(table).await?;
+    // What was there before is for a re-sync to bring back; the stream goes on.
+    becomes(5).await?;
+    daemon.check_becomes("leader", &["ok"]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_privilege_that_is_taken_away_halts_until_it_is_given_back() -> Result<()> {
+    let stage = Stage::new("privilege").await?;
+    let role = &stage.name;
+    stage
+        .execute(&format!(
+            "create role {role} login;
+             create table things (source text, source_id text, document jsonb not null, primary key (source, source_id));
+             grant select, insert, update, delete on things to {role};
+             grant create on database {role} to {role};"
+        ))
+        .await?;
+    let url = stage.postgres_url.replace("postgres://postgres@", &format!("postgres://{role}@"));
+    let config = crate::daemon::config(&stage.mongodb_uri, &url, &mapping(&stage));
+    let things = stage.collection("things");
+    things.insert_many(numbered(0, 10)).await?;
+    let daemon = Daemon::start(&config)?;
+    stage.becomes_equal(&daemon, "things", Plain::Int).await?;
+    stage.execute(&format!("revoke update on things from {role}")).await?;
+    things.update_one(doc! { "_id": 1_i64 }, doc! { "$set": { "n": 5 } }).await?;
+    let line = daemon.logged("halted").await?;
+    assert!(line.contains("things") && line.to_lowercase().contains("update"), "{line}");
+    daemon.check_becomes("leader", &["failing"]).await?;
+    stage.execute(&format!("grant update on things to {role}")).await?;
+    stage.becomes_equal(&daemon, "things", Plain::Int).await?;
+    daemon.check_becomes("leader", &["ok"]).await?;
+    Ok(())
+}

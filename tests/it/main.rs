@@ -9,6 +9,7 @@ mod stage;
 
 mod chunk_order;
 mod command_line;
+mod demo;
 mod health;
 mod held;
 mod ids;
@@ -20,4 +21,7 @@ mod operations;
 mod outages;
 mod path;
 mod restored;
+mod sink_stage;
+mod source_stage;
 mod whole_database;
+mod writer;

@@ -1,1 +1,272 @@
-//! namespaces
+//! Collections that come, go, and change their names; names that mean something elsewhere.
+
+use anyhow::{Context, Result};
+use bson::{Document, doc};
+
+use crate::daemon::{Daemon, PATIENCE};
+use crate::oracle::Plain;
+use crate::stage::{Stage, numbered};
+use crate::support::until;
+
+async fn rename(stage: &Stage, from: &str, to: &str) -> Result<()> {
+    let name = |collection: &str| format!("{}.{collection}", stage.name);
+    let command = doc! { "renameCollection": name(from), "to": name(to), "dropTarget": true };
+    stage.client.database("admin").run_command(command).await?;
+    Ok(())
+}
+
+fn int(mapping: &str) -> String {
+    mapping.replace("allow_empty", "id_type: int, allow_empty")
+}
+
+#[tokio::test]
+async fn rows_follow_a_collection_that_is_dropped_renamed_and_written_over() -> Result<()> {
+    let stage = Stage::new("namespaces").await?;
+    let (a, b) = (stage.collection("a"), stage.collection("b"));
+    a.insert_many(numbered(0, 30)).await?;
+    b.insert_many(numbered(100, 120)).await?;
+    let mappings = int(&(stage.whole("a") + &stage.whole("b")));
+    let daemon = Daemon::start(&stage.config(&mappings))?;
+    let equal = async |what: &str, rows: i64| {
+        stage.becomes_equal(&daemon, "a", Plain::Int).await.with_context(|| what.to_owned())?;
+        stage.becomes_equal(&daemon, "b", Plain::Int).await.with_context(|| what.to_owned())?;
+        assert_eq!(stage.number("select count(*) from a").await?, rows, "{what}");
+        anyhow::Ok(())
+    };
+    equal("at first", 30).await?;
+
+    a.drop().await?;
+    equal("dropped", 0).await?;
+    a.insert_many(numbered(0, 5)).await?;
+    a.drop().await?;
+    a.insert_many(numbered(3, 10)).await?;
+    equal("dropped and made again", 7).await?;
+    rename(&stage, "a", "elsewhere").await?;
+    equal("renamed away", 0).await?;
+    a.insert_many(numbered(50, 60)).await?;
+    rename(&stage, "elsewhere", "a").await?;
+    equal("another one renamed onto it", 7).await?;
+    a.update_one(doc! { "_id": 5_i64 }, doc! { "$set": { "n": "followed" } }).await?;
+    equal("written to after that", 7).await?;
+    b.aggregate([doc! { "$match": { "n": { "$gte": 110 } } }, doc! { "$out": "a" }]).await?;
+    equal("written over by $out", 10).await?;
+    b.aggregate([doc! { "$set": { "n": -1 } }, doc! { "$merge": { "into": "a" } }]).await?;
+    equal("merged into by $merge", 20).await?;
+    rename(&stage, "a", "b").await?;
+    equal("a mapped one renamed onto a mapped one", 0).await?;
+    stage.database.drop().await?;
+    equal("the whole database dropped", 0).await?;
+    assert_eq!(stage.number("select count(*) from b").await?, 0);
+    a.insert_many(numbered(0, 3)).await?;
+    b.insert_many(numbered(0, 3)).await?;
+    equal("all made again", 3).await?;
+    assert!(daemon.stop().await?.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_drop_halts_where_the_mapping_says_so_and_no_row_goes() -> Result<()> {
+    let stage = Stage::new("drop_halts").await?;
+    stage.collection("a").insert_many(numbered(0, 30)).await?;
+    let mapping = int(&stage.whole("a")).replace("allow_empty", "on_drop: halt, allow_empty");
+    let mut daemon = Daemon::start(&stage.config(&mapping))?;
+    stage.becomes_equal(&daemon, "a", Plain::Int).await?;
+    stage.collection("a").update_one(doc! { "_id": 1_i64 }, doc! { "$set": { "n": "last" } }).await?;
+    stage.collection("a").drop().await?;
+    let line = daemon.logged("halted").await?;
+    assert!(line.contains(&format!("collection {}.a of mapping a was dropped", stage.name)), "{line}");
+    assert!(line.contains("on_drop: delete"), "a hint: {line}");
+    daemon.check_becomes("leader", &["failing"]).await?;
+    assert!(daemon.is_running());
+    assert_eq!(stage.number("select count(*) from a").await?, 30);
+    assert_eq!(daemon.get("/readyz").await?.0, 503);
+    Ok(())
+}
+
+#[tokio::test]
+async fn where_deletes_keep_rows_nothing_takes_them_away() -> Result<()> {
+    let stage = Stage::new("deletes_keep").await?;
+    let a = stage.collection("a");
+    a.insert_many(numbered(0, 10)).await?;
+    let mapping = int(&stage.whole("a")).replace("allow_empty", "deletes: keep, allow_empty");
+    let daemon = Daemon::start(&stage.config(&mapping))?;
+    stage.becomes_equal(&daemon, "a", Plain::Int).await?;
+    a.delete_many(doc! { "n": { "$lt": 5 } }).await?;
+    a.update_one(doc! { "_id": 7_i64 }, doc! { "$set": { "n": 70 } }).await?;
+    a.drop().await?;
+    a.insert_many(numbered(100, 101)).await?;
+    let arrived = until("what came after", PATIENCE, async || {
+        Ok((stage.number("select count(*) from a where source_id = '100'").await? == 1).then_some(()))
+    });
+    arrived.await.with_context(|| daemon.last_words())?;
+    assert_eq!(stage.number("select count(*) from a").await?, 11);
+    Ok(())
+}
+
+#[tokio::test]
+async fn two_mappings_of_one_collection_and_two_pipelines_of_one_database_keep_apart() -> Result<()> {
+    let stage = Stage::new("twice").await?;
+    let a = stage.collection("a");
+    a.insert_many(numbered(0, 40)).await?;
+    let mapping = |source: &str| {
+        format!("  - {{ source: {source}, collection: {}.a, table: {source}, id_type: int }}\n", stage.name)
+    };
+    let both = stage.config(&(mapping("first") + &mapping("second")));
+    let other = stage.config(&mapping("third")).replace("pipeline: test", "pipeline: other");
+    let one = Daemon::start(&both)?;
+    let two = Daemon::start(&other)?;
+    let tables = ["first", "second", "third"];
+    let all = async |sql: &str, expected: &str| {
+        for table in tables {
+            let sql = sql.replace("<table>", table);
+            let mut last = None;
+            let same = until(&sql, PATIENCE, async || {
+                last = stage.text(&sql).await.unwrap_or_default();
+                Ok((last.as_deref() == Some(expected)).then_some(()))
+            });
+            same.await.with_context(|| format!("{last:?}\n{}\n{}", one.last_words(), two.last_words()))?;
+        }
+        anyhow::Ok(())
+    };
+    all("select count(*) from <table> where source = '<table>'", "40").await?;
+    a.update_many(doc! { "n": { "$lt": 10 } }, doc! { "$set": { "n": "changed" } }).await?;
+    a.delete_many(doc! { "n": { "$gte": 30 } }).await?;
+    a.insert_one(doc! { "_id": 99_i64, "n": "new" }).await?;
+    all("select count(*) from <table> where document->>'n' = 'changed'", "10").await?;
+    all("select count(*) from <table> where document->>'n' = 'new'", "1").await?;
+    all("select count(*) from <table>", "31").await?;
+    assert_eq!(
+        stage
+            .text("select string_agg(pipeline, ' ' order by pipeline) from rowstream.checkpoint")
+            .await?
+            .as_deref(),
+        Some("other test")
+    );
+    // One of them stops; the other does not notice.
+    assert!(two.stop().await?.success());
+    a.insert_one(doc! { "_id": 100_i64 }).await?;
+    let arrived = until("the first pipeline to go on", PATIENCE, async || {
+        Ok((stage.number("select count(*) from first").await? == 32).then_some(()))
+    });
+    arrived.await.with_context(|| one.last_words())?;
+    assert_eq!(stage.number("select count(*) from third").await?, 31);
+    Ok(())
+}
+
+#[tokio::test]
+async fn collections_of_any_name_get_a_table_of_that_name() -> Result<()> {
+    let stage = Stage::new("names").await?;
+    let names = [
+        "dots.in.it",
+        "with space",
+        "quote\"d",
+        "it's",
+        "ünï 🎉",
+        "Twin",
+        "twin",
+        "select",
+        "x; drop table twin; --",
+        "back\\slash",
+        "{braces}",
+        "100%",
+        "-dash",
+        "a\ttab",
+        " ",
+        "0",
+    ];
+    for name in names {
+        stage.collection(name).insert_many(numbered(0, 5)).await?;
+    }
+    let daemon = Daemon::start(&stage.config(""))?;
+    for name in names {
+        stage.becomes_equal(&daemon, name, Plain::Int).await.with_context(|| name.to_owned())?;
+    }
+    for name in names {
+        stage.collection(name).update_one(doc! { "_id": 1_i64 }, doc! { "$set": { "n": name } }).await?;
+        stage.collection(name).delete_one(doc! { "_id": 2_i64 }).await?;
+    }
+    for name in names {
+        stage.becomes_equal(&daemon, name, Plain::Int).await.with_context(|| name.to_owned())?;
+    }
+    stage.collection("x; drop table twin; --").drop().await?;
+    stage.becomes_equal(&daemon, "x; drop table twin; --", Plain::Int).await?;
+    stage.equal("twin", Plain::Int).await?;
+    Ok(())
+}
+
+/// PostgreSQL cuts names at 63 bytes: two collections must not end up in one table.
+#[tokio::test]
+async fn long_names_with_one_beginning_never_share_a_table() -> Result<()> {
+    let stage = Stage::new("long_names").await?;
+    let beginning = "n".repeat(70);
+    for end in ["one", "two"] {
+        stage.collection(&format!("{beginning}{end}")).insert_one(doc! { "_id": 1_i64, "of": end }).await?;
+    }
+    let (status, summary) =
+        Daemon::start_with(&stage.config(""), &["--until-caught-up"])?.ends_with_output().await?;
+    assert_eq!(status.code(), Some(0), "{summary}");
+    let tables: Vec<String> =
+        sqlx::query_scalar("select relname::text from pg_class where relname like 'nnn%' and relkind = 'r'")
+            .fetch_all(&mut stage.postgres().await?)
+            .await?;
+    assert_eq!(tables.len(), 2, "{tables:?}");
+    for table in tables {
+        assert_eq!(stage.number(&format!("select count(*) from \"{table}\"")).await?, 1, "{table}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn tables_and_columns_of_any_name_are_written() -> Result<()> {
+    let stage = Stage::new("hostile").await?;
+    stage
+        .execute(
+            r#"create schema "we""ird";
+               create table "we""ird"."ta.ble ""x""; --" (
+                   "so""urce" text, "Source_ID" text, "co""l" text, "select" int, "Ünï; 🎉" jsonb, "%s $1" text,
+                   primary key ("so""urce", "Source_ID"))"#,
+        )
+        .await?;
+    let mapping = format!(
+        r#"  - source: "it's \"x\""
+    collection: "{}.a.b c"
+    table: {{ schema: 'we"ird', name: 'ta.ble "x"; --' }}
+    id_type: int
+    key: {{ source: 'so"urce', source_id: Source_ID }}
+    columns:
+      'co"l': text
+      select: n
+      'Ünï; 🎉': {{ from: $document, without: [_id] }}
+      '%s $1': {{ value: "'; --" }}
+"#,
+        stage.name
+    );
+    let documents = stage.collection("a.b c");
+    documents.insert_many(numbered(0, 3)).await?;
+    let daemon = Daemon::start(&stage.config(&mapping))?;
+    let table = r#""we""ird"."ta.ble ""x""; --""#;
+    let rows = format!(
+        r#"select string_agg(concat_ws('|', "so""urce", "Source_ID", "co""l", "select", "Ünï; 🎉"->'n', "%s $1"), ' ' order by "Source_ID") from {table}"#
+    );
+    let becomes = async |expected: &str| {
+        let mut last = None;
+        let same = until("the rows", PATIENCE, async || {
+            last = stage.text(&rows).await?;
+            Ok((last.as_deref() == Some(expected)).then_some(()))
+        });
+        same.await.with_context(|| format!("{last:?}\n{}", daemon.last_words()))
+    };
+    let row = |n: i64, v: i64| format!(r#"it's "x"|{n}|document {n}|{v}|{v}|'; --"#);
+    becomes(&[row(0, 0), row(1, 1), row(2, 2)].join(" ")).await?;
+    documents.update_one(doc! { "_id": 1_i64 }, doc! { "$set": { "n": 7_i64 } }).await?;
+    documents.delete_one(doc! { "_id": 0_i64 }).await?;
+    becomes(&[row(1, 7), row(2, 2)].join(" ")).await?;
+    // A document that cannot be written there is held like anywhere else.
+    documents.insert_one(doc! { "_id": 3_i64, "n": "no number" }).await?;
+    let held = until("it to be held", PATIENCE, async || {
+        stage.text("select concat_ws(' ', source, source_id, column_name) from rowstream.held").await
+    });
+    assert_eq!(held.await?, r#"it's "x" 3 select"#);
+    let _: Option<Document> = documents.find_one(doc! {}).await?;
+    Ok(())
+}

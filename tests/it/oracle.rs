@@ -43,27 +43,6 @@ pub(crate) fn json(document: &Document) -> Value {
     Bson::Document(document.clone()).into_relaxed_extjson()
 }
 
-/// Equal as JSON, numbers by value: jsonb prints 1e20 as digits.
-pub(crate) fn same(left: &Value, right: &Value) -> bool {
-    match (left, right) {
-        (Value::Number(left), Value::Number(right)) => {
-            if left.is_f64() || right.is_f64() {
-                left.as_f64() == right.as_f64()
-            } else {
-                left == right
-            }
-        }
-        (Value::Array(left), Value::Array(right)) => {
-            left.len() == right.len() && left.iter().zip(right).all(|(left, right)| same(left, right))
-        }
-        (Value::Object(left), Value::Object(right)) => {
-            left.len() == right.len()
-                && left.iter().all(|(key, left)| right.get(key).is_some_and(|right| same(left, right)))
-        }
-        (left, right) => left == right,
-    }
-}
-
 /// Every difference between a collection and its table of whole documents.
 pub(crate) async fn whole_documents(stage: &Stage, collection: &str, plain: Plain) -> Result<Vec<String>> {
     let mut expected = BTreeMap::new();
@@ -72,24 +51,34 @@ pub(crate) async fn whole_documents(stage: &Stage, collection: &str, plain: Plai
         let id = document.get("_id").context("no _id")?;
         expected.insert(source_id(id, plain)?, json(&document));
     }
+    // PostgreSQL compares, as jsonb: serde_json reads many a double one step beside what was written.
+    let (ids, texts): (Vec<_>, Vec<_>) = expected.iter().map(|(id, json)| (id, json.to_string())).unzip();
+    let sql = format!(
+        "select actual.source, coalesce(actual.source_id, expected.id) as id, actual.document::text as actual,
+                expected.document as expected
+         from \"{}\" as actual
+         full join unnest($1::text[], $2::text[]) as expected(id, document) on expected.id = actual.source_id
+         where actual.document is distinct from expected.document::jsonb or actual.source <> $3",
+        collection.replace('"', "\"\"")
+    );
     let mut connection = stage.postgres().await?;
-    let sql = format!("select source, source_id, document::text from \"{collection}\"");
-    let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_all(&mut connection).await?;
-    let mut differences = Vec::new();
-    for row in rows {
-        let (source, id, actual): (String, String, String) = (row.get(0), row.get(1), row.get(2));
-        let actual: Value = serde_json::from_str(&actual)?;
-        if source != collection {
-            differences.push(format!("row {id} has source {source}"));
-        }
-        match expected.remove(&id) {
-            None => differences.push(format!("row {id} has no document")),
-            Some(expected) if !same(&expected, &actual) => {
-                differences.push(format!("row {id} is {actual}, its document {expected}"));
+    let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(ids)
+        .bind(texts)
+        .bind(collection)
+        .fetch_all(&mut connection)
+        .await?;
+    let difference = |row: sqlx::postgres::PgRow| {
+        let id: String = row.get("id");
+        let (actual, expected): (Option<String>, Option<String>) = (row.get("actual"), row.get("expected"));
+        match (actual, expected) {
+            (None, _) => format!("document {id} has no row"),
+            (_, None) => format!("row {id} has no document"),
+            (Some(actual), Some(expected)) => {
+                let source: String = row.get("source");
+                format!("row {id} of source {source} is {actual}, its document {expected}")
             }
-            Some(_) => {}
         }
-    }
-    differences.extend(expected.into_keys().map(|id| format!("document {id} has no row")));
-    Ok(differences)
+    };
+    Ok(rows.into_iter().map(difference).collect())
 }

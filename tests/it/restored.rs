@@ -1,1 +1,138 @@
-//! restored
+//! PostgreSQL is put back to an older state, and MongoDB is not where the checkpoint thinks it is.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bson::{Timestamp, doc};
+
+use crate::daemon::{Daemon, PATIENCE};
+use crate::oracle::Plain;
+use crate::stage::{Stage, numbered};
+use crate::support::servers::{Mongod, Postgres};
+use crate::support::until;
+use crate::writer::Writer;
+
+async fn seq(stage: &Stage) -> Result<i64> {
+    stage.number("select seq from rowstream.checkpoint").await
+}
+
+#[tokio::test]
+async fn a_postgresql_that_was_put_back_to_a_backup_catches_up_by_itself() -> Result<()> {
+    let (mongod, postgres) = tokio::try_join!(Mongod::start(), Postgres::start())?;
+    let stage = Stage::on(&mongod, &postgres).await?;
+    stage.collection("orders").insert_many(numbered(0, 500)).await?;
+    let config = stage.config(&stage.whole("orders"));
+    let mut daemon = Daemon::start(&config)?;
+    daemon.logged("snapshot done").await?;
+    let mut writer = Writer::start(&stage, "orders", 500, 51, Duration::from_millis(10));
+    writer.writes_on(5).await?;
+    let backup = postgres.back_up().await?;
+
+    for stopped in [false, true] {
+        let at_backup = seq(&stage).await?;
+        writer.writes_on(20).await?;
+        until("commits after the backup", PATIENCE, async || {
+            Ok((seq(&stage).await.unwrap_or(0) > at_backup + 5).then_some(()))
+        })
+        .await
+        .with_context(|| daemon.last_words())?;
+        if stopped {
+            assert!(daemon.stop().await?.success());
+            let left = seq(&stage).await?;
+            postgres.restore(&backup).await?;
+            assert!(seq(&stage).await? < left, "the backup is not older");
+            daemon = Daemon::start(&config)?;
+        } else {
+            postgres.restore(&backup).await?;
+            assert!(daemon.is_running());
+        }
+        writer.writes_on(5).await?;
+        stage.settled(&daemon, "orders").await?;
+    }
+    writer.finish().await?;
+    stage.settled(&daemon, "orders").await?;
+    stage.equal("orders", Plain::Int).await?;
+    assert_eq!(daemon.get("/health").await?.0, 200);
+    assert!(daemon.stop().await?.success());
+    Ok(())
+}
+
+/// A pipeline whose snapshot is done, stopped, with a change that it has not seen.
+async fn stopped_pipeline(stage: &Stage) -> Result<String> {
+    stage.collection("orders").insert_many(numbered(0, 100)).await?;
+    let config = stage.config(&stage.whole("orders")) + "health: { outage_failing: 2s }\n";
+    let daemon = Daemon::start(&config)?;
+    daemon.logged("snapshot done").await?;
+    stage.settled(&daemon, "orders").await?;
+    assert!(daemon.stop().await?.success());
+    stage.collection("orders").delete_one(doc! { "_id": 1_i64 }).await?;
+    Ok(config)
+}
+
+/// Everything that a daemon without a way forward must leave alone.
+async fn state(stage: &Stage) -> Result<String> {
+    let sql = "select concat_ws(' ',
+        (select md5(string_agg(o::text, ',' order by source_id)) from orders as o),
+        (select row(token, cluster_time, seq, epoch) from rowstream.checkpoint),
+        (select string_agg(row(source, snapshot_state, planned)::text, ',') from rowstream.mapping),
+        (select count(*) from rowstream.chunk), (select count(*) from rowstream.held))";
+    stage.text(sql).await?.context("no state")
+}
+
+/// It says what to do, stays up, and writes nothing.
+async fn halts(stage: &Stage, config: &str, hint: &str) -> Result<()> {
+    let before = state(stage).await?;
+    let mut daemon = Daemon::start(config)?;
+    let line = daemon.logged("\"message\":\"halted\"").await?;
+    assert!(line.contains(hint), "{line}");
+    until("/health to answer 503", PATIENCE, async || {
+        let (code, said) = daemon.get("/health").await?;
+        Ok((code == 503 && said.contains(hint)).then_some(()))
+    })
+    .await
+    .with_context(|| daemon.last_words())?;
+    assert_eq!(daemon.get("/readyz").await?.0, 503);
+    assert_eq!(daemon.get("/livez").await?.0, 200);
+    // It looks again, and again finds no way forward.
+    let epoch = stage.number("select epoch from rowstream.lease").await?;
+    until("another look", PATIENCE, async || {
+        Ok((stage.number("select epoch from rowstream.lease").await? > epoch).then_some(()))
+    })
+    .await?;
+    until("the next halt", PATIENCE, async || Ok((daemon.status().await?["role"] == "halted").then_some(())))
+        .await
+        .with_context(|| daemon.last_words())?;
+    assert!(daemon.is_running());
+    assert_eq!(state(stage).await?, before);
+    assert!(daemon.stop().await?.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_position_that_has_left_the_oplog_halts_the_pipeline_with_a_hint() -> Result<()> {
+    // A small oplog, and checkpoints that let go of it every second.
+    let mongod = Mongod::start_with(&["--oplogSize", "1", "--syncdelay", "1"]).await?;
+    let stage = Stage::with_mongod(&mongod, "history_lost").await?;
+    let config = stopped_pipeline(&stage).await?;
+    let stopped_at = stage.number("select cluster_time from rowstream.checkpoint").await?;
+    let oplog = stage.client.database("local").collection::<bson::Document>("oplog.rs");
+    let filler = "x".repeat(100_000);
+    until("the oplog to move past the checkpoint", PATIENCE, async || {
+        stage.collection("other").insert_one(doc! { "filler": &filler }).await?;
+        let first = oplog.find_one(doc! {}).await?.context("an empty oplog")?;
+        let Timestamp { time, .. } = first.get_timestamp("ts")?;
+        Ok((i64::from(time) > stopped_at >> 32).then_some(()))
+    })
+    .await?;
+    halts(&stage, &config, "size the oplog").await
+}
+
+#[tokio::test]
+async fn a_token_that_mongodb_does_not_know_halts_the_pipeline_with_a_hint() -> Result<()> {
+    let stage = Stage::new("foreign_token").await?;
+    let config = stopped_pipeline(&stage).await?;
+    let foreign = bson::serialize_to_vec(&doc! { "_data": "00112233445566778899" })?;
+    let hex: String = foreign.iter().map(|byte| format!("{byte:02x}")).collect();
+    stage.execute(&format!("update rowstream.checkpoint set token = '\\x{hex}'")).await?;
+    halts(&stage, &config, "belongs to another cluster").await
+}

@@ -34,6 +34,12 @@ impl Stage {
         Self::at("app".into(), mongod.uri_of("app"), postgres.url_of("app")).await
     }
 
+    /// On a mongod of the test's own, and the PostgreSQL that all tests share.
+    pub(crate) async fn with_mongod(mongod: &Mongod, name: &str) -> Result<Self> {
+        let databases = fresh_database(name).await?;
+        Self::at(databases.name.clone(), mongod.uri_of(&databases.name), databases.postgres_url).await
+    }
+
     async fn at(name: String, mongodb_uri: String, postgres_url: String) -> Result<Self> {
         let client = Client::with_uri_str(&mongodb_uri).await?;
         let database = client.database(&name);
@@ -61,7 +67,7 @@ impl Stage {
     /// The first column of the first row, as text.
     pub(crate) async fn text(&self, sql: &str) -> Result<Option<String>> {
         let mut connection = self.postgres().await?;
-        let sql = format!("select (x.*)::text from ({sql}) as x(x)");
+        let sql = format!("select found.first::text from ({sql}) as found(first)");
         let found: Option<Option<String>> =
             sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_optional(&mut connection).await?;
         connection.close().await?;

@@ -151,7 +151,7 @@ impl Mongod {
     /// Starts it again, on the same port and data, after `kill9` or `stop`; and waits until it is primary
     /// or secondary.
     pub(crate) async fn start_again(&self) -> Result<()> {
-        self.process.start_again().await?;
+        self.process.launch()?;
         self.wait_until_it_answers().await?;
         self.wait_for("either").await
     }
@@ -286,7 +286,7 @@ impl Postgres {
 
     /// Starts it again, on the same port and data, after `kill9` or `stop`.
     pub(crate) async fn start_again(&self) -> Result<()> {
-        self.process.start_again().await?;
+        self.process.launch()?;
         self.wait_until_it_answers().await
     }
 
@@ -509,7 +509,7 @@ impl Process {
                 arguments: command.get_args().map(Into::into).collect(),
             };
             let process = Self { name, port, user, command, child: Mutex::new(None), directory };
-            process.start_again().await?;
+            process.launch()?;
             let opened = until("an open port", START_LIMIT, async || {
                 process.check_alive()?;
                 let open = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok();
@@ -526,7 +526,7 @@ impl Process {
         Err(last.unwrap_or_else(|| anyhow!("{name} found no free port")))
     }
 
-    async fn start_again(&self) -> Result<()> {
+    fn launch(&self) -> Result<()> {
         let mut child = self.child();
         ensure!(child.is_none(), "{} runs already", self.name);
         let log = File::options().create(true).append(true).open(self.directory.log())?;
@@ -682,15 +682,15 @@ fn status_fields(pid: u32) -> Option<(String, u32)> {
 // ----------------------------------------------------------------------------------------------------
 // Folders, ports, users
 
-/// A server's folder, with the janitor who removes it.
+/// A folder below /tmp, with the janitor who removes it.
 #[derive(Debug)]
-struct Directory {
+pub(crate) struct Directory {
     path: PathBuf,
     janitor: Child,
 }
 
 impl Directory {
-    fn new(name: &str) -> Result<Self> {
+    pub(crate) fn new(name: &str) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         // As root, the folder of choice may be closed to the user who runs PostgreSQL.
@@ -716,6 +716,10 @@ impl Directory {
         Ok(Self { path, janitor })
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn data(&self) -> PathBuf {
         self.path.join("data")
     }
@@ -733,11 +737,11 @@ impl Drop for Directory {
 }
 
 /// Waits for the end of its input, which comes when we say so and when we die; then ends the server that has
-/// its data here, if it still runs, and removes the folder.
+/// its data here (or the process whose number the file `pid` holds), if it still runs, and removes the folder.
 const JANITOR: &str = r#"
 trap '' INT TERM HUP
 read -r _
-for lock in "$1/data/postmaster.pid" "$1/data/mongod.lock"; do
+for lock in "$1/data/postmaster.pid" "$1/data/mongod.lock" "$1/pid"; do
     pid=
     read -r pid <"$lock"
     # Numbers are used again: only a process that names this folder is ours.
@@ -748,11 +752,12 @@ for lock in "$1/data/postmaster.pid" "$1/data/mongod.lock"; do
     esac
     kill -s CONT "$pid"
     tries=0
-    while test -d "/proc/$pid" && test $tries -lt 100; do
+    # A zombie has no command line: whether somebody reaps it is not our concern.
+    while grep -qF -- "$1" "/proc/$pid/cmdline" && test $tries -lt 100; do
         sleep 0.1
         tries=$((tries + 1))
     done
-    kill -s KILL "$pid"
+    grep -qF -- "$1" "/proc/$pid/cmdline" && kill -s KILL "$pid"
 done
 rm -rf -- "$1"
 "#;

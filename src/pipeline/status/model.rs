@@ -46,6 +46,9 @@ pub struct StatusSnapshot {
     pub snapshot_moved_at: Option<Moment>,
     /// In the order of the mappings.
     pub sources: Vec<SourceStatus>,
+    /// Of the plan before, while the next one is taken in.
+    #[serde(skip)]
+    pub(super) former_sources: Vec<SourceStatus>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -244,6 +247,7 @@ impl StatusSnapshot {
             backpressure_since: None,
             snapshot_moved_at: None,
             sources: Vec::new(),
+            former_sources: Vec::new(),
         }
     }
 
