@@ -25,11 +25,6 @@ impl Moment {
         Self { instant: self.instant + duration, wall: self.wall + duration }
     }
 
-    #[cfg(test)]
-    pub(crate) fn before(self, duration: Duration) -> Self {
-        Self { instant: self.instant - duration, wall: self.wall - duration }
-    }
-
     pub fn before(self, duration: Duration) -> Self {
         Self {
             // A clock that began later than that is at its beginning.
