@@ -78,7 +78,8 @@ async fn run() -> Result<()> {
     let client = mongod.client().await?;
     describe(&client, &postgres, &scale).await?;
 
-    let mut ledger = ledger::Ledger::load(&client, scale.documents).await?;
+    let documents = if wanted("snapshot") || wanted("backlog") { scale.documents } else { 0 };
+    let mut ledger = ledger::Ledger::load(&client, documents).await?;
     let mut lines = Vec::new();
     if wanted("snapshot") {
         let rounds = copy::rounds(&mongod, &postgres, &scale).await?;

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::support::servers::{Mongod, send_signal, spawn, tied_command};
 use crate::support::until;
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// /proc counts in hundredths of a second, on every Linux of today.
 const TICKS_PER_SECOND: f64 = 100.0;

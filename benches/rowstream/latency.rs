@@ -19,7 +19,10 @@ use crate::support::servers::{Mongod, Postgres};
 use crate::table::{Goal, Line};
 use crate::{Scale, backlog, ledger};
 
-const COLLECTION: &str = "live";
+/// Collections of the three measurements: one that is dropped would end the stream of the next.
+const JOURNALED: &str = "live_journaled";
+const APPLIED: &str = "live";
+const ONE_NODE: &str = "live_one_node";
 const DATABASE: &str = "live";
 const P99_GOAL: Duration = Duration::from_millis(10);
 
@@ -66,9 +69,9 @@ pub(crate) async fn lines(
     client: &Client,
     scale: &Scale,
 ) -> Result<Vec<Line>> {
-    let journaled = raw_stream(client, scale, Acknowledgment::Majority).await?;
+    let journaled = raw_stream(&live(client, JOURNALED, Acknowledgment::Majority), scale).await?;
     let (visible, cpu, peak) = daemon(mongod, postgres, client, scale).await?;
-    let one_node = raw_stream(client, scale, Acknowledgment::Nodes(1)).await?;
+    let one_node = raw_stream(&live(client, ONE_NODE, Acknowledgment::Nodes(1)), scale).await?;
     let rate = visible.count as f64 / scale.latency.as_secs_f64();
     println!("latency: {rate:.0} writes/s were made and seen");
     let limit = |time: Duration| format!("{} to a raw stream", milliseconds(time));
@@ -98,10 +101,10 @@ pub(crate) async fn lines(
 }
 
 /// The limit: the change stream alone, without anybody who applies it.
-async fn raw_stream(client: &Client, scale: &Scale, acknowledgment: Acknowledgment) -> Result<Percentiles> {
-    live(client, Acknowledgment::Majority).drop().await?;
+async fn raw_stream(collection: &Collection<Document>, scale: &Scale) -> Result<Percentiles> {
+    let client = collection.client();
     let from = ledger::majority_time(client).await?;
-    let mut cursor = backlog::open(client, COLLECTION, from).await?;
+    let mut cursor = backlog::open(client, collection.name(), from).await?;
     let track = Tracks::default();
     let stop = Arc::new(AtomicBool::new(false));
     let (listening, listened) = (Arc::clone(&track), Arc::clone(&stop));
@@ -115,7 +118,7 @@ async fn raw_stream(client: &Client, scale: &Scale, acknowledgment: Acknowledgme
         }
         anyhow::Ok(())
     });
-    let result = write(client, scale, acknowledgment, &track).await;
+    let result = write(collection, scale, &track).await;
     stop.store(true, Ordering::Relaxed);
     listener.await??;
     result?;
@@ -142,7 +145,6 @@ async fn daemon(
     client: &Client,
     scale: &Scale,
 ) -> Result<(Percentiles, f64, u64)> {
-    live(client, Acknowledgment::Majority).drop().await?;
     postgres.create_database(DATABASE).await?;
     let url = postgres.url_of(DATABASE);
     let mut connection = postgres.connect(DATABASE).await?;
@@ -163,7 +165,7 @@ async fn daemon(
         runtime.block_on(poll(&url, &polled, &stopped))
     });
     let (cpu, began) = (daemon.cpu()?, Instant::now());
-    let result = write(client, scale, Acknowledgment::Majority, &track).await;
+    let result = write(&live(client, APPLIED, Acknowledgment::Majority), scale, &track).await;
     let share = (daemon.cpu()? - cpu).as_secs_f64() / began.elapsed().as_secs_f64();
     let peak = daemon.peak_memory()?;
     stop.store(true, Ordering::Relaxed);
@@ -200,10 +202,10 @@ async fn poll(url: &str, track: &Tracks, stop: &AtomicBool) -> Result<()> {
 }
 
 /// Writes at the rate for as long as it takes, and waits until all of it was seen.
-async fn write(client: &Client, scale: &Scale, acknowledgment: Acknowledgment, track: &Tracks) -> Result<()> {
+async fn write(collection: &Collection<Document>, scale: &Scale, track: &Tracks) -> Result<()> {
     let mut writers = tokio::task::JoinSet::new();
     for writer in 0..WRITERS {
-        let (collection, track) = (live(client, acknowledgment.clone()), Arc::clone(track));
+        let (collection, track) = (collection.clone(), Arc::clone(track));
         let pause = Duration::from_secs_f64(WRITERS as f64 / scale.rate as f64);
         let count = (scale.latency.as_secs_f64() / pause.as_secs_f64()) as u64;
         writers.spawn(async move {
@@ -245,10 +247,10 @@ fn document(writer: usize, n: u64) -> Document {
     document
 }
 
-fn live(client: &Client, acknowledgment: Acknowledgment) -> Collection<Document> {
+fn live(client: &Client, name: &str, acknowledgment: Acknowledgment) -> Collection<Document> {
     let concern = WriteConcern::builder().w(acknowledgment).build();
     let options = CollectionOptions::builder().write_concern(concern).build();
-    client.database(ledger::DATABASE).collection_with_options(COLLECTION, options)
+    client.database(ledger::DATABASE).collection_with_options(name, options)
 }
 
 fn lock(track: &Tracks) -> std::sync::MutexGuard<'_, Track> {

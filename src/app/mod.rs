@@ -300,6 +300,7 @@ impl App {
             epoch,
             checkpoint: loaded.checkpoint,
             pending: loaded.pending,
+            held: loaded.held,
             limits: Limits { max_changes: config.batch.max_changes, max_bytes: config.batch.max_bytes },
             linger: config.batch.linger,
             policy: HeldPolicy {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Transaction};
 
 use super::Error;
+use super::holding::Holding;
 use super::plan::Plan;
 use super::prepare::{Prepared, Refused, SourceBatch};
 use crate::domain::{CanonicalId, Document, SourceIndex};
@@ -35,6 +36,7 @@ pub(super) struct Writer {
     pipeline: Arc<str>,
     epoch: Epoch,
     policy: HeldPolicy,
+    holding: Arc<Holding>,
 }
 
 /// What one transaction did, per source.
@@ -74,8 +76,9 @@ impl Writer {
         pipeline: Arc<str>,
         epoch: Epoch,
         policy: HeldPolicy,
+        holding: Arc<Holding>,
     ) -> Self {
-        Self { connection, plan, pipeline, epoch, policy }
+        Self { connection, plan, pipeline, epoch, policy, holding }
     }
 
     /// One batch of the stream: rows, held changes and checkpoint together.
@@ -183,6 +186,7 @@ impl Writer {
             pipeline: &self.pipeline,
             epoch: self.epoch,
             policy: self.policy,
+            holding: &self.holding,
         })
     }
 }
@@ -217,6 +221,7 @@ struct Open<'a> {
     pipeline: &'a str,
     epoch: Epoch,
     policy: HeldPolicy,
+    holding: &'a Holding,
 }
 
 impl Open<'_> {
@@ -331,7 +336,7 @@ impl Open<'_> {
     }
 
     async fn resolve(&mut self, source: SourceIndex, source_ids: &[&str]) -> Result<u64, Error> {
-        if source_ids.is_empty() {
+        if source_ids.is_empty() || !self.holding.may_hold(source) {
             return Ok(0);
         }
         let (transaction, pipeline, name) = self.named(source);
@@ -355,10 +360,12 @@ impl Open<'_> {
             ));
         }
         let policy = self.policy;
+        let documents: HashMap<&CanonicalId, &Document> =
+            batch.documents.iter().map(|(id, document)| (id, document)).collect();
         let entries: Vec<Entry> = refused
             .iter()
             .map(|refused| {
-                let document = batch.documents.get(&refused.id);
+                let document = documents.get(&refused.id).copied();
                 Entry {
                     source_id: refused.id.source_id(mapped.mapping.id_type),
                     id: refused.id.clone(),
@@ -368,6 +375,7 @@ impl Open<'_> {
                 }
             })
             .collect();
+        self.holding.mark(batch.source);
         let (transaction, pipeline, name) = self.named(batch.source);
         held::hold(transaction, pipeline, name, &entries, policy.backoff).await.map_err(state)
     }

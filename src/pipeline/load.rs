@@ -12,7 +12,7 @@ use crate::sink;
 use crate::state::checkpoint::Checkpoint;
 use crate::state::lease::Epoch;
 use crate::state::mapping::{Known, Registered, SnapshotState};
-use crate::state::{checkpoint, chunk, mapping};
+use crate::state::{checkpoint, chunk, held, mapping};
 
 #[derive(Debug)]
 pub struct Loaded {
@@ -21,6 +21,8 @@ pub struct Loaded {
     pub pending: Vec<Pending>,
     /// Sources whose snapshot is done, or is not wanted.
     pub done: Vec<crate::domain::SourceIndex>,
+    /// Sources with held changes that are not resolved.
+    pub held: Vec<crate::domain::SourceIndex>,
 }
 
 /// `now`: an operation time asked of the server before this call; a pipeline without a checkpoint
@@ -65,8 +67,11 @@ pub async fn load(
         let open_ended = progress.last.as_ref().is_some_and(|last| last.upper.is_none());
         pending.push(Pending { source: mapped.mapping.index, planned: open_ended, progress });
     }
+    let counts = held::counts(&mut transaction, pipeline).await.map_err(state)?;
+    let open = counts.iter().filter(|count| count.state != "resolved");
+    let held = open.filter_map(|count| plan.source(&count.source)).collect();
     transaction.commit().await.map_err(|error| Error::retry("commit", error))?;
-    Ok(Loaded { checkpoint, pending, done })
+    Ok(Loaded { checkpoint, pending, done, held })
 }
 
 /// A mapping that is new is registered; one that changed is copied again. Rows whose documents nobody

@@ -7,6 +7,7 @@
 mod batch;
 mod commit;
 mod error;
+mod holding;
 mod load;
 mod moment;
 mod outstanding;

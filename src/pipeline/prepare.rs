@@ -39,7 +39,7 @@ pub struct SourceBatch {
     pub kept: Vec<String>,
     pub refused: Vec<Refused>,
     /// Documents of this batch, to be kept beside those that are held.
-    pub documents: HashMap<CanonicalId, Document>,
+    pub documents: Vec<(CanonicalId, Document)>,
 }
 
 /// A document that has no row, and why.
@@ -63,7 +63,7 @@ impl SourceBatch {
             deletes: Vec::new(),
             kept: Vec::new(),
             refused: Vec::new(),
-            documents: HashMap::new(),
+            documents: Vec::new(),
         }
     }
 
@@ -73,7 +73,7 @@ impl SourceBatch {
             Ok(row) => self.rows.push(row),
             Err(rejection) => self.refused.push(Refused { id: id.clone(), rejection }),
         }
-        self.documents.insert(id.clone(), document);
+        self.documents.push((id.clone(), document));
     }
 }
 

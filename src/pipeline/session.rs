@@ -12,13 +12,14 @@ use tokio::task::JoinSet;
 use super::Error;
 use super::batch::{Gatherer, Limits};
 use super::commit::{HeldPolicy, Writer, state};
+use super::holding::Holding;
 use super::outstanding::Outstanding;
 use super::plan::Plan;
 use super::prepare::read;
 use super::report::Report;
 use super::snapshot::{Chunks, Copying, Pending, work};
 use super::stream::{Committing, Reading};
-use crate::domain::{ClusterTime, Key};
+use crate::domain::{ClusterTime, Key, SourceIndex};
 use crate::source;
 use crate::state::checkpoint::Checkpoint;
 use crate::state::lease::Epoch;
@@ -52,6 +53,8 @@ pub struct Session {
     pub epoch: Epoch,
     pub checkpoint: Checkpoint,
     pub pending: Vec<Pending>,
+    /// Sources with held changes.
+    pub held: Vec<SourceIndex>,
     pub limits: Limits,
     pub linger: Duration,
     pub policy: HeldPolicy,
@@ -114,6 +117,7 @@ impl Session {
         let start = self.checkpoint.position.clone();
         let outstanding = Arc::new(Outstanding::new(start.time));
         let turn = Arc::new(RwLock::new(()));
+        let holding = Arc::new(Holding::new(self.plan.mapped.len(), &self.held));
         let writer = |connection| {
             Writer::new(
                 connection,
@@ -121,6 +125,7 @@ impl Session {
                 Arc::clone(&self.pipeline),
                 self.epoch,
                 self.policy,
+                Arc::clone(&holding),
             )
         };
         let replies = source::open(&self.client, self.plan.scope.clone(), start, self.limits.max_bytes);

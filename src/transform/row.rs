@@ -19,7 +19,9 @@ use crate::domain::{
 };
 use crate::mapping::{ColumnPlan, Mapping, Problem};
 
-/// Bytes a column mostly needs besides what the document itself brings.
+/// A document often comes twice, once as JSON and once as columns; with a column's own bytes that is
+/// enough for most rows to be written without growing.
+const BYTES_PER_DOCUMENT_BYTE: usize = 2;
 const BYTES_PER_COLUMN: usize = 16;
 
 /// Turns documents of one mapping into rows of its table.
@@ -104,7 +106,9 @@ impl Transformer {
             false => self.fields.find(document).map_err(|fault| fault.in_column(None))?,
         };
         let input = Input { id, source_id: &source_id, document, fields: &fields, time, transformer: self };
-        let mut tuple = Vec::with_capacity(document.len() + BYTES_PER_COLUMN * (self.columns.len() + 1));
+        let mut tuple = Vec::with_capacity(
+            BYTES_PER_DOCUMENT_BYTE * document.len() + BYTES_PER_COLUMN * (self.columns.len() + 1),
+        );
         // PostgreSQL's tables have at most 1,600 columns.
         tuple.extend_from_slice(&(self.columns.len() as i16).to_be_bytes());
         let mut coercions = Vec::new();
@@ -115,6 +119,8 @@ impl Transformer {
                 coercions.push(Coercion { column: index as u16, rule });
             }
         }
+        // Tens of thousands of rows wait for their commit: what they do not need is half of their memory.
+        tuple.shrink_to_fit();
         Ok(Row { id: id.clone(), source_id, tuple, coercions })
     }
 
