@@ -5,7 +5,7 @@ use sqlx::{PgConnection, Row};
 use crate::domain::CanonicalId;
 
 /// A range of `_id` in BSON order: lower inclusive, upper exclusive, `None` open.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Chunk {
     pub number: i32,
     pub lower: Option<CanonicalId>,
@@ -19,12 +19,6 @@ pub struct Progress {
     /// Planned so far, finished ones included.
     pub last: Option<Chunk>,
     pub documents: i64,
-}
-
-impl Default for Chunk {
-    fn default() -> Self {
-        Self { number: 0, lower: None, upper: None }
-    }
 }
 
 pub async fn progress(

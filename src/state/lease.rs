@@ -50,7 +50,7 @@ pub async fn acquire(
     )
     .bind(pipeline)
     .bind(owner)
-    .bind(&ttl)
+    .bind(ttl)
     .fetch_one(&mut *transaction)
     .await?;
     let holder = Holder {
@@ -74,7 +74,7 @@ pub async fn acquire(
     )
     .bind(pipeline)
     .bind(owner)
-    .bind(&ttl)
+    .bind(ttl)
     .fetch_optional(&mut *transaction)
     .await?;
     transaction.commit().await?;
