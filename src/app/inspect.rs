@@ -368,6 +368,7 @@ impl Inspection {
                     collection,
                     transformer,
                     documents_estimated: facts.documents.unwrap_or(0),
+                    average_size: facts.average_size.unwrap_or(0),
                     chunk_documents: config.snapshot.chunk_documents.min(fit).max(1),
                 });
             }

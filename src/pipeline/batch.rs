@@ -23,6 +23,8 @@ const HARD_LIMIT_FACTOR: usize = 8;
 pub struct Route {
     pub source: SourceIndex,
     pub on_drop: OnDropRoute,
+    /// What a document that must be read again is expected to weigh.
+    pub document_bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +62,8 @@ pub(super) struct Batch {
     /// When the oldest of them was written, in milliseconds since 1970.
     pub written_at: Option<i64>,
     bytes: usize,
+    /// Of each change.
+    weights: Vec<usize>,
     index: HashMap<Key, usize>,
 }
 
@@ -68,26 +72,34 @@ impl Batch {
         self.changes.is_empty() && self.dropped.is_empty() && self.replaced.is_empty()
     }
 
-    fn put(&mut self, change: Change) {
-        self.bytes += change.size();
+    /// `weight`: the bytes the change will hold once it has its document.
+    fn put(&mut self, change: Change, weight: usize) {
+        self.bytes += weight;
         match self.index.entry(change.key.clone()) {
             Entry::Occupied(place) => {
-                let former = std::mem::replace(&mut self.changes[*place.get()], change);
-                self.bytes -= former.size();
+                let place = *place.get();
+                self.changes[place] = change;
+                self.bytes -= std::mem::replace(&mut self.weights[place], weight);
             }
             Entry::Vacant(place) => {
                 place.insert(self.changes.len());
                 self.changes.push(change);
+                self.weights.push(weight);
             }
         }
     }
 
     /// Everything of this source that waits in the batch is over.
     fn forget(&mut self, source: SourceIndex) {
-        self.changes.retain(|change| change.key.source != source);
-        self.index =
-            self.changes.iter().enumerate().map(|(place, change)| (change.key.clone(), place)).collect();
-        self.bytes = self.changes.iter().map(Change::size).sum();
+        let changes = std::mem::take(&mut self.changes);
+        let weights = std::mem::take(&mut self.weights);
+        self.index.clear();
+        self.bytes = 0;
+        for (change, weight) in changes.into_iter().zip(weights) {
+            if change.key.source != source {
+                self.put(change, weight);
+            }
+        }
     }
 
     fn reaches(&self, limits: Limits, factor: usize) -> bool {
@@ -173,7 +185,11 @@ impl Gatherer {
     pub(super) fn touch(&mut self, key: Key) {
         // A change that waits already is at least as new as a second look would be... unless it carries
         // an older document: the touch reads at the present time, and wins.
-        self.batch.put(Change { key, kind: ChangeKind::Touch });
+        let route = self.routes.iter().flatten().find(|route| route.source == key.source);
+        let document = route.map_or(0, |route| route.document_bytes);
+        let change = Change { key, kind: ChangeKind::Touch };
+        let weight = change.size() + document;
+        self.batch.put(change, weight);
     }
 
     /// The stream may have skipped changes, deletes among them: every row goes, and is copied again.
@@ -278,7 +294,13 @@ impl Gatherer {
             EventKind::Document { collection, id, change } => {
                 for route in self.routes.get(usize::from(collection.0)).into_iter().flatten() {
                     let key = Key { source: route.source, id: id.clone() };
-                    self.batch.put(Change { key, kind: change.clone() });
+                    let change = Change { key, kind: change.clone() };
+                    let document = match change.kind {
+                        ChangeKind::Touch | ChangeKind::Updated => route.document_bytes,
+                        ChangeKind::Put(_) | ChangeKind::Delete => 0,
+                    };
+                    let weight = change.size() + document;
+                    self.batch.put(change, weight);
                 }
             }
             EventKind::Dropped { collection } => self.take_drop(collection.0, |_| {}),
@@ -315,7 +337,7 @@ mod tests {
     }
 
     fn gatherer_with(on_drop: OnDropRoute) -> Gatherer {
-        let route = |source| Route { source: SourceIndex(source), on_drop };
+        let route = |source| Route { source: SourceIndex(source), on_drop, document_bytes: 1_000 };
         Gatherer::new(LIMITS, vec![vec![route(0)], vec![route(1)]])
     }
 
@@ -402,6 +424,18 @@ mod tests {
         let second = gatherer.take();
         assert_eq!(second.changes.len(), 2);
         assert_eq!(second.position.unwrap().token, Some(token(9, 99)));
+    }
+
+    #[test]
+    fn documents_that_must_be_read_again_count_before_they_are_read() {
+        let limits = Limits { max_changes: 1_000, max_bytes: 10_000 };
+        let route = Route { source: SourceIndex(0), on_drop: OnDropRoute::Delete, document_bytes: 1_000 };
+        let mut gatherer = Gatherer::new(limits, vec![vec![route]]);
+        gatherer.offer(reply(99, (1..=50).map(|n| change(n, i64::from(n), ChangeKind::Updated)).collect()));
+        assert!(
+            gatherer.take().changes.len() <= 10,
+            "50 documents of 1,000 bytes are too many for one batch"
+        );
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub struct Mapped {
     pub documents_estimated: u64,
     /// Documents in a chunk, by the collection's average size.
     pub chunk_documents: u64,
+    /// In bytes.
+    pub average_size: u64,
 }
 
 #[derive(Debug)]
@@ -50,8 +52,11 @@ impl Plan {
         let mut routes = vec![Vec::new(); self.scope.collections.len()];
         for mapped in &self.mapped {
             if let Some(of_collection) = routes.get_mut(usize::from(mapped.collection.0)) {
-                of_collection
-                    .push(Route { source: mapped.mapping.index, on_drop: OnDropRoute::of(&mapped.mapping) });
+                of_collection.push(Route {
+                    source: mapped.mapping.index,
+                    on_drop: OnDropRoute::of(&mapped.mapping),
+                    document_bytes: usize::try_from(mapped.average_size).unwrap_or(usize::MAX),
+                });
             }
         }
         routes

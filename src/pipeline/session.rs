@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use mongodb::Client;
 use sqlx::PgConnection;
-use tokio::sync::{RwLock, mpsc, watch};
+use tokio::sync::{RwLock, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::Error;
@@ -117,6 +117,7 @@ impl Session {
         let start = self.checkpoint.position.clone();
         let outstanding = Arc::new(Outstanding::new(start.time));
         let turn = Arc::new(RwLock::new(()));
+        let committer = Arc::new(Semaphore::new(1));
         let holding = Arc::new(Holding::new(self.plan.mapped.len(), &self.held));
         let writer = |connection| {
             Writer::new(
@@ -139,6 +140,7 @@ impl Session {
             plan: Arc::clone(&self.plan),
             gatherer: Gatherer::new(self.limits, self.plan.routes()),
             linger: self.linger,
+            committer: Arc::clone(&committer),
             outstanding: Arc::clone(&outstanding),
             report: self.report.clone(),
         };
@@ -146,6 +148,7 @@ impl Session {
             writer: writer(self.stream_connection),
             seq: self.checkpoint.seq,
             turn: Arc::clone(&turn),
+            busy: committer,
             report: self.report.clone(),
         };
         let reading_session = session.clone();

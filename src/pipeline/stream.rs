@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use mongodb::Client;
-use tokio::sync::{RwLock, mpsc};
+use tokio::sync::{RwLock, Semaphore, mpsc};
 
 use super::batch::{Gatherer, Stop};
 use super::commit::Writer;
@@ -29,6 +29,8 @@ pub(super) struct Reading {
     pub plan: Arc<Plan>,
     pub gatherer: Gatherer,
     pub linger: Duration,
+    /// Free while nothing is being committed.
+    pub committer: Arc<Semaphore>,
     pub outstanding: Arc<Outstanding>,
     pub report: Report,
 }
@@ -63,6 +65,17 @@ impl Reading {
                     _ => std::future::pending().await,
                 }
             };
+            // A full batch is prepared while another one commits. One that is not full had better grow until
+            // then: prepared too early, it would keep what comes next waiting for two commits instead of one.
+            let wait_for_idle = !self.gatherer.is_full();
+            let committer = Arc::clone(&self.committer);
+            let hand_over = async {
+                if wait_for_idle {
+                    // Never closed, and given back at once.
+                    drop(committer.acquire().await);
+                }
+                prepared.reserve().await
+            };
             tokio::select! {
                 biased;
                 () = session.stopping() => {
@@ -73,7 +86,7 @@ impl Reading {
                     }
                     return Ok(None);
                 }
-                permit = prepared.reserve(), if due => {
+                permit = hand_over, if due => {
                     let Ok(permit) = permit else { return Ok(None) };
                     if self.drain(&mut replies)? && !self.gatherer.closed() {
                         continue;
@@ -166,6 +179,8 @@ pub(super) struct Committing {
     pub seq: i64,
     /// Chunks share it, the stream holds it alone: their transactions exclude each other.
     pub turn: Arc<RwLock<()>>,
+    /// Taken while a batch is being committed.
+    pub busy: Arc<Semaphore>,
     pub report: Report,
 }
 
@@ -181,6 +196,8 @@ impl Committing {
                 continue;
             }
             let rebuild = !batch.replaced.is_empty();
+            let busy = Arc::clone(&self.busy);
+            let _busy = busy.acquire().await;
             let turn = self.turn.write().await;
             let committed = self.writer.batch(&batch, self.seq).await?;
             drop(turn);

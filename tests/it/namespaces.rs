@@ -270,3 +270,29 @@ async fn tables_and_columns_of_any_name_are_written() -> Result<()> {
     let _: Option<Document> = documents.find_one(doc! {}).await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn a_mapping_that_was_out_for_a_while_has_what_happened_meanwhile() -> Result<()> {
+    let stage = Stage::new("out_and_in").await?;
+    for name in ["orders", "others"] {
+        stage.collection(name).insert_many(numbered(0, 50)).await?;
+    }
+    let both = stage.config(&(stage.whole("orders") + &stage.whole("others")));
+    let daemon = Daemon::start(&both)?;
+    stage.becomes_equal(&daemon, "orders", Plain::Int).await?;
+    stage.becomes_equal(&daemon, "others", Plain::Int).await?;
+    assert!(daemon.stop().await?.success());
+
+    let daemon = Daemon::start(&stage.config(&stage.whole("others")))?;
+    stage.collection("orders").insert_many(numbered(50, 60)).await?;
+    stage.collection("orders").delete_one(doc! { "_id": 3_i64 }).await?;
+    stage.collection("orders").update_one(doc! { "_id": 4_i64 }, doc! { "$set": { "n": -4 } }).await?;
+    // The checkpoint is past all of it.
+    stage.settled(&daemon, "others").await?;
+    assert!(daemon.stop().await?.success());
+
+    let daemon = Daemon::start(&both)?;
+    stage.becomes_equal(&daemon, "orders", Plain::Int).await?;
+    stage.becomes_equal(&daemon, "others", Plain::Int).await?;
+    Ok(())
+}

@@ -40,7 +40,29 @@ pub(crate) fn source_id(id: &Bson, plain: Plain) -> Result<String> {
 
 /// Relaxed extended JSON by the bson crate, as a value.
 pub(crate) fn json(document: &Document) -> Value {
-    Bson::Document(document.clone()).into_relaxed_extjson()
+    let mut value = Bson::Document(document.clone()).into_relaxed_extjson();
+    whole_milliseconds(&mut value);
+    value
+}
+
+/// ⚠ The crate drops the zeros at the end of a fraction (`.78Z` for 780 ms); the specification has three
+/// digits or none.
+fn whole_milliseconds(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                if name == "$date"
+                    && let Value::String(text) = value
+                    && let Some((moment, fraction)) = text.trim_end_matches('Z').split_once('.')
+                {
+                    *text = format!("{moment}.{fraction:0<3}Z");
+                }
+                whole_milliseconds(value);
+            }
+        }
+        Value::Array(elements) => elements.iter_mut().for_each(whole_milliseconds),
+        _ => {}
+    }
 }
 
 /// Every difference between a collection and its table of whole documents.

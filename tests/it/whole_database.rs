@@ -37,3 +37,29 @@ async fn a_collection_that_comes_later_gets_its_table_while_the_others_go_on() -
     stage.becomes_equal(&daemon, "first", Plain::Int).await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn collections_that_came_or_went_while_nobody_looked_leave_nothing_behind() -> Result<()> {
+    let stage = Stage::new("came_and_went").await?;
+    for name in ["stays", "goes"] {
+        stage.collection(name).insert_many(numbered(0, 30)).await?;
+    }
+    let daemon = Daemon::start(&stage.config(""))?;
+    for name in ["stays", "goes"] {
+        stage.becomes_equal(&daemon, name, Plain::Int).await?;
+    }
+    assert!(daemon.stop().await?.success());
+
+    stage.collection("passing").insert_many(numbered(0, 30)).await?;
+    stage.collection("passing").drop().await?;
+    stage.collection("goes").update_many(doc! {}, doc! { "$set": { "last": true } }).await?;
+    stage.collection("goes").drop().await?;
+    stage.collection("stays").insert_many(numbered(30, 60)).await?;
+
+    let daemon = Daemon::start(&stage.config(""))?;
+    stage.becomes_equal(&daemon, "stays", Plain::Int).await?;
+    stage.becomes_equal(&daemon, "goes", Plain::Int).await?;
+    assert_eq!(stage.number("select count(*) from goes").await?, 0);
+    assert!(daemon.stop().await?.success());
+    Ok(())
+}
