@@ -100,7 +100,7 @@ pub fn evaluate(status: &StatusSnapshot, limits: &config::Health, memory: &mut H
         ("leader", leader(status, limits)),
         ("mongodb", mongodb(status, limits)),
         ("postgresql", link(&status.postgresql, status.at, limits)),
-        ("stream", while_leading(status, |status| stream(status, limits))),
+        ("stream", followed(status, limits)),
         ("checkpoint", while_leading(status, |status| checkpoint(status, limits))),
         ("lag", while_leading(status, |status| lag(status, limits))),
         ("oplog_headroom", while_leading(status, |status| oplog_headroom(status, limits))),
@@ -121,11 +121,24 @@ pub fn evaluate(status: &StatusSnapshot, limits: &config::Health, memory: &mut H
 }
 
 /// What only a leader can know is no complaint about anybody else. A halted pipeline still owes it.
+/// Below this, an oplog has only begun, and nothing can have fallen out of it yet.
+const YOUNG_OPLOG: Duration = Duration::from_secs(60);
+
 /// A standby asks PostgreSQL alone, so it knows nothing of MongoDB.
 fn mongodb(status: &StatusSnapshot, limits: &config::Health) -> Finding {
     match status.role {
         Role::Standby => ok("not leader"),
         _ => link(&status.mongodb, status.at, limits),
+    }
+}
+
+/// Who has led before and must begin again does not follow the stream meanwhile.
+fn followed(status: &StatusSnapshot, limits: &config::Health) -> Finding {
+    match status.role {
+        Role::Starting if status.has_started => {
+            outage(status.role_since, status.at, limits, "closed until the session has started again")
+        }
+        _ => while_leading(status, |status| stream(status, limits)),
     }
 }
 
@@ -220,7 +233,8 @@ fn oplog_headroom(status: &StatusSnapshot, limits: &config::Health) -> Finding {
         return ok("not known: needs the role clusterMonitor, or read on local.oplog.rs");
     };
     let detail = format!("{} of a window of {}", Span(oplog.headroom), Span(oplog.window));
-    if oplog.headroom.is_zero() {
+    // The oplog's times have whole seconds: at its very beginning everything is zero.
+    if oplog.headroom.is_zero() && oplog.window > YOUNG_OPLOG {
         failing(format_args!("{detail}: the place in the oplog is gone"))
     } else if oplog.headroom < limits.oplog_headroom && oplog.headroom < oplog.window.mul_f64(0.75) {
         // A short oplog that is used up by nobody is a young one, not a scarce one.
