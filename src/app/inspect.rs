@@ -8,6 +8,7 @@ use mongodb::Client;
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, Row};
 
+use super::schema::draft;
 use crate::config::{Config, KeySpec, MappingSpec, Mappings, SchemaMode};
 use crate::domain::{IdType, Namespace, SourceIndex, Table};
 use crate::mapping::{self, Mapping, Problem};
@@ -136,9 +137,9 @@ pub async fn inspect(
             "add a mapping, enable one, or create a collection",
         );
     }
-    for (place, spec) in specs.iter().enumerate() {
+    for place in 0..specs.len() {
         let index = SourceIndex(place as u16);
-        inspection.mapping(config, connection, tables, index, spec, &facts, &known).await?;
+        inspection.mapping(config, client, connection, tables, index, &specs, &facts, &known).await?;
     }
     Ok(inspection)
 }
@@ -226,18 +227,20 @@ impl Inspection {
     async fn mapping(
         &mut self,
         config: &Config,
+        client: &Client,
         connection: &mut PgConnection,
         tables: Tables,
         index: SourceIndex,
-        spec: &MappingSpec,
+        specs: &[MappingSpec],
         facts: &Facts,
         known: &[Known],
     ) -> Result<(), Error> {
+        let spec = &specs[usize::from(index.0)];
         let collection = facts.collections.iter().position(|facts| facts.namespace == spec.collection);
         let Some(collection) = collection else { return Ok(()) };
         let of_collection = &facts.collections[collection];
         self.collection(spec, of_collection);
-        let table = self.table(connection, tables, spec).await?;
+        let table = self.table(client, connection, tables, spec, specs).await?;
         let Some(table) = table else { return Ok(()) };
         let known = known.iter().find(|known| known.source == spec.source);
         let Some(id_type) = self.id_type(spec, of_collection, known) else { return Ok(()) };
@@ -267,9 +270,11 @@ impl Inspection {
 
     async fn table(
         &mut self,
+        client: &Client,
         connection: &mut PgConnection,
         tables: Tables,
         spec: &MappingSpec,
+        specs: &[MappingSpec],
     ) -> Result<Option<Table>, Error> {
         let failed = |error| Error::retry("read the catalog", error);
         let found = sink::read_table(connection, &spec.table).await.map_err(failed)?;
@@ -277,29 +282,35 @@ impl Inspection {
             return Ok(found);
         }
         let subject = format!("mapping {}, table {}", spec.source, spec.table);
-        match (spec.schema, tables) {
-            (SchemaMode::Expect, _) => {
-                let hint = "create it with your own migrations, or give no columns and schema: create for whole documents";
-                self.add(Verdict::Failed, subject, "the table does not exist", hint);
-                Ok(None)
-            }
-            (SchemaMode::Create, Tables::LeaveAlone) => {
-                self.add(Verdict::Passed, subject, "the table will be created", "");
-                Ok(None)
-            }
-            (SchemaMode::Create, Tables::Create) => {
-                if let Err(error) = sink::create_document_table(connection, &spec.table, &spec.key).await {
-                    if !matches!(error.disposition(), sink::Disposition::Halt { .. }) {
-                        return Err(failed(error));
-                    }
-                    let hint = "grant create on the schema, or create the table yourself";
-                    self.add(Verdict::Failed, subject, Error::chain(&error), hint);
-                    return Ok(None);
-                }
-                tracing::info!(table = %spec.table, source = spec.source, "table created");
-                sink::read_table(connection, &spec.table).await.map_err(failed)
-            }
+        // One of several mappings of a table is enough to say that it may be made.
+        let may_create =
+            specs.iter().any(|other| other.table == spec.table && other.schema == SchemaMode::Create);
+        if !may_create {
+            let hint =
+                "create it with your own migrations, let `rowstream schema` print it, or say schema: create";
+            self.add(Verdict::Failed, subject, "the table does not exist", hint);
+            return Ok(None);
         }
+        if tables == Tables::LeaveAlone {
+            let hint = if spec.columns.is_some() { "`rowstream schema` prints it" } else { "" };
+            self.add(Verdict::Passed, subject, "the table will be created", hint);
+            return Ok(None);
+        }
+        let draft = draft(client, &spec.table, specs).await?;
+        for column in draft.columns.iter().filter(|column| column.is_unknown()) {
+            let message = "no document tells the type of the column: it is created as jsonb";
+            self.add(Verdict::Warning, format!("{subject}, column {}", column.name), message, "");
+        }
+        if let Err(error) = sink::create_table(connection, &draft).await {
+            if !matches!(error.disposition(), sink::Disposition::Halt { .. }) {
+                return Err(failed(error));
+            }
+            let hint = "grant create on the schema, or create the table yourself";
+            self.add(Verdict::Failed, subject, Error::chain(&error), hint);
+            return Ok(None);
+        }
+        tracing::info!(table = %spec.table, source = spec.source, "table created");
+        sink::read_table(connection, &spec.table).await.map_err(failed)
     }
 
     /// Declared, or what was stored when the mapping was first seen, or what most ids are.
@@ -377,7 +388,7 @@ impl Inspection {
 }
 
 /// What the state knows of mappings, if it is there.
-async fn known(config: &Config, connection: &mut PgConnection) -> Result<Vec<Known>, Error> {
+pub(super) async fn known(config: &Config, connection: &mut PgConnection) -> Result<Vec<Known>, Error> {
     let failed = |error| Error::retry("load the state", error);
     match state::schema_state(connection).await.map_err(failed)? {
         SchemaState::Current => state::mapping::load(connection, &config.pipeline).await.map_err(failed),
@@ -388,7 +399,7 @@ async fn known(config: &Config, connection: &mut PgConnection) -> Result<Vec<Kno
 /// The mappings that are enabled. Those of a whole database are made from what it has, from what was followed
 /// so far, and from what was seen in the stream: a collection that is gone by now had changes all the same,
 /// its end among them.
-async fn specs(
+pub(super) async fn specs(
     config: &Config,
     client: &Client,
     known: &[Known],

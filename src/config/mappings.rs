@@ -247,13 +247,7 @@ fn column_name(field: &Field<'_>) -> Option<String> {
 
 fn schema_mode(section: &mut Section<'_>, whole_documents: bool) -> SchemaMode {
     let default = if whole_documents { SchemaMode::Create } else { SchemaMode::Expect };
-    let Some(field) = section.field("schema") else { return default };
-    let modes = [("expect", SchemaMode::Expect), ("create", SchemaMode::Create)];
-    let mode = field.choice(&modes).unwrap_or(default);
-    if mode == SchemaMode::Create && !whole_documents {
-        let hint =
-            "rowstream creates tables of whole documents only so far; create this table, then use expect";
-        field.mistake("must be expect where columns are given", hint);
-    }
-    mode
+    section
+        .choice("schema", &[("expect", SchemaMode::Expect), ("create", SchemaMode::Create)])
+        .unwrap_or(default)
 }

@@ -1,3 +1,5 @@
+use std::borrow::Cow;
+
 use super::fit::{fit, fit_source, fit_source_id};
 use super::hash::hash;
 use super::problem::{Problem, Problems, quoted, quoted_table};
@@ -55,8 +57,8 @@ pub fn compile(
     let mut problems = Problems::new(&spec.source, &table.name);
     check_table(spec, table, &mut problems);
     let mut columns = key_columns(spec, id_type, table, &mut problems);
-    let specs = spec.columns.clone().unwrap_or_else(whole_document);
-    for column in &specs {
+    let specs = specs_of(spec);
+    for column in specs.iter() {
         columns.extend(written_column(spec, column, table, &mut problems));
     }
     check_unmapped_columns(spec, &specs, table, &mut problems);
@@ -79,6 +81,14 @@ pub fn compile(
         hash: hash(spec, id_type, &specs),
     };
     Ok((mapping, problems.into_found()))
+}
+
+/// The columns beside the key; without any in the file, that of whole documents.
+pub(super) fn specs_of(spec: &MappingSpec) -> Cow<'_, [ColumnSpec]> {
+    match &spec.columns {
+        Some(columns) => Cow::Borrowed(columns),
+        None => Cow::Owned(whole_document()),
+    }
 }
 
 fn whole_document() -> Vec<ColumnSpec> {

@@ -5,12 +5,14 @@
 //! are the exception: [`crate::transform`] encodes them once, and refuses those that do not fit.
 
 mod compile;
+mod draft;
 mod fit;
 mod hash;
 mod problem;
 mod table;
 
 pub use compile::{ColumnPlan, Mapping, compile};
+pub use draft::{Draft, DraftColumn, DraftType, DraftedFor, Inferred};
 pub use problem::Problem;
 
 #[cfg(test)]

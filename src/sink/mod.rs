@@ -18,7 +18,7 @@ use std::sync::Arc;
 use crate::domain::{CanonicalId, Rejection};
 use crate::mapping::Mapping;
 
-pub use catalog::{create_document_table, fingerprint, read_table};
+pub use catalog::{create_sql, create_table, existing_comment, fingerprint, read_table};
 pub use error::{Disposition, Error, MalformedTuple, ServerError};
 pub use guard::{guard, lock};
 pub use write::{Dropped, analyze, delete, delete_source, drop_rows, insert_new, upsert};

@@ -21,6 +21,7 @@ mod operations;
 mod outages;
 mod path;
 mod restored;
+mod schema;
 mod sink_stage;
 mod source_stage;
 mod whole_database;
