@@ -25,6 +25,7 @@ create table rowstream.mapping (
     pipeline text,
     source text,
     mapping_hash text not null,
+    meaning text not null,
     id_type text not null check (id_type in ('object_id', 'string', 'int', 'uuid')),
     collection text not null,
     target text not null,
@@ -38,7 +39,7 @@ create table rowstream.mapping (
     snapshot_finished_at timestamptz,
     primary key (pipeline, source)
 );
-comment on table rowstream.mapping is 'what is known of each mapping; planned means that every chunk has its row, in_scope that its changes were followed up to the checkpoint';
+comment on table rowstream.mapping is 'what is known of each mapping; planned means that every chunk has its row, in_scope that its changes were followed up to the checkpoint, meaning is what mapping_hash is made of';
 
 create table rowstream.chunk (
     pipeline text,

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, Row};
 
 use super::schema::draft;
-use crate::config::{Config, KeySpec, MappingSpec, Mappings, SchemaMode};
+use crate::config::{Config, KeySpec, MappingSpec, Mappings, OnMappingChange, SchemaMode};
 use crate::domain::{IdType, Namespace, SourceIndex, Table};
 use crate::mapping::{self, Mapping, Problem};
 use crate::pipeline::{Error, Mapped, Plan};
@@ -248,6 +248,7 @@ impl Inspection {
             Err(problems) => problems.into_iter().for_each(|problem| self.problem(problem)),
             Ok((mapping, warnings)) => {
                 warnings.into_iter().for_each(|problem| self.problem(problem));
+                self.mapping_change(&config.pipeline, spec, &mapping, known);
                 self.shared_key(&mapping);
                 self.finish(config, mapping, CollectionIndex(collection as u16), of_collection);
             }
@@ -334,6 +335,37 @@ impl Inspection {
         }
         let sampled = facts.id_types.first().and_then(|(id_type, _)| *id_type);
         Some(known.map(|known| known.id_type).or(spec.id_type).or(sampled).unwrap_or(IdType::ObjectId))
+    }
+
+    /// Says what is otherwise than when the mapping's rows were written, and what comes of it.
+    fn mapping_change(
+        &mut self,
+        pipeline: &str,
+        spec: &MappingSpec,
+        mapping: &Mapping,
+        known: Option<&Known>,
+    ) {
+        let Some(known) = known.filter(|known| known.mapping_hash != mapping.hash) else { return };
+        let differences = mapping::differences(&known.meaning, &mapping.meaning).join(", ");
+        let subject = format!("mapping {}", mapping.source);
+        let message = format!("it has changed since its rows were written: {differences}");
+        match spec.on_mapping_change {
+            OnMappingChange::Resync => {
+                self.add(Verdict::Warning, subject, message, "its collection is copied again");
+            }
+            OnMappingChange::Halt => {
+                let literal = |text: &str| text.replace('\'', "''");
+                let hint = format!(
+                    "take the change back; or say on_mapping_change: resync to copy the collection again; or, to leave \
+                     rows as they are until their documents change: update rowstream.mapping set mapping_hash = '{}' \
+                     where pipeline = '{}' and source = '{}'",
+                    mapping.hash,
+                    literal(pipeline),
+                    literal(&mapping.source)
+                );
+                self.add(Verdict::Failed, subject, message, &hint);
+            }
+        }
     }
 
     /// Two sources in one table need a column that tells them apart.
@@ -434,6 +466,7 @@ fn whole(collection: Namespace, schema: &str) -> MappingSpec {
         deletes: crate::config::Deletes::Hard,
         schema: SchemaMode::Create,
         on_drop: crate::config::OnDrop::Delete,
+        on_mapping_change: OnMappingChange::Resync,
         critical: false,
         enabled: true,
         allow_empty: true,

@@ -1,7 +1,7 @@
 use std::borrow::Cow;
 
 use super::fit::{fit, fit_source, fit_source_id};
-use super::hash::hash;
+use super::hash::{hash, meaning};
 use super::problem::{Problem, Problems, quoted, quoted_table};
 use super::table::{check_columns_access, check_table, check_unmapped_columns};
 use crate::config::{ColumnSpec, Deletes, KeySpec, MappingSpec, OnDrop, Scalar, ValueSpec, nearest};
@@ -26,7 +26,8 @@ pub struct Mapping {
     pub critical: bool,
     /// Of the table this was compiled against.
     pub fingerprint: String,
-    /// Of the mapping itself: changes when its meaning does.
+    /// What it says about rows, and the hash of that.
+    pub meaning: String,
     pub hash: String,
 }
 
@@ -66,6 +67,7 @@ pub fn compile(
     if problems.has_fatal() {
         return Err(problems.into_found());
     }
+    let meaning = meaning(spec, id_type, &specs);
     let mapping = Mapping {
         index,
         source: spec.source.clone(),
@@ -78,7 +80,8 @@ pub fn compile(
         on_drop: spec.on_drop,
         critical: spec.critical,
         fingerprint: table.fingerprint.clone(),
-        hash: hash(spec, id_type, &specs),
+        hash: hash(&meaning),
+        meaning,
     };
     Ok((mapping, problems.into_found()))
 }

@@ -326,7 +326,7 @@ mod tests {
     use bson::{Bson, Decimal128, doc};
 
     use super::*;
-    use crate::config::{Deletes, KeySpec, OnDrop, SchemaMode};
+    use crate::config::{Deletes, KeySpec, OnDrop, OnMappingChange, SchemaMode};
     use crate::domain::Namespace;
 
     fn spec(columns: Option<Vec<ColumnSpec>>) -> MappingSpec {
@@ -340,6 +340,7 @@ mod tests {
             deletes: Deletes::Hard,
             schema: SchemaMode::Create,
             on_drop: OnDrop::Delete,
+            on_mapping_change: OnMappingChange::Resync,
             critical: false,
             enabled: true,
             allow_empty: false,

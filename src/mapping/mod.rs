@@ -13,6 +13,7 @@ mod table;
 
 pub use compile::{ColumnPlan, Mapping, compile};
 pub use draft::{Draft, DraftColumn, DraftType, DraftedFor, Inferred};
+pub use hash::differences;
 pub use problem::Problem;
 
 #[cfg(test)]

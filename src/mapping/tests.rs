@@ -1,5 +1,7 @@
 use super::{Mapping, Problem, compile};
-use crate::config::{ColumnSpec, Deletes, KeySpec, MappingSpec, OnDrop, Rule, Scalar, SchemaMode, ValueSpec};
+use crate::config::{
+    ColumnSpec, Deletes, KeySpec, MappingSpec, OnDrop, OnMappingChange, Rule, Scalar, SchemaMode, ValueSpec,
+};
 use crate::domain::{
     Column, ColumnType, ForeignKey, IdType, Namespace, SourceIndex, Table, TableName, TextKind, UniqueKey,
 };
@@ -101,6 +103,7 @@ fn venmo() -> MappingSpec {
         deletes: Deletes::Hard,
         schema: SchemaMode::Expect,
         on_drop: OnDrop::Delete,
+        on_mapping_change: OnMappingChange::Resync,
         critical: false,
         enabled: true,
         allow_empty: false,

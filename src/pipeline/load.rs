@@ -88,6 +88,7 @@ async fn bring_up_to_date(
     let registered = Registered {
         source: &mapping.source,
         mapping_hash: &mapping.hash,
+        meaning: &mapping.meaning,
         id_type: mapping.id_type,
         collection: &collection,
         target: &target,
@@ -101,6 +102,10 @@ async fn bring_up_to_date(
     };
     let followed = known.in_scope && known.collection == collection;
     if followed && known.mapping_hash == mapping.hash {
+        // Somebody took the new hash over by hand.
+        if known.meaning != mapping.meaning {
+            mapping::changed(connection, pipeline, registered).await.map_err(state)?;
+        }
         return Ok(());
     }
     if followed {

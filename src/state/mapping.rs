@@ -8,6 +8,8 @@ use crate::domain::IdType;
 pub struct Known {
     pub source: String,
     pub mapping_hash: String,
+    /// What the hash was made of.
+    pub meaning: String,
     pub id_type: IdType,
     pub enabled: bool,
     /// The collection its rows came from.
@@ -39,7 +41,7 @@ impl SnapshotState {
 
 pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<Known>, sqlx::Error> {
     let rows = sqlx::query(
-        "select source, mapping_hash, id_type, enabled, collection, in_scope, snapshot_state, planned, documents_estimated
+        "select source, mapping_hash, meaning, id_type, enabled, collection, in_scope, snapshot_state, planned, documents_estimated
          from rowstream.mapping where pipeline = $1",
     )
     .bind(pipeline)
@@ -50,6 +52,7 @@ pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<K
         .map(|row| Known {
             source: row.get("source"),
             mapping_hash: row.get("mapping_hash"),
+            meaning: row.get("meaning"),
             // The column's check constraint knows no other words.
             id_type: match row.get::<&str, _>("id_type") {
                 "object_id" => IdType::ObjectId,
@@ -76,6 +79,7 @@ pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<K
 pub struct Registered<'a> {
     pub source: &'a str,
     pub mapping_hash: &'a str,
+    pub meaning: &'a str,
     pub id_type: IdType,
     pub collection: &'a str,
     pub target: &'a str,
@@ -90,8 +94,8 @@ pub async fn register(
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "insert into rowstream.mapping
-             (pipeline, source, mapping_hash, id_type, collection, target, snapshot_state, planned)
-         values ($1, $2, $3, $4, $5, $6, $7, $7 = 'done') on conflict do nothing",
+             (pipeline, source, mapping_hash, id_type, collection, target, snapshot_state, planned, meaning)
+         values ($1, $2, $3, $4, $5, $6, $7, $7 = 'done', $8) on conflict do nothing",
     )
     .bind(pipeline)
     .bind(mapping.source)
@@ -100,6 +104,7 @@ pub async fn register(
     .bind(mapping.collection)
     .bind(mapping.target)
     .bind(snapshot.as_str())
+    .bind(mapping.meaning)
     .execute(connection)
     .await?;
     Ok(())
@@ -112,7 +117,8 @@ pub async fn changed(
     mapping: Registered<'_>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "update rowstream.mapping set mapping_hash = $3, collection = $4, target = $5, in_scope = true
+        "update rowstream.mapping
+         set mapping_hash = $3, collection = $4, target = $5, meaning = $6, in_scope = true
          where pipeline = $1 and source = $2",
     )
     .bind(pipeline)
@@ -120,6 +126,7 @@ pub async fn changed(
     .bind(mapping.mapping_hash)
     .bind(mapping.collection)
     .bind(mapping.target)
+    .bind(mapping.meaning)
     .execute(connection)
     .await?;
     Ok(())

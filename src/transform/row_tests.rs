@@ -44,6 +44,7 @@ fn transformer(columns: Vec<ColumnPlan>) -> Result<Transformer, Vec<Problem>> {
         on_drop: OnDrop::Delete,
         critical: false,
         fingerprint: String::new(),
+        meaning: String::new(),
         hash: String::new(),
     };
     Transformer::new(Arc::new(mapping), ROOT)

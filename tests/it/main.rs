@@ -16,6 +16,7 @@ mod ids;
 mod kills;
 mod layering;
 mod lease;
+mod mapping_change;
 mod namespaces;
 mod operations;
 mod outages;
