@@ -1,16 +1,18 @@
 //! Everything that can be known before the first write: both servers, every mapping, every table.
 //! `rowstream check` prints it; `rowstream run` begins with it.
 
+mod servers;
+
 use std::fmt;
 use std::sync::Arc;
 
 use mongodb::Client;
 use sha2::{Digest, Sha256};
-use sqlx::{PgConnection, Row};
+use sqlx::PgConnection;
 
 use super::schema::draft;
 use crate::config::{Config, KeySpec, MappingSpec, Mappings, OnMappingChange, SchemaMode};
-use crate::domain::{IdType, Namespace, SourceIndex, Table};
+use crate::domain::{IdType, Namespace, SourceIndex, Table, TableName};
 use crate::mapping::{self, Mapping, Problem};
 use crate::pipeline::{Error, Mapped, Plan};
 use crate::sink::{self, Target};
@@ -18,9 +20,6 @@ use crate::source::{self, CollectionFacts, CollectionIndex, Facts, OplogWindow, 
 use crate::state::mapping::Known;
 use crate::state::{self, SchemaState};
 use crate::transform::Transformer;
-
-/// The oldest PostgreSQL whose catalogs and SQL rowstream is written for.
-const OLDEST_POSTGRESQL: i32 = 130_000;
 
 /// What may be done about tables that do not exist and may be created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,114 +136,40 @@ pub async fn inspect(
             "add a mapping, enable one, or create a collection",
         );
     }
-    for place in 0..specs.len() {
-        let index = SourceIndex(place as u16);
-        inspection.mapping(config, client, connection, tables, index, &specs, &facts, &known).await?;
+    let mut found = Vec::with_capacity(specs.len());
+    for spec in &specs {
+        if let Some(facts) = facts.collections.iter().find(|facts| facts.namespace == spec.collection) {
+            inspection.collection(spec, facts);
+        }
+        found.push(inspection.table(client, connection, tables, spec, &specs).await?);
     }
+    let order = mapping::parents_first(&found.iter().map(Option::as_ref).collect::<Vec<_>>());
+    inspection.cycles(&order.cycles);
+    for (index, place) in order.places.into_iter().enumerate() {
+        if let Some(table) = &found[place] {
+            inspection.mapping(config, SourceIndex(index as u16), &specs[place], table, &facts, &known);
+        }
+    }
+    inspection.pooler(config, connection).await;
     Ok(inspection)
 }
 
 impl Inspection {
-    fn mongodb(&mut self, facts: &Facts) {
-        // Whether a missing collection is a mistake is the mapping's to say.
-        for finding in facts.findings.iter().filter(|finding| finding.name != "missing_collection") {
-            let verdict = if finding.fatal { Verdict::Failed } else { Verdict::Warning };
-            self.add(verdict, format!("mongodb {}", finding.name), &finding.message, finding.hint);
-        }
-        if !facts.findings.iter().any(|finding| finding.fatal) {
-            let window = match &facts.oplog {
-                Some(oplog) => format!(
-                    ", oplog window {:.1} h",
-                    f64::from(oplog.last.seconds.saturating_sub(oplog.first.seconds)) / 3600.0
-                ),
-                None => String::new(),
-            };
-            self.add(
-                Verdict::Passed,
-                "mongodb",
-                format!("{}, {}{window}", facts.version, facts.topology),
-                "",
-            );
-        }
-    }
-
-    async fn postgresql(&mut self, connection: &mut PgConnection) -> Result<(), Error> {
-        let failed = |error| Error::retry("look at postgresql", error);
-        let row = sqlx::query(
-            "select current_setting('server_version_num')::int as number, current_setting('server_version') as text,
-                    current_database() as database, current_user::text as role,
-                    has_database_privilege(current_database(), 'TEMP') as temporary,
-                    pg_is_in_recovery() as standby",
-        )
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(failed)?;
-        let (number, text): (i32, String) = (row.get("number"), row.get("text"));
-        let (database, role): (String, String) = (row.get("database"), row.get("role"));
-        if number < OLDEST_POSTGRESQL {
-            self.add(
-                Verdict::Failed,
-                "postgresql",
-                format!("version {text} is too old"),
-                "13 or later is needed",
-            );
-        } else if row.get("standby") {
-            self.add(
-                Verdict::Failed,
-                "postgresql",
-                "the server is a read-only standby",
-                "point postgres.url at the primary, or add target_session_attrs",
-            );
-        } else if !row.get::<bool, _>("temporary") {
-            self.add(
-                Verdict::Failed,
-                "postgresql",
-                format!("role {role} may not create temporary tables in {database}"),
-                &format!("grant temporary on database {database} to {role}"),
-            );
-        } else {
-            self.add(Verdict::Passed, "postgresql", format!("{text}, database {database}, role {role}"), "");
-        }
-        match state::schema_state(connection).await.map_err(failed)? {
-            SchemaState::Current => self.add(Verdict::Passed, "state", "schema rowstream is up to date", ""),
-            SchemaState::Missing | SchemaState::Outdated => self.add(
-                Verdict::Warning,
-                "state",
-                "schema rowstream is not there yet or of an older version",
-                "`rowstream run` brings it up to date if its role may, else run `rowstream migrate`",
-            ),
-            SchemaState::Newer => self.add(
-                Verdict::Failed,
-                "state",
-                "the schema rowstream was written by a newer version",
-                "run that version or a later one",
-            ),
-        }
-        Ok(())
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "what one mapping is checked against, once")]
-    async fn mapping(
+    fn mapping(
         &mut self,
         config: &Config,
-        client: &Client,
-        connection: &mut PgConnection,
-        tables: Tables,
         index: SourceIndex,
-        specs: &[MappingSpec],
+        spec: &MappingSpec,
+        table: &Table,
         facts: &Facts,
         known: &[Known],
-    ) -> Result<(), Error> {
-        let spec = &specs[usize::from(index.0)];
+    ) {
         let collection = facts.collections.iter().position(|facts| facts.namespace == spec.collection);
-        let Some(collection) = collection else { return Ok(()) };
+        let Some(collection) = collection else { return };
         let of_collection = &facts.collections[collection];
-        self.collection(spec, of_collection);
-        let table = self.table(client, connection, tables, spec, specs).await?;
-        let Some(table) = table else { return Ok(()) };
         let known = known.iter().find(|known| known.source == spec.source);
-        let Some(id_type) = self.id_type(spec, of_collection, known) else { return Ok(()) };
-        match mapping::compile(index, spec, id_type, &table) {
+        let Some(id_type) = self.id_type(spec, of_collection, known) else { return };
+        match mapping::compile(index, spec, id_type, table) {
             Err(problems) => problems.into_iter().for_each(|problem| self.problem(problem)),
             Ok((mapping, warnings)) => {
                 warnings.into_iter().for_each(|problem| self.problem(problem));
@@ -253,7 +178,16 @@ impl Inspection {
                 self.finish(config, mapping, CollectionIndex(collection as u16), of_collection);
             }
         }
-        Ok(())
+    }
+
+    fn cycles(&mut self, cycles: &[Vec<TableName>]) {
+        for cycle in cycles {
+            let names: Vec<String> = cycle.iter().map(ToString::to_string).collect();
+            let message = format!("tables refer to each other: {}", names.join(" → "));
+            let hint =
+                "no order has every parent first: a row that comes before its parent is held and tried again";
+            self.add(Verdict::Warning, "foreign keys", message, hint);
+        }
     }
 
     fn collection(&mut self, spec: &MappingSpec, facts: &CollectionFacts) {

@@ -8,12 +8,14 @@ mod compile;
 mod draft;
 mod fit;
 mod hash;
+mod order;
 mod problem;
 mod table;
 
 pub use compile::{ColumnPlan, Mapping, compile};
 pub use draft::{Draft, DraftColumn, DraftType, DraftedFor, Inferred};
 pub use hash::differences;
+pub use order::{Order, parents_first};
 pub use problem::Problem;
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ const HAS_SCHEMA: &str = "select exists (select from pg_catalog.pg_namespace whe
 struct Answer {
     shape: String,
     fingerprint: String,
+    indexes: String,
     missing_privileges: String,
     missing_column_privileges: String,
     row_security: bool,
@@ -54,6 +55,7 @@ struct ShapeUniqueKey {
     deferrable: bool,
     nondeterministic: bool,
     partial_or_expression: bool,
+    predicate: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -84,6 +86,7 @@ pub async fn read_table(conn: &mut PgConnection, name: &TableName) -> Result<Opt
         name: name.clone(),
         columns: shape.columns.into_iter().map(Column::from).collect(),
         unique_keys: shape.unique_keys.into_iter().map(UniqueKey::from).collect(),
+        indexes: serde_json::from_str(&answer.indexes).map_err(unreadable)?,
         foreign_keys: shape.foreign_keys.into_iter().map(ForeignKey::from).collect(),
         triggers: shape.triggers,
         rules: shape.rules,
@@ -167,6 +170,7 @@ impl From<ShapeUniqueKey> for UniqueKey {
             deferrable: shape.deferrable,
             nondeterministic: shape.nondeterministic,
             partial_or_expression: shape.partial_or_expression,
+            predicate: shape.predicate,
         }
     }
 }

@@ -7,6 +7,7 @@ mod daemon;
 mod oracle;
 mod stage;
 
+mod check;
 mod chunk_order;
 mod command_line;
 mod demo;
