@@ -17,6 +17,8 @@ impl fmt::Display for TableName {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
     pub name: TableName,
+    /// Another table of the same name has another one.
+    pub oid: u32,
     /// In attribute order.
     pub columns: Vec<Column>,
     pub unique_keys: Vec<UniqueKey>,

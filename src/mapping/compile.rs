@@ -25,6 +25,7 @@ pub struct Mapping {
     pub on_drop: OnDrop,
     pub critical: bool,
     /// Of the table this was compiled against.
+    pub table_oid: u32,
     pub fingerprint: String,
     /// What it says about rows, and the hash of that.
     pub meaning: String,
@@ -79,6 +80,7 @@ pub fn compile(
         deletes: spec.deletes.clone(),
         on_drop: spec.on_drop,
         critical: spec.critical,
+        table_oid: table.oid,
         fingerprint: table.fingerprint.clone(),
         hash: hash(&meaning),
         meaning,

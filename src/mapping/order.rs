@@ -103,6 +103,7 @@ mod tests {
         });
         Table {
             name: name(of),
+            oid: 1,
             columns: Vec::new(),
             unique_keys: Vec::new(),
             foreign_keys: foreign_keys.collect(),

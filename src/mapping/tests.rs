@@ -68,6 +68,7 @@ fn transactions() -> Table {
         ],
         foreign_keys: Vec::new(),
         indexes: Vec::new(),
+        oid: 1,
         triggers: Vec::new(),
         rules: Vec::new(),
         row_security: false,

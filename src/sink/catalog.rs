@@ -24,6 +24,7 @@ struct Answer {
 
 #[derive(Deserialize)]
 struct Shape {
+    oid: u32,
     kind: char,
     columns: Vec<ShapeColumn>,
     unique_keys: Vec<ShapeUniqueKey>,
@@ -84,6 +85,7 @@ pub async fn read_table(conn: &mut PgConnection, name: &TableName) -> Result<Opt
         readable && sqlx::query_scalar(statement::is_empty(name)).fetch_one(conn).await.map_err(failed)?;
     Ok(Some(Table {
         name: name.clone(),
+        oid: shape.oid,
         columns: shape.columns.into_iter().map(Column::from).collect(),
         unique_keys: shape.unique_keys.into_iter().map(UniqueKey::from).collect(),
         indexes: serde_json::from_str(&answer.indexes).map_err(unreadable)?,

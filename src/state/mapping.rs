@@ -14,6 +14,8 @@ pub struct Known {
     pub enabled: bool,
     /// The collection its rows came from.
     pub collection: String,
+    /// The table they were written to.
+    pub target_oid: u32,
     /// Its changes were followed up to the checkpoint; not so for one that was taken out for a while.
     pub in_scope: bool,
     pub snapshot: SnapshotState,
@@ -41,7 +43,7 @@ impl SnapshotState {
 
 pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<Known>, sqlx::Error> {
     let rows = sqlx::query(
-        "select source, mapping_hash, meaning, id_type, enabled, collection, in_scope, snapshot_state, planned, documents_estimated
+        "select source, mapping_hash, meaning, id_type, enabled, collection, target_oid, in_scope, snapshot_state, planned, documents_estimated
          from rowstream.mapping where pipeline = $1",
     )
     .bind(pipeline)
@@ -62,6 +64,8 @@ pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<K
             },
             enabled: row.get("enabled"),
             collection: row.get("collection"),
+            // An oid is unsigned, what is stored never above.
+            target_oid: row.get::<i64, _>("target_oid") as u32,
             in_scope: row.get("in_scope"),
             snapshot: match row.get::<&str, _>("snapshot_state") {
                 "done" => SnapshotState::Done,
@@ -83,6 +87,7 @@ pub struct Registered<'a> {
     pub id_type: IdType,
     pub collection: &'a str,
     pub target: &'a str,
+    pub target_oid: u32,
 }
 
 /// First sight of a mapping; one that is known keeps its state.
@@ -94,8 +99,8 @@ pub async fn register(
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "insert into rowstream.mapping
-             (pipeline, source, mapping_hash, id_type, collection, target, snapshot_state, planned, meaning)
-         values ($1, $2, $3, $4, $5, $6, $7, $7 = 'done', $8) on conflict do nothing",
+             (pipeline, source, mapping_hash, id_type, collection, target, snapshot_state, planned, meaning, target_oid)
+         values ($1, $2, $3, $4, $5, $6, $7, $7 = 'done', $8, $9) on conflict do nothing",
     )
     .bind(pipeline)
     .bind(mapping.source)
@@ -105,6 +110,7 @@ pub async fn register(
     .bind(mapping.target)
     .bind(snapshot.as_str())
     .bind(mapping.meaning)
+    .bind(i64::from(mapping.target_oid))
     .execute(connection)
     .await?;
     Ok(())
@@ -118,7 +124,7 @@ pub async fn changed(
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "update rowstream.mapping
-         set mapping_hash = $3, collection = $4, target = $5, meaning = $6, in_scope = true
+         set mapping_hash = $3, collection = $4, target = $5, meaning = $6, target_oid = $7, in_scope = true
          where pipeline = $1 and source = $2",
     )
     .bind(pipeline)
@@ -127,6 +133,7 @@ pub async fn changed(
     .bind(mapping.collection)
     .bind(mapping.target)
     .bind(mapping.meaning)
+    .bind(i64::from(mapping.target_oid))
     .execute(connection)
     .await?;
     Ok(())

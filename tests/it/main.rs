@@ -18,6 +18,7 @@ mod kills;
 mod layering;
 mod lease;
 mod mapping_change;
+mod migrations;
 mod namespaces;
 mod operations;
 mod outages;
