@@ -2,6 +2,7 @@
 
 mod inspect;
 mod postgres;
+mod schema;
 mod summary;
 
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 pub use inspect::{Inspection, Line, Tables, Verdict, inspect};
-pub use postgres::connect_postgres;
+pub use postgres::{Servers, connect_postgres};
+pub use schema::{Drafted, schema};
 pub use summary::Summary;
 
 use crate::config::Config;

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::connection::redact;
 use super::model::{
     Aim, ColumnSpec, Config, Deletes, LogFormat, MappingSpec, Mappings, MatchSpec, Missing, OnDrop,
-    ReferenceSpec, SchemaMode, SnapshotMode, Targets, ValueSpec,
+    OnMappingChange, ReferenceSpec, SchemaMode, SnapshotMode, Targets, ValueSpec,
 };
 use super::reading::{JsonForm, quoted};
 use super::units::{show_bytes, show_duration};
@@ -127,6 +127,11 @@ fn mapping(out: &mut String, spec: &MappingSpec) {
         OnDrop::Halt => "halt",
     };
     line(out, 2, "on_drop", on_drop);
+    let on_mapping_change = match spec.on_mapping_change {
+        OnMappingChange::Resync => "resync",
+        OnMappingChange::Halt => "halt",
+    };
+    line(out, 2, "on_mapping_change", on_mapping_change);
     line(out, 2, "critical", &spec.critical.to_string());
     line(out, 2, "enabled", &spec.enabled.to_string());
     line(out, 2, "allow_empty", &spec.allow_empty.to_string());

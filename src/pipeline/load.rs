@@ -77,7 +77,7 @@ pub async fn load(
     Ok(Loaded { checkpoint, pending, done, held, waits })
 }
 
-/// A mapping that is new is registered; one that changed is copied again. Rows whose documents nobody
+/// A mapping that is new is registered; one that changed, or has another table, is copied again. Rows whose documents nobody
 /// followed for a while, or that came from another collection, go first: some of them may have no document.
 async fn bring_up_to_date(
     connection: &mut PgConnection,
@@ -91,9 +91,11 @@ async fn bring_up_to_date(
     let registered = Registered {
         source: &mapping.source,
         mapping_hash: &mapping.hash,
+        meaning: &mapping.meaning,
         id_type: mapping.id_type,
         collection: &collection,
         target: &target,
+        target_oid: mapping.table_oid,
     };
     let Some(known) = known else {
         let snapshot = match mode {
@@ -103,10 +105,18 @@ async fn bring_up_to_date(
         return mapping::register(connection, pipeline, registered, snapshot).await.map_err(state);
     };
     let followed = known.in_scope && known.collection == collection;
-    if followed && known.mapping_hash == mapping.hash {
+    let same_table = known.target_oid == mapping.table_oid;
+    if followed && same_table && known.mapping_hash == mapping.hash {
+        // Somebody took the new hash over by hand.
+        if known.meaning != mapping.meaning {
+            mapping::changed(connection, pipeline, registered).await.map_err(state)?;
+        }
         return Ok(());
     }
-    if followed {
+    if followed && known.mapping_hash == mapping.hash {
+        // Dropped and made again, or another one was renamed onto its name: nobody knows what is in it.
+        tracing::warn!(source = mapping.source, %target, "the table is another one, copying the collection again");
+    } else if followed {
         tracing::warn!(source = mapping.source, "the mapping changed, copying its collection again");
     } else if mapping.deletes == Deletes::Keep {
         tracing::warn!(source = mapping.source, "the collection was not followed, copying it again");

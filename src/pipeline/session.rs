@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::Error;
 use super::batch::{Gatherer, Limits};
-use super::commit::{HeldPolicy, Relations, Writer, state};
+use super::commit::{HeldPolicy, Relations, Writer, apply, state};
 use super::holding::Holding;
 use super::outstanding::Outstanding;
 use super::plan::Plan;
@@ -21,10 +21,10 @@ use super::report::Report;
 use super::snapshot::{Chunks, Copying, Pending, work};
 use super::stream::{Committing, Reading};
 use crate::domain::{ClusterTime, Key, SourceIndex};
-use crate::source;
 use crate::state::checkpoint::Checkpoint;
 use crate::state::lease::Epoch;
 use crate::state::{held, lease, wait};
+use crate::{sink, source};
 
 /// Batches that may be ready while one commits. One keeps both sides busy; more only adds delay.
 const PREPARED_BATCHES: usize = 1;
@@ -361,6 +361,21 @@ impl Keeper {
         Ok(())
     }
 
+    /// What they wait for may be a change of their table that no write notices: a label of an enum.
+    async fn catalog_is_the_same(&mut self, due: &[(Key, i64)]) -> Result<(), Error> {
+        let mut sources: Vec<SourceIndex> = due.iter().map(|(key, _)| key.source).collect();
+        sources.sort_unstable();
+        sources.dedup();
+        for source in sources {
+            let mapping = &self.plan.of(source).mapping;
+            let present = sink::fingerprint(&mut self.connection, &mapping.table).await.map_err(apply)?;
+            if present.as_deref() != Some(mapping.fingerprint.as_str()) {
+                return Err(Error::Rebuild { because: "a table with held changes has changed" });
+            }
+        }
+        Ok(())
+    }
+
     async fn retry_held(&mut self) -> Result<(), Error> {
         let counts = held::counts(&mut self.connection, &self.pipeline).await.map_err(state)?;
         let open = counts.iter().any(|count| count.state != "resolved");
@@ -383,6 +398,7 @@ impl Keeper {
         if due.is_empty() {
             return Ok(());
         }
+        self.catalog_is_the_same(&due).await?;
         let now = Instant::now();
         // A pipeline that is busy gets them at the next tick.
         if self.touch.try_send(due.iter().map(|(key, _)| key.clone()).collect()).is_ok() {

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use crate::domain::{CanonicalId, Rejection};
 use crate::mapping::Mapping;
 
-pub use catalog::{create_document_table, fingerprint, read_table};
+pub use catalog::{create_sql, create_table, existing_comment, fingerprint, read_table};
 pub use error::{Disposition, Error, MalformedTuple, ServerError};
 pub use find::{delete_stub, find, insert_stubs, referrers};
 pub use guard::{guard, lock};

@@ -88,6 +88,8 @@ pub(super) fn target(table: &Table, key: KeySpec, names: &[&str]) -> Target {
         on_drop: OnDrop::Delete,
         critical: false,
         fingerprint: table.fingerprint.clone(),
+        table_oid: 1,
+        meaning: String::new(),
         hash: String::new(),
     }))
 }
