@@ -410,7 +410,7 @@ pub(super) fn apply(error: sink::Error) -> Error {
     match error.disposition() {
         sink::Disposition::Refresh => Error::Rebuild { because: "the catalog of the target changed" },
         sink::Disposition::Halt { hint } => Error::halt(Error::chain(&error), hint),
-        sink::Disposition::Retry => Error::retry("apply", error),
+        sink::Disposition::Retry | sink::Disposition::Suspect(_) => Error::retry("apply", error),
         // A refusal outside of any single row's savepoint would come again and again.
         sink::Disposition::Hold(rejection) => Error::halt(
             format!("{}: {rejection}", Error::chain(&error)),

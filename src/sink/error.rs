@@ -61,6 +61,8 @@ pub enum Disposition {
     Retry,
     /// One document's fault: hold it, go on with the others.
     Hold(Rejection),
+    /// Passes at another try, or else is one row's fault, which only writing the rows apart can tell.
+    Suspect(Rejection),
     /// The catalog has changed: read it again; go on if the mapping still fits, else halt.
     Refresh,
     /// A human must act.
@@ -135,6 +137,7 @@ impl ServerError {
             Verdict::Refresh => Disposition::Refresh,
             Verdict::Halt(hint) => Disposition::Halt { hint },
             Verdict::Hold(reason, why) => Disposition::Hold(self.rejection(reason, why)),
+            Verdict::Suspect(why) => Disposition::Suspect(self.rejection(Reason::RejectedByTarget, why)),
         }
     }
 
@@ -185,6 +188,7 @@ fn names_no_value(sqlstate: &str, has_context: bool) -> bool {
 enum Verdict {
     Retry,
     Hold(Reason, &'static str),
+    Suspect(&'static str),
     Refresh,
     Halt(&'static str),
 }
@@ -196,14 +200,13 @@ const BY_TRIGGER: &str = "is refused by a trigger or function of the table";
 const POOLER: &str = "connect without a transaction pooler in between, or use session pooling";
 
 impl Verdict {
-    /// Statements of ours have no context: what names something unknown there, or fails inside the server
-    /// (XX000), is a mistake of the user's function, at this row.
+    /// Statements of ours have no context: what names something unknown there, fails inside the server (XX000),
+    /// or has a code of the user's own is a matter of the user's function, at this row.
     fn of(sqlstate: &str, has_context: bool) -> Self {
         let is_functions_own = match Self::of_code(sqlstate) {
-            Self::Refresh => true,
-            Self::Halt(_) => sqlstate.starts_with("42") && sqlstate != "42501",
-            Self::Retry => sqlstate == "XX000",
-            Self::Hold(..) => false,
+            Self::Refresh | Self::Suspect(_) => true,
+            Self::Halt(_) => !matches!(sqlstate, "42501" | "XX001" | "XX002"),
+            Self::Retry | Self::Hold(..) => false,
         };
         if has_context && is_functions_own {
             Self::Hold(Reason::RejectedByTarget, BY_TRIGGER)
@@ -248,8 +251,9 @@ impl Verdict {
             // A server that is promoted or demoted is read-only for a while; 25P02 follows another error.
             "25006" | "25P02" | "25P03" | "25P04" => Self::Retry,
             "XX001" | "XX002" => Self::Halt("PostgreSQL reports corrupted data: check the server"),
-            // "tuple concurrently updated", "could not open relation" during DDL: gone at the next try.
-            "XX000" => Self::Retry,
+            // "tuple concurrently updated", "could not open relation" during DDL: gone at the next try. But also
+            // a value that an extension's type does not take: PostGIS says so for every bad geometry.
+            "XX000" => Self::Suspect("fails inside PostgreSQL or an extension"),
 
             _ => Self::of_class(sqlstate.get(..2).unwrap_or_default()),
         }
@@ -291,6 +295,7 @@ mod tests {
                 Verdict::Retry => format!("{code} retry\n"),
                 Verdict::Refresh => format!("{code} refresh\n"),
                 Verdict::Hold(reason, why) => format!("{code} hold    {}: {why}\n", reason.as_str()),
+                Verdict::Suspect(why) => format!("{code} suspect {why}\n"),
                 Verdict::Halt(hint) => format!("{code} halt    {hint}\n"),
             })
             .collect();
@@ -300,7 +305,7 @@ mod tests {
     #[test]
     fn what_a_users_function_names_is_no_change_of_the_catalog() {
         let held = Verdict::Hold(Reason::RejectedByTarget, BY_TRIGGER);
-        for code in ["42P01", "42703", "42601", "0A000", "3F000", "XX000"] {
+        for code in ["42P01", "42703", "42601", "0A000", "3F000", "XX000", "55000", "28000", "99999"] {
             assert_eq!(Verdict::of(code, true), held, "{code}");
             assert_ne!(Verdict::of(code, false), held, "{code}");
         }

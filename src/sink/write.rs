@@ -50,7 +50,9 @@ pub async fn insert_new(conn: &mut PgConnection, target: &Target, rows: &[Row]) 
         }
         Err(source) => {
             let error = Error::from_sqlx(&target.mapping.table, "copy rows", source);
-            let Disposition::Hold(_) = error.disposition() else { return Err(error) };
+            let (Disposition::Hold(_) | Disposition::Suspect(_)) = error.disposition() else {
+                return Err(error);
+            };
             run(conn, target, ROLLBACK).await?;
             let outcome = upsert(conn, target, rows).await?;
             Ok(Outcome { fell_back: true, ..outcome })
@@ -98,7 +100,7 @@ pub async fn drop_rows(conn: &mut PgConnection, target: &Target) -> Result<Dropp
         Ok(deleted) => return Ok(Dropped { deleted, refused: Vec::new() }),
         Err(error) => error,
     };
-    let Disposition::Hold(_) = error.disposition() else { return Err(error) };
+    let (Disposition::Hold(_) | Disposition::Suspect(_)) = error.disposition() else { return Err(error) };
     run(conn, target, ROLLBACK).await?;
     let mut dropped = Dropped::default();
     let mut last = None;
