@@ -11,9 +11,10 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Transaction};
 
 use super::Error;
 use super::holding::Holding;
-use super::plan::Plan;
+use super::pace::Pace;
+use super::plan::{Mapped, Plan};
 use super::prepare::{Prepared, Refused, SourceBatch};
-use crate::domain::{CanonicalId, Document, SourceIndex};
+use crate::domain::{CanonicalId, Document, Portion, SourceIndex};
 use crate::sink::{self, Outcome, Target};
 use crate::state::chunk::Chunk;
 use crate::state::held::{Backoff, Entry};
@@ -37,6 +38,7 @@ pub(super) struct Writer {
     epoch: Epoch,
     policy: HeldPolicy,
     holding: Arc<Holding>,
+    pace: Pace,
 }
 
 /// What one transaction did, per source.
@@ -77,8 +79,9 @@ impl Writer {
         epoch: Epoch,
         policy: HeldPolicy,
         holding: Arc<Holding>,
+        pace: Pace,
     ) -> Self {
-        Self { connection, plan, pipeline, epoch, policy, holding }
+        Self { connection, plan, pipeline, epoch, policy, holding, pace }
     }
 
     /// One batch of the stream: rows, held changes and checkpoint together.
@@ -187,6 +190,7 @@ impl Writer {
             epoch: self.epoch,
             policy: self.policy,
             holding: &self.holding,
+            portion: self.pace.portion(),
         })
     }
 }
@@ -206,7 +210,10 @@ pub(super) async fn begin_fenced<'a>(
         Some(lock) => connection.begin_with(AssertSqlSafe(format!("{BEGIN}; {}", lock.0))).await,
         None => connection.begin_with(BEGIN).await,
     };
-    let mut transaction = begun.map_err(state)?;
+    let mut transaction = begun.map_err(|error| match targets {
+        [] => state(error),
+        _ => apply(sink::lock_error(targets, error)),
+    })?;
     if !lease::fence(&mut transaction, pipeline, epoch).await.map_err(state)? {
         return Err(Error::Fenced);
     }
@@ -222,6 +229,7 @@ struct Open<'a> {
     epoch: Epoch,
     policy: HeldPolicy,
     holding: &'a Holding,
+    portion: Portion,
 }
 
 impl Open<'_> {
@@ -231,38 +239,24 @@ impl Open<'_> {
 
     async fn upsert(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
         let target = &self.plan.of(batch.source).target;
-        sink::upsert(&mut self.transaction, target, &batch.rows).await.map_err(apply)
+        sink::upsert(&mut self.transaction, target, &batch.rows, self.portion).await.map_err(apply)
     }
 
     async fn insert_new(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
         let target = &self.plan.of(batch.source).target;
-        sink::insert_new(&mut self.transaction, target, &batch.rows).await.map_err(apply)
+        sink::insert_new(&mut self.transaction, target, &batch.rows, self.portion).await.map_err(apply)
     }
 
     async fn delete(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
         let target = &self.plan.of(batch.source).target;
-        sink::delete(&mut self.transaction, target, &batch.deletes).await.map_err(apply)
+        sink::delete(&mut self.transaction, target, &batch.deletes, self.portion).await.map_err(apply)
     }
 
     async fn drop_source(&mut self, source: SourceIndex) -> Result<u64, Error> {
-        let target = &self.plan.of(source).target;
-        let dropped = sink::drop_rows(&mut self.transaction, target).await.map_err(apply)?;
-        if let Some((_, rejection)) = dropped.refused.first() {
-            // Without their documents nobody would ever touch them again: somebody has to decide.
-            let mapping = &self.plan.of(source).mapping;
-            return Err(Error::halt(
-                format!(
-                    "collection {} was dropped, but {} of its rows in {} cannot be deleted: {rejection}",
-                    mapping.namespace,
-                    dropped.refused.len(),
-                    mapping.table
-                ),
-                "delete the rows that refer to them, or set deletes: keep; it goes on by itself then",
-            ));
-        }
+        let deleted = drop_rows(&mut self.transaction, self.plan.of(source), self.portion).await?;
         let (transaction, pipeline, name) = self.named(source);
         held::resolve_source(transaction, pipeline, name).await.map_err(state)?;
-        Ok(dropped.deleted)
+        Ok(deleted)
     }
 
     async fn snapshot_again(&mut self, source: SourceIndex) -> Result<(), Error> {
@@ -405,12 +399,34 @@ impl HeldPolicy {
     }
 }
 
+/// Deletes the rows of a collection that was dropped, or is another one now: all of them, or it halts. Without
+/// their documents nobody would ever touch them again, so somebody has to decide.
+pub(super) async fn drop_rows(
+    connection: &mut PgConnection,
+    mapped: &Mapped,
+    portion: Portion,
+) -> Result<u64, Error> {
+    let dropped = sink::drop_rows(connection, &mapped.target, portion).await.map_err(apply)?;
+    let Some((_, rejection)) = dropped.refused.first() else { return Ok(dropped.deleted) };
+    let mapping = &mapped.mapping;
+    Err(Error::halt(
+        format!(
+            "{} rows of mapping {} in {} must go with the collection they came from, but the first of them {rejection}",
+            dropped.refused.len(),
+            mapping.source,
+            mapping.table
+        ),
+        "delete the rows that refer to them, or set deletes: keep; it goes on by itself then",
+    ))
+}
+
 /// What an error of the sink means for the session.
 pub(super) fn apply(error: sink::Error) -> Error {
     match error.disposition() {
         sink::Disposition::Refresh => Error::Rebuild { because: "the catalog of the target changed" },
         sink::Disposition::Halt { hint } => Error::halt(Error::chain(&error), hint),
         sink::Disposition::Retry | sink::Disposition::Suspect(_) => Error::retry("apply", error),
+        sink::Disposition::Shrink => Error::TimedOut { source: error },
         // A refusal outside of any single row's savepoint would come again and again.
         sink::Disposition::Hold(rejection) => Error::halt(
             format!("{}: {rejection}", Error::chain(&error)),
@@ -421,5 +437,9 @@ pub(super) fn apply(error: sink::Error) -> Error {
 
 /// What an error of a statement on the state schema means for the session.
 pub(super) fn state(error: sqlx::Error) -> Error {
-    apply(sink::Error::of_state(error))
+    match apply(sink::Error::of_state(error)) {
+        // Nothing of it grows with a batch.
+        Error::TimedOut { source } => Error::retry("apply", source),
+        other => other,
+    }
 }

@@ -53,6 +53,11 @@ impl Prepared {
     pub fn is_empty(&self) -> bool {
         self.sources.is_empty() && self.dropped.is_empty() && self.replaced.is_empty()
     }
+
+    /// To be written or deleted.
+    pub fn changes(&self) -> usize {
+        self.sources.iter().map(|batch| batch.rows.len() + batch.deletes.len()).sum()
+    }
 }
 
 impl SourceBatch {

@@ -10,10 +10,11 @@ use tokio::sync::{RwLock, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::Error;
-use super::batch::{Gatherer, Limits};
+use super::batch::Gatherer;
 use super::commit::{HeldPolicy, Writer, state};
 use super::holding::Holding;
 use super::outstanding::Outstanding;
+use super::pace::Pace;
 use super::plan::Plan;
 use super::prepare::read;
 use super::report::Report;
@@ -31,8 +32,8 @@ const PREPARED_BATCHES: usize = 1;
 /// How often the lag is measured, held changes looked through, and a caught-up stop considered.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Held changes retried in one tick.
-const RETRIES_AT_ONCE: i64 = 500;
+/// Held changes retried in one tick, if a batch takes as many.
+const RETRIES_AT_ONCE: usize = 500;
 
 /// A retry that was handed over and has not been committed is not handed over again before this.
 const RETRY_IN_FLIGHT: Duration = Duration::from_secs(30);
@@ -55,7 +56,7 @@ pub struct Session {
     pub pending: Vec<Pending>,
     /// Sources with held changes.
     pub held: Vec<SourceIndex>,
-    pub limits: Limits,
+    pub pace: Pace,
     pub linger: Duration,
     pub policy: HeldPolicy,
     pub retention: Duration,
@@ -127,9 +128,10 @@ impl Session {
                 self.epoch,
                 self.policy,
                 Arc::clone(&holding),
+                self.pace.clone(),
             )
         };
-        let replies = source::open(&self.client, self.plan.scope.clone(), start, self.limits.max_bytes);
+        let replies = source::open(&self.client, self.plan.scope.clone(), start, self.pace.whole().max_bytes);
         let mut tasks: JoinSet<Result<Done, Error>> = JoinSet::new();
         tasks.spawn(follow(self.report.clone(), replies.state()));
         let (touch, touches) = mpsc::channel(1);
@@ -138,7 +140,8 @@ impl Session {
         let reading = Reading {
             client: self.client.clone(),
             plan: Arc::clone(&self.plan),
-            gatherer: Gatherer::new(self.limits, self.plan.routes()),
+            gatherer: Gatherer::new(self.pace.whole(), self.plan.routes()),
+            pace: self.pace.clone(),
             linger: self.linger,
             committer: Arc::clone(&committer),
             outstanding: Arc::clone(&outstanding),
@@ -149,6 +152,7 @@ impl Session {
             seq: self.checkpoint.seq,
             turn: Arc::clone(&turn),
             busy: committer,
+            pace: self.pace.clone(),
             report: self.report.clone(),
         };
         let reading_session = session.clone();
@@ -165,6 +169,7 @@ impl Session {
             chunks: Chunks::new(self.pending),
             outstanding,
             turn,
+            pace: self.pace.clone(),
             report: self.report.clone(),
         });
         let mut copying_workers = 0;
@@ -183,6 +188,7 @@ impl Session {
             connection: self.keeper_connection,
             lease_ttl: self.lease_ttl,
             retention: self.retention,
+            pace: self.pace,
             report: self.report,
             touch,
             in_flight: HashMap::new(),
@@ -231,6 +237,7 @@ struct Keeper {
     connection: PgConnection,
     lease_ttl: Duration,
     retention: Duration,
+    pace: Pace,
     report: Report,
     touch: mpsc::Sender<Vec<Key>>,
     /// When each was due, and when it was handed over.
@@ -318,7 +325,8 @@ impl Keeper {
         // Entries of sources that are not mapped now would fill the limit and keep the others waiting.
         let sources: Vec<&str> =
             self.plan.mapped.iter().map(|mapped| mapped.mapping.source.as_str()).collect();
-        let due = held::due(&mut self.connection, &self.pipeline, &sources, RETRIES_AT_ONCE);
+        let at_once = RETRIES_AT_ONCE.min(self.pace.limits().max_changes);
+        let due = held::due(&mut self.connection, &self.pipeline, &sources, at_once as i64);
         let due = due.await.map_err(state)?;
         let due: Vec<(Key, i64)> = due
             .into_iter()

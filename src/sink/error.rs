@@ -13,14 +13,14 @@ use crate::domain::{Reason, Rejection, TableName};
 pub enum Error {
     #[error("cannot {doing}, table {table}")]
     Refused {
-        table: TableName,
+        table: Tables,
         doing: &'static str,
         #[source]
         source: ServerError,
     },
     #[error("cannot {doing}, table {table}")]
     Connection {
-        table: TableName,
+        table: Tables,
         doing: &'static str,
         #[source]
         source: sqlx::Error,
@@ -34,6 +34,17 @@ pub enum Error {
         #[source]
         source: MalformedTuple,
     },
+}
+
+/// One, but for a statement that locks several.
+#[derive(Debug, Clone)]
+pub struct Tables(Vec<TableName>);
+
+impl fmt::Display for Tables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = self.0.iter().map(TableName::to_string).collect();
+        f.write_str(&names.join(", "))
+    }
 }
 
 /// A row's tuple does not have the mapping's columns: a mistake of ours, never of a document.
@@ -59,6 +70,8 @@ pub struct ServerError {
 pub enum Disposition {
     /// It passes by itself: roll back, wait, try again.
     Retry,
+    /// It took too long: as `Retry`, but with less at once.
+    Shrink,
     /// One document's fault: hold it, go on with the others.
     Hold(Rejection),
     /// Passes at another try, or else is one row's fault, which only writing the rows apart can tell.
@@ -71,7 +84,11 @@ pub enum Disposition {
 
 impl Error {
     pub(super) fn from_sqlx(table: &TableName, doing: &'static str, source: sqlx::Error) -> Self {
-        let table = table.clone();
+        Self::of_tables(vec![table.clone()], doing, source)
+    }
+
+    pub(super) fn of_tables(tables: Vec<TableName>, doing: &'static str, source: sqlx::Error) -> Self {
+        let table = Tables(tables);
         match &source {
             sqlx::Error::Database(database) => {
                 let source = match database.try_downcast_ref::<PgDatabaseError>() {
@@ -88,6 +105,14 @@ impl Error {
     pub fn of_state(source: sqlx::Error) -> Self {
         let state = TableName { schema: "rowstream".to_owned(), name: "*".to_owned() };
         Self::from_sqlx(&state, "read or write the state", source)
+    }
+
+    /// What could not be written.
+    pub fn tables(&self) -> &[TableName] {
+        match self {
+            Self::Refused { table, .. } | Self::Connection { table, .. } => &table.0,
+            Self::CatalogChanged { table } | Self::Malformed { table, .. } => std::slice::from_ref(table),
+        }
     }
 
     pub fn disposition(&self) -> Disposition {
@@ -134,6 +159,7 @@ impl ServerError {
     pub fn disposition(&self) -> Disposition {
         match Verdict::of(&self.sqlstate, self.has_context) {
             Verdict::Retry => Disposition::Retry,
+            Verdict::Shrink => Disposition::Shrink,
             Verdict::Refresh => Disposition::Refresh,
             Verdict::Halt(hint) => Disposition::Halt { hint },
             Verdict::Hold(reason, why) => Disposition::Hold(self.rejection(reason, why)),
@@ -187,6 +213,7 @@ fn names_no_value(sqlstate: &str, has_context: bool) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Retry,
+    Shrink,
     Hold(Reason, &'static str),
     Suspect(&'static str),
     Refresh,
@@ -206,7 +233,7 @@ impl Verdict {
         let is_functions_own = match Self::of_code(sqlstate) {
             Self::Refresh | Self::Suspect(_) => true,
             Self::Halt(_) => !matches!(sqlstate, "42501" | "XX001" | "XX002"),
-            Self::Retry | Self::Hold(..) => false,
+            Self::Retry | Self::Shrink | Self::Hold(..) => false,
         };
         if has_context && is_functions_own {
             Self::Hold(Reason::RejectedByTarget, BY_TRIGGER)
@@ -241,7 +268,8 @@ impl Verdict {
 
             "42501" => Self::Halt(GRANT),
             "3D000" => Self::Halt("create the database, or correct its name"),
-            "55P03" | "55006" => Self::Retry,
+            "55P03" | "57014" => Self::Shrink,
+            "55006" => Self::Retry,
             "55000" => Self::Halt("the table does not take writes: check replica identity and publications"),
             "54001" => Self::Hold(Reason::RejectedByTarget, "is nested too deeply for PostgreSQL"),
             "54000" => {
@@ -293,6 +321,7 @@ mod tests {
             .iter()
             .map(|code| match Verdict::of(code, false) {
                 Verdict::Retry => format!("{code} retry\n"),
+                Verdict::Shrink => format!("{code} shrink\n"),
                 Verdict::Refresh => format!("{code} refresh\n"),
                 Verdict::Hold(reason, why) => format!("{code} hold    {}: {why}\n", reason.as_str()),
                 Verdict::Suspect(why) => format!("{code} suspect {why}\n"),

@@ -20,8 +20,8 @@ use crate::mapping::Mapping;
 
 pub use catalog::{create_document_table, fingerprint, read_table};
 pub use error::{Disposition, Error, MalformedTuple, ServerError};
-pub use guard::{guard, lock};
-pub use write::{Dropped, analyze, delete, delete_source, drop_rows, insert_new, upsert};
+pub use guard::{guard, lock, lock_error};
+pub use write::{Dropped, analyze, delete, drop_rows, insert_new, upsert};
 
 /// One mapping's table with its statements. A mapping that is compiled again is a new target.
 #[derive(Debug, Clone)]
