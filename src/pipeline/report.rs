@@ -7,7 +7,7 @@ use super::commit::Committed;
 use super::load::Loaded;
 use super::plan::Plan;
 use super::prepare::Prepared;
-use super::{HeldCounts, Moment, RowCounts, SnapshotState, SourceStatus, Status};
+use super::{HeldCounts, Moment, RowCounts, SourceStatus, Status};
 use crate::domain::{ChangeKind, ClusterTime, SourceIndex, TableName};
 use crate::metrics::{BatchSummary, EventOp, Metrics, Stage, TableSummary};
 use crate::source::{Event, EventKind, OplogWindow, Reply, StreamState};
@@ -207,10 +207,9 @@ impl Report {
 
     /// Everything is applied: a table that was slow may have nothing left to be written.
     fn nothing_waits(&self, now: Moment) {
-        let copied = |source: &SourceStatus| {
-            matches!(source.snapshot.state, SnapshotState::Done | SnapshotState::Skipped)
-        };
-        if self.seen(|seen| !seen.slow.is_empty()) && self.status.snapshot(now).sources.iter().all(copied) {
+        let is_copied = |source: &SourceStatus| !source.snapshot.is_unfinished();
+        if self.seen(|seen| !seen.slow.is_empty()) && self.status.snapshot(now).sources.iter().all(is_copied)
+        {
             self.seen(|seen| seen.slow.clear());
             self.proven(std::iter::empty(), now);
         }
@@ -247,7 +246,7 @@ impl Report {
         let committed_at = now.before(checkpoint.age);
         self.status.checkpoint_committed(checkpoint.position.time, checkpoint.seq, committed_at);
         for pending in &loaded.pending {
-            self.status.snapshot_pending(pending.source);
+            self.status.snapshot_pending(pending.source, now);
         }
         for source in &loaded.done {
             self.status.snapshot_done(*source, 0, now);
@@ -325,7 +324,7 @@ impl Report {
             self.committed(&puts, committed, batch.written_at.map(lag_of));
         }
         for source in &batch.replaced {
-            self.status.snapshot_pending(*source);
+            self.status.snapshot_pending(*source, now);
         }
     }
 

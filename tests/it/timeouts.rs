@@ -45,14 +45,6 @@ fn allowed(daemon: &Daemon) -> Vec<u64> {
     lines.filter_map(line).filter_map(number).collect()
 }
 
-async fn detail(daemon: &Daemon, name: &str) -> Result<String> {
-    let (_, body) = daemon.get("/health").await?;
-    let body: Value = serde_json::from_str(&body)?;
-    let mut checks = body["checks"].as_array().context("no checks")?.iter();
-    let check = checks.find(|check| check["name"] == name).context("no such check")?;
-    Ok(check["detail"].as_str().unwrap_or_default().to_owned())
-}
-
 #[tokio::test]
 async fn a_batch_that_takes_too_long_is_made_smaller_until_it_passes() -> Result<()> {
     let stage = Stage::new("slow_batch").await?;
@@ -109,7 +101,7 @@ async fn a_row_that_always_takes_too_long_is_told_with_its_table() -> Result<()>
         Ok((allowed(&daemon).len() >= sessions).then_some(()))
     })
     .await?;
-    let told = detail(&daemon, "postgresql").await?;
+    let told = daemon.detail("postgresql").await?;
     ensure!(told.contains("table public.things") && told.contains("57014"), "{told}");
     let before = "select count(*) from things where source_id::int between 20 and 39";
     assert_eq!(stage.number(before).await?, 20, "what came before it is written");
@@ -142,7 +134,7 @@ async fn a_row_that_another_session_locks_keeps_only_what_comes_after_it_waiting
     .await
     .with_context(|| format!("{:?}\n{}", allowed(&daemon), daemon.last_words()))?;
     daemon.check_becomes("postgresql", &FALLEN).await?;
-    let told = detail(&daemon, "postgresql").await?;
+    let told = daemon.detail("postgresql").await?;
     ensure!(told.contains("table public.things") && told.contains("55P03"), "{told}");
     tokio::time::timeout(Duration::from_secs(10), other.execute("rollback")).await??;
     stage.becomes_equal(&daemon, "things", Plain::Int).await?;
@@ -152,7 +144,7 @@ async fn a_row_that_another_session_locks_keeps_only_what_comes_after_it_waiting
     other.execute("begin; lock table things in exclusive mode").await?;
     things.update_one(doc! { "_id": 1_i64 }, doc! { "$set": { "n": 5 } }).await?;
     daemon.check_becomes("postgresql", &FALLEN).await?;
-    let told = detail(&daemon, "postgresql").await?;
+    let told = daemon.detail("postgresql").await?;
     ensure!(told.contains("lock the table, table public.things"), "{told}");
     other.execute("rollback").await?;
     stage.becomes_equal(&daemon, "things", Plain::Int).await?;
