@@ -3,7 +3,7 @@
 //! Every transaction has one shape: fence, apply rows, hold rejections, move on, commit. If any step
 //! fails, or the answer to the commit is lost, the session ends and the next one loads the state anew.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -101,12 +101,12 @@ impl Writer {
         }
         for batch in &prepared.sources {
             let outcome = open.upsert(batch).await?;
-            open.settle(batch, outcome, &mut tallies).await?;
+            open.settle(batch, batch.written(), &batch.refused, outcome, &mut tallies).await?;
         }
         // Children first: the order of the configuration has parents first.
         for batch in prepared.sources.iter().rev().filter(|batch| !batch.deletes.is_empty()) {
             let outcome = open.delete(batch).await?;
-            open.settle_deletes(batch, outcome, &mut tallies).await?;
+            open.settle(batch, batch.deleted(), &[], outcome, &mut tallies).await?;
         }
         if let Some(position) = &prepared.position {
             open.advance(position, seq).await?;
@@ -134,7 +134,7 @@ impl Writer {
         }
         let outcome = if straight { open.insert_new(batch).await? } else { open.upsert(batch).await? };
         let mut tallies = HashMap::new();
-        open.settle(batch, outcome, &mut tallies).await?;
+        open.settle(batch, batch.written(), &batch.refused, outcome, &mut tallies).await?;
         let apply = began.elapsed();
         open.commit().await?;
         let commit = began.elapsed().saturating_sub(apply);
@@ -274,57 +274,29 @@ impl Open<'_> {
         chunk::finish(transaction, pipeline, name, number, documents).await.map_err(state)
     }
 
-    /// Everything of the batch that has no row now is held; whatever has one is no longer.
+    /// What was written or deleted: everything of it that was refused is held, all else is held no longer.
     async fn settle(
         &mut self,
         batch: &SourceBatch,
+        tried: impl Iterator<Item = (&CanonicalId, &str)>,
+        before: &[Refused],
         outcome: Outcome,
         tallies: &mut HashMap<SourceIndex, Tally>,
     ) -> Result<(), Error> {
+        let by_target: HashSet<&CanonicalId> = outcome.rejected.iter().map(|(id, _)| id).collect();
+        let applied: Vec<&str> =
+            tried.filter(|(id, _)| !by_target.contains(id)).map(|(_, source_id)| source_id).collect();
+        let resolved = self.resolve(batch.source, &applied).await?;
+        let by_target = outcome.rejected.into_iter().map(|(id, rejection)| Refused { id, rejection });
+        let refused: Vec<Refused> = before.iter().cloned().chain(by_target).collect();
+        self.hold(batch, &refused).await?;
         let tally = tallies.entry(batch.source).or_default();
         tally.inserted += outcome.inserted;
         tally.updated += outcome.updated;
         tally.unchanged += outcome.unchanged;
-        tally.fell_back |= outcome.fell_back;
-        let refused_by_target: HashMap<&CanonicalId, ()> =
-            outcome.rejected.iter().map(|(id, _)| (id, ())).collect();
-        let applied: Vec<&str> = batch
-            .rows
-            .iter()
-            .filter(|row| !refused_by_target.contains_key(&row.id))
-            .map(|row| row.source_id.as_str())
-            .chain(batch.kept.iter().map(String::as_str))
-            .collect();
-        tally.resolved += self.resolve(batch.source, &applied).await?;
-        let refused = batch.refused.iter().cloned();
-        let by_target = outcome.rejected.into_iter().map(|(id, rejection)| Refused { id, rejection });
-        let refused: Vec<Refused> = refused.chain(by_target).collect();
-        self.hold(batch, &refused).await?;
-        let tally = tallies.entry(batch.source).or_default();
-        tally.held.extend(refused.into_iter().map(|refused| (refused.id, refused.rejection)));
-        Ok(())
-    }
-
-    async fn settle_deletes(
-        &mut self,
-        batch: &SourceBatch,
-        outcome: Outcome,
-        tallies: &mut HashMap<SourceIndex, Tally>,
-    ) -> Result<(), Error> {
-        let tally = tallies.entry(batch.source).or_default();
         tally.deleted += outcome.deleted;
-        let kept: HashMap<&CanonicalId, ()> = outcome.rejected.iter().map(|(id, _)| (id, ())).collect();
-        let gone: Vec<&str> = batch
-            .deletes
-            .iter()
-            .filter(|(id, _)| !kept.contains_key(id))
-            .map(|(_, source_id)| source_id.as_str())
-            .collect();
-        tally.resolved += self.resolve(batch.source, &gone).await?;
-        let refused: Vec<Refused> =
-            outcome.rejected.into_iter().map(|(id, rejection)| Refused { id, rejection }).collect();
-        self.hold(batch, &refused).await?;
-        let tally = tallies.entry(batch.source).or_default();
+        tally.fell_back |= outcome.fell_back;
+        tally.resolved += resolved;
         tally.held.extend(refused.into_iter().map(|refused| (refused.id, refused.rejection)));
         Ok(())
     }
@@ -409,12 +381,14 @@ pub(super) async fn drop_rows(
     let dropped = sink::drop_rows(connection, &mapped.target, portion).await.map_err(apply)?;
     let Some((_, rejection)) = dropped.refused.first() else { return Ok(dropped.deleted) };
     let mapping = &mapped.mapping;
+    let rows = match dropped.refused.len() {
+        1 => "1 row".to_owned(),
+        count => format!("{count} rows"),
+    };
     Err(Error::halt(
         format!(
-            "{} rows of mapping {} in {} must go with the collection they came from, but the first of them {rejection}",
-            dropped.refused.len(),
-            mapping.source,
-            mapping.table
+            "{rows} of mapping {} in {} cannot go with the collection they came from: {rejection}",
+            mapping.source, mapping.table
         ),
         "delete the rows that refer to them, or set deletes: keep; it goes on by itself then",
     ))

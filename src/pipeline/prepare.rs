@@ -36,7 +36,7 @@ pub struct SourceBatch {
     pub rows: Vec<Row>,
     pub deletes: Vec<(CanonicalId, String)>,
     /// Documents that are gone while their rows stay (`deletes: keep`): nothing is held for them any more.
-    pub kept: Vec<String>,
+    pub kept: Vec<(CanonicalId, String)>,
     pub refused: Vec<Refused>,
     /// Documents of this batch, to be kept beside those that are held.
     pub documents: Vec<(CanonicalId, Document)>,
@@ -70,6 +70,16 @@ impl SourceBatch {
             refused: Vec::new(),
             documents: Vec::new(),
         }
+    }
+
+    /// Ids as rows were made of them. Where rows stay (`deletes: keep`), nothing is left to be done either.
+    pub(super) fn written(&self) -> impl Iterator<Item = (&CanonicalId, &str)> {
+        let rows = self.rows.iter().map(|row| (&row.id, row.source_id.as_str()));
+        rows.chain(self.kept.iter().map(|(id, source_id)| (id, source_id.as_str())))
+    }
+
+    pub(super) fn deleted(&self) -> impl Iterator<Item = (&CanonicalId, &str)> {
+        self.deletes.iter().map(|(id, source_id)| (id, source_id.as_str()))
     }
 
     /// Takes one document in, as a row or with the reason why it has none.
@@ -157,7 +167,7 @@ fn sort(plan: &Plan, changes: Vec<Change>, time: Option<ClusterTime>) -> Vec<Sou
                 let source_id = change.key.id.source_id(plan.id_type(source));
                 match plan.of(source).mapping.deletes {
                     Deletes::Hard => batch.deletes.push((change.key.id, source_id)),
-                    Deletes::Keep => batch.kept.push(source_id),
+                    Deletes::Keep => batch.kept.push((change.key.id, source_id)),
                 }
             }
         }

@@ -335,6 +335,58 @@ async fn a_table_that_is_dropped_halts_and_goes_on_when_it_is_back() -> Result<(
     Ok(())
 }
 
+/// Every look at the table halts it anew; to those who ask it is one and the same halt.
+#[tokio::test]
+async fn a_halt_keeps_its_beginning_until_it_is_over() -> Result<()> {
+    let stage = Stage::new("dropped_column").await?;
+    stage
+        .execute("create table mine (source text, source_id text, n bigint, primary key (source, source_id))")
+        .await?;
+    let mapping = format!(
+        "  - {{ source: things, collection: {}.things, table: mine, id_type: int, columns: {{ n: n }} }}\n",
+        stage.name
+    );
+    let things = stage.collection("things");
+    things.insert_many(numbered(0, 10)).await?;
+    let daemon = Daemon::start(&stage.config(&mapping))?;
+    let becomes = async |rows: i64| {
+        let there = until("the rows", PATIENCE, async || {
+            Ok((stage.number("select count(n) from mine").await.ok() == Some(rows)).then_some(()))
+        });
+        there.await.with_context(|| daemon.last_words())
+    };
+    becomes(10).await?;
+    daemon.check_becomes("leader", &["ok"]).await?;
+    let mut last = daemon.since("leader").await?;
+    for _ in 0..2 {
+        stage.execute("alter table mine drop column n").await?;
+        things.insert_one(doc! { "_id": things.count_documents(doc! {}).await? as i64, "n": 1 }).await?;
+        daemon.check_becomes("leader", &["failing"]).await?;
+        let since = daemon.since("leader").await?;
+        assert!(since > last, "{since} is not after {last}");
+        // Some looks later.
+        let epochs = "select epoch from rowstream.lease";
+        let epoch = stage.number(epochs).await?;
+        until("two more looks", PATIENCE, async || {
+            let state = (daemon.check("leader").await?.1, daemon.since("leader").await?);
+            assert_eq!(state, ("failing".to_owned(), since.clone()));
+            Ok((stage.number(epochs).await? >= epoch + 2).then_some(()))
+        })
+        .await?;
+        assert_eq!(daemon.status().await?["role"], "halted");
+        stage.execute("alter table mine add column n bigint").await?;
+        becomes(1).await?;
+        daemon.check_becomes("leader", &["ok"]).await?;
+        last = daemon.since("leader").await?;
+        assert!(last > since, "{last} is not after {since}");
+        assert!(daemon.status().await?["halt"].is_null());
+    }
+    let told: Vec<String> =
+        daemon.log().into_iter().filter(|line| line.contains("\"message\":\"halted\"")).collect();
+    assert_eq!(told.len(), 2, "once each: {told:#?}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_privilege_that_is_taken_away_halts_until_it_is_given_back() -> Result<()> {
     let stage = Stage::new("privilege").await?;
