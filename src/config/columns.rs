@@ -62,7 +62,7 @@ pub(super) fn columns(field: Field<'_>, key: &KeySpec) -> Vec<ColumnSpec> {
 fn column(name: String, field: Field<'_>, key: &KeySpec) -> Option<ColumnSpec> {
     if name.is_empty() || name.len() > NAME_BYTES || name.contains('\0') {
         field.hidden_mistake(format!("must have a name of 1 to {NAME_BYTES} bytes"), "");
-    } else if key.source.as_ref() == Some(&name) || key.source_id == name {
+    } else if key.added().contains(&name.as_str()) {
         let hint = "rowstream writes the key itself, into the columns that key: names";
         field.hidden_mistake("must not be a column of the key", hint);
     }

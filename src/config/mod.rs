@@ -8,6 +8,7 @@ mod columns;
 mod connection;
 mod defaults;
 mod error;
+mod key;
 mod load;
 mod mappings;
 mod model;
@@ -18,6 +19,7 @@ mod tree;
 mod units;
 
 pub use error::{Error, Mistake};
+pub(crate) use key::is_derived;
 pub use load::load;
 pub use model::*;
 pub(crate) use nearest::nearest;

@@ -415,7 +415,7 @@ fn the_example_loads_and_says_what_its_comments_say() {
         defaults(&servers_only),
         "the example shows another value than the default"
     );
-    assert_eq!(listed(&config).len(), 2);
+    assert_eq!(listed(&config).len(), 3);
     assert_eq!(listed(&config)[0].id_type, Some(IdType::ObjectId));
 }
 

@@ -6,6 +6,7 @@ mod key;
 mod namespace;
 mod position;
 mod row;
+mod row_key;
 mod table;
 
 pub use change::{Change, ChangeKind};
@@ -14,4 +15,5 @@ pub use key::{CanonicalId, IdType, Key, SourceIndex};
 pub use namespace::Namespace;
 pub use position::{ClusterTime, Position, ResumeToken};
 pub use row::{Coercion, Reason, Rejection, Row};
+pub use row_key::{CopyFields, RowKey};
 pub use table::{Column, ColumnType, ForeignKey, Table, TableName, TextKind, UniqueKey};

@@ -57,11 +57,12 @@ pub enum Reason {
     UniqueViolation,
     ForeignKeyViolation,
     DuplicateId,
+    DuplicateKey,
     RejectedByTarget,
 }
 
 impl Reason {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::MissingRequired,
         Self::WrongType,
         Self::OutOfRange,
@@ -77,6 +78,7 @@ impl Reason {
         Self::UniqueViolation,
         Self::ForeignKeyViolation,
         Self::DuplicateId,
+        Self::DuplicateKey,
         Self::RejectedByTarget,
     ];
 
@@ -97,6 +99,7 @@ impl Reason {
             Self::UniqueViolation => "unique_violation",
             Self::ForeignKeyViolation => "foreign_key_violation",
             Self::DuplicateId => "duplicate_id",
+            Self::DuplicateKey => "duplicate_key",
             Self::RejectedByTarget => "rejected_by_target",
         }
     }

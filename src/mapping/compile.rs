@@ -1,5 +1,6 @@
 use super::fit::{fit, fit_source, fit_source_id};
 use super::hash::hash;
+use super::key::{KeyPlan, check_adopt, check_key_column, check_own_key};
 use super::problem::{Problem, Problems, quoted, quoted_table};
 use super::table::{check_columns_access, check_table, check_unmapped_columns};
 use crate::config::{ColumnSpec, Deletes, KeySpec, MappingSpec, OnDrop, Scalar, ValueSpec, nearest};
@@ -16,8 +17,9 @@ pub struct Mapping {
     pub namespace: Namespace,
     pub table: TableName,
     pub id_type: IdType,
-    pub key: KeySpec,
-    /// Written columns, the key's own first (source if there is one, then source_id), then in file order.
+    pub key: KeyPlan,
+    /// Written columns: those of the key that rowstream adds first (source if there is one, then source_id),
+    /// then in file order.
     pub columns: Vec<ColumnPlan>,
     pub deletes: Deletes,
     pub on_drop: OnDrop,
@@ -54,6 +56,8 @@ pub fn compile(
 ) -> Result<(Mapping, Vec<Problem>), Vec<Problem>> {
     let mut problems = Problems::new(&spec.source, &table.name);
     check_table(spec, table, &mut problems);
+    check_own_key(spec, table, &mut problems);
+    check_adopt(spec, table, &mut problems);
     let mut columns = key_columns(spec, id_type, table, &mut problems);
     let specs = spec.columns.clone().unwrap_or_else(whole_document);
     for column in &specs {
@@ -61,16 +65,22 @@ pub fn compile(
     }
     check_unmapped_columns(spec, &specs, table, &mut problems);
     check_columns_access(spec, &specs, table, &mut problems);
-    if problems.has_fatal() {
-        return Err(problems.into_found());
+    if let KeySpec::Columns(names) = &spec.key {
+        // A row without a key is none, whatever the table says.
+        columns
+            .iter_mut()
+            .filter(|column| names.contains(&column.name))
+            .for_each(|column| column.not_null = true);
     }
+    let key = KeyPlan::new(&spec.key, &specs, &columns).map(|key| key.with_rules(spec, &columns));
+    let (Some(key), false) = (key, problems.has_fatal()) else { return Err(problems.into_found()) };
     let mapping = Mapping {
         index,
         source: spec.source.clone(),
         namespace: spec.collection.clone(),
         table: table.name.clone(),
         id_type,
-        key: spec.key.clone(),
+        key,
         columns,
         deletes: spec.deletes.clone(),
         on_drop: spec.on_drop,
@@ -98,13 +108,14 @@ fn key_columns(
     problems: &mut Problems,
 ) -> Vec<ColumnPlan> {
     let mut plans = Vec::new();
-    if let Some(name) = &spec.key.source
+    let KeySpec::SourceId { source, source_id } = &spec.key else { return plans };
+    if let Some(name) = source
         && let Some(column) = key_column(name, table, problems)
     {
         fit_source(&spec.source, column, problems);
         plans.push(key_plan(column, ValueSpec::Constant(Scalar::Text(spec.source.clone()))));
     }
-    if let Some(column) = key_column(&spec.key.source_id, table, problems) {
+    if let Some(column) = key_column(source_id, table, problems) {
         fit_source_id(id_type, column, problems);
         plans.push(key_plan(column, ValueSpec::SourceId));
     }
@@ -121,20 +132,7 @@ fn key_column<'t>(name: &str, table: &'t Table, problems: &mut Problems) -> Opti
         );
         return None;
     };
-    if column.generated {
-        problems.fatal(
-            Some(name),
-            "a column of the key is generated and cannot be written",
-            "use a plain column",
-        );
-    }
-    if column.nondeterministic {
-        problems.fatal(
-            Some(name),
-            "a column of the key has a nondeterministic collation",
-            "different ids would share a row: use a deterministic collation",
-        );
-    }
+    check_key_column(column, problems);
     Some(column)
 }
 
@@ -162,7 +160,7 @@ fn written_column(
         problems.fatal(name, "does not exist", hint_for_unknown(mapping, &spec.name, table));
         return None;
     };
-    if mapping.key.source.as_deref() == name || Some(mapping.key.source_id.as_str()) == name {
+    if mapping.key.added().contains(&spec.name.as_str()) {
         problems.fatal(
             name,
             "is a column of the key, which rowstream writes itself",

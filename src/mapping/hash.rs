@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::config::{ColumnSpec, Deletes, MappingSpec, Rule, Scalar, ValueSpec};
+use crate::config::{ColumnSpec, Deletes, KeySpec, MappingSpec, Rule, Scalar, ValueSpec};
 use crate::domain::IdType;
 
 /// Counts what decides which rows there are and what is in them. How the pipeline behaves (`critical`,
@@ -13,12 +13,17 @@ pub(super) fn hash(spec: &MappingSpec, id_type: IdType, columns: &[ColumnSpec]) 
     let mut columns: Vec<&ColumnSpec> = columns.iter().collect();
     columns.sort_by(|left, right| left.name.cmp(&right.name));
     let columns: Vec<Value> = columns.into_iter().map(column).collect();
+    let key = match &spec.key {
+        KeySpec::SourceId { source, source_id } => json!([source, source_id]),
+        KeySpec::Columns(names) if spec.shared => json!({ "shared": names }),
+        KeySpec::Columns(names) => json!({ "columns": names }),
+    };
     let meaning = json!([
         "mapping/1",
         spec.source,
         [spec.collection.database, spec.collection.collection],
         [spec.table.schema, spec.table.name],
-        [spec.key.source, spec.key.source_id],
+        key,
         id_type.to_string(),
         deletes_name(&spec.deletes),
         columns,

@@ -7,10 +7,12 @@
 mod compile;
 mod fit;
 mod hash;
+mod key;
 mod problem;
 mod table;
 
 pub use compile::{ColumnPlan, Mapping, compile};
+pub use key::{KeyColumn, KeyKind, KeyPlan, NoKey};
 pub use problem::Problem;
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::Error;
 use super::holding::Holding;
 use super::plan::Plan;
 use super::prepare::{Prepared, Refused, SourceBatch};
-use crate::domain::{CanonicalId, Document, SourceIndex};
+use crate::domain::{CanonicalId, Document, RowKey, SourceIndex};
 use crate::sink::{self, Outcome, Target};
 use crate::state::chunk::Chunk;
 use crate::state::held::{Backoff, Entry};
@@ -241,13 +241,15 @@ impl Open<'_> {
 
     async fn delete(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
         let target = &self.plan.of(batch.source).target;
-        sink::delete(&mut self.transaction, target, &batch.deletes).await.map_err(apply)
+        let key = |(id, source_id): &(CanonicalId, String)| (id.clone(), RowKey::of_text(source_id));
+        let keys: Vec<(CanonicalId, RowKey)> = batch.deletes.iter().map(key).collect();
+        sink::delete(&mut self.transaction, target, &keys).await.map_err(apply)
     }
 
     async fn drop_source(&mut self, source: SourceIndex) -> Result<u64, Error> {
         let target = &self.plan.of(source).target;
         let dropped = sink::drop_rows(&mut self.transaction, target).await.map_err(apply)?;
-        if let Some((_, rejection)) = dropped.refused.first() {
+        if let Some(rejection) = dropped.refused.first() {
             // Without their documents nobody would ever touch them again: somebody has to decide.
             let mapping = &self.plan.of(source).mapping;
             return Err(Error::halt(

@@ -10,6 +10,7 @@ mod copy;
 mod error;
 mod guard;
 mod isolate;
+mod keyed;
 mod statement;
 mod write;
 
@@ -21,7 +22,8 @@ use crate::mapping::Mapping;
 pub use catalog::{create_document_table, fingerprint, read_table};
 pub use error::{Disposition, Error, MalformedTuple, ServerError};
 pub use guard::{guard, lock};
-pub use write::{Dropped, analyze, delete, delete_source, drop_rows, insert_new, upsert};
+pub use keyed::{Rekeyed, adoptable, delete, find, insert, present, rekey};
+pub use write::{Dropped, analyze, delete_source, drop_rows, insert_new, upsert};
 
 /// One mapping's table with its statements. A mapping that is compiled again is a new target.
 #[derive(Debug, Clone)]
@@ -29,6 +31,7 @@ pub struct Target {
     mapping: Arc<Mapping>,
     statements: statement::Statements,
     wire_types: Vec<statement::WireType>,
+    key_types: Vec<statement::WireType>,
 }
 
 impl Target {
@@ -36,7 +39,9 @@ impl Target {
         let statements = statement::Statements::new(&mapping);
         let wire_types =
             mapping.columns.iter().map(|column| statement::WireType::of(&column.column_type)).collect();
-        Self { mapping, statements, wire_types }
+        let key_types =
+            mapping.key.columns.iter().map(|column| statement::key_wire(&mapping, column)).collect();
+        Self { mapping, statements, wire_types, key_types }
     }
 
     pub fn mapping(&self) -> &Arc<Mapping> {

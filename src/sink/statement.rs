@@ -6,9 +6,13 @@
 //! our back converts by value or fails, but never takes the bytes of one type for those of another, and
 //! no object of ours depends on a user's type.
 
+mod key;
+
 use std::fmt::Write;
 
 use sqlx::AssertSqlSafe;
+
+pub(super) use key::{KeyStatements, find, key_wire};
 
 use super::catalog::is_partitioned;
 use crate::config::KeySpec;
@@ -29,11 +33,10 @@ pub(super) type Sql = AssertSqlSafe<String>;
 pub(super) struct Statements {
     /// One array per column → (inserted, updated).
     pub(super) merge: String,
-    /// (source, ids) or (ids).
-    pub(super) delete: String,
-    /// (source) or nothing.
+    pub(super) keys: KeyStatements,
+    /// (source) or nothing. Empty where the rows do not say whose they are.
     pub(super) delete_source: String,
-    /// (last id or null, source) or (last id or null) → a page of ids.
+    /// (last id or null, source) or (last id or null) → a page of ids. Empty as above.
     pub(super) source_ids: String,
     pub(super) lock: String,
     pub(super) copy: String,
@@ -46,7 +49,7 @@ impl Statements {
         let names = list(&mapping.columns, |column| quoted(&column.name));
         Self {
             merge: merge(mapping),
-            delete: delete(mapping),
+            keys: KeyStatements::new(mapping),
             delete_source: delete_source(mapping),
             source_ids: source_ids(mapping),
             lock: format!("lock table {table} in row exclusive mode"),
@@ -66,7 +69,7 @@ pub(super) fn is_empty(table: &TableName) -> Sql {
 }
 
 pub(super) fn create_document_table(table: &TableName, key: &KeySpec) -> Sql {
-    let key: Vec<String> = key_columns(key).map(quoted).collect();
+    let key: Vec<String> = key.names().into_iter().map(quoted).collect();
     let columns: Vec<String> = key.iter().map(|name| format!("{name} text not null")).collect();
     AssertSqlSafe(format!(
         "create table if not exists {} ({}, document jsonb not null, primary key ({}))",
@@ -92,11 +95,14 @@ fn merge(mapping: &Mapping) -> String {
             let _ = write!(values, "::{cast}");
         }
     }
-    let key = key_columns(&mapping.key).map(quoted).collect::<Vec<_>>().join(", ");
+    let key_names = mapping.key.spec.names();
+    let key = list(&key_names, |name| quoted(name));
     let updated: Vec<&ColumnPlan> = mapping
         .columns
         .iter()
-        .filter(|column| !column.insert_only && !key_columns(&mapping.key).any(|name| name == column.name))
+        .enumerate()
+        .filter(|(place, column)| !column.insert_only && !mapping.key.has(*place))
+        .map(|(_, column)| column)
         .collect();
     let action = if updated.is_empty() {
         "do nothing".to_owned()
@@ -114,7 +120,8 @@ fn merge(mapping: &Mapping) -> String {
     if is_partitioned(&mapping.fingerprint) {
         // A partition with its parent's layout returns no system columns. The outer query sees the table
         // as it was before the insert.
-        let is_same = key_columns(&mapping.key)
+        let is_same = key_names
+            .iter()
             .map(|name| format!("old.{0} = merged.{0}", quoted(name)))
             .collect::<Vec<_>>()
             .join(" and ");
@@ -122,10 +129,7 @@ fn merge(mapping: &Mapping) -> String {
             "with merged as ({written} returning {}) \
              select count(*) filter (where not existed), count(*) filter (where existed) from \
              (select exists (select from {table} as old where {is_same}) as existed from merged) as counted",
-            key_columns(&mapping.key)
-                .map(|name| format!("target.{}", quoted(name)))
-                .collect::<Vec<_>>()
-                .join(", "),
+            list(&key_names, |name| format!("target.{}", quoted(name))),
         )
     } else {
         // A row that was updated bears the lock of its own conflict in `xmax`, a new one has none: free,
@@ -144,49 +148,35 @@ fn own_rows(mapping: &Mapping) -> String {
     format!("{only}{}", qualified(&mapping.table))
 }
 
-/// By join: `= any($2)` is a linear search per row in PostgreSQL 13 once the planner scans the table.
-fn delete(mapping: &Mapping) -> String {
-    let table = own_rows(mapping);
-    let id_cast = text_cast(mapping, &mapping.key.source_id);
-    let id = quoted(&mapping.key.source_id);
-    match &mapping.key.source {
-        Some(source) => format!(
-            "delete from {table} as target using unnest($2::text[]) as gone (id) \
-             where target.{} = $1::text{} and target.{id} = gone.id{id_cast}",
-            quoted(source),
-            text_cast(mapping, source),
-        ),
-        None => format!(
-            "delete from {table} as target using unnest($1::text[]) as gone (id) \
-             where target.{id} = gone.id{id_cast}"
-        ),
-    }
-}
-
 fn delete_source(mapping: &Mapping) -> String {
-    format!("delete from {} where {}", own_rows(mapping), is_of_source(mapping, 1))
+    let is_ours =
+        is_of_source(mapping, 1).map(|is_ours| format!("delete from {} where {is_ours}", own_rows(mapping)));
+    is_ours.unwrap_or_default()
 }
 
 /// How many ids `source_ids` gives at once.
 const PAGE: usize = 10_000;
 
 fn source_ids(mapping: &Mapping) -> String {
-    let id = quoted(&mapping.key.source_id);
-    let cast = text_cast(mapping, &mapping.key.source_id);
+    let KeySpec::SourceId { source_id, .. } = &mapping.key.spec else { return String::new() };
+    let (id, cast) = (quoted(source_id), text_cast(mapping, source_id));
+    let Some(is_ours) = is_of_source(mapping, 2) else { return String::new() };
     format!(
-        "select {id}::text from {} where {} and ($1::text is null or {id} > $1::text{cast}) \
+        "select {id}::text from {} where {is_ours} and ($1::text is null or {id} > $1::text{cast}) \
          order by {id} limit {PAGE}",
         own_rows(mapping),
-        is_of_source(mapping, 2),
     )
 }
 
-/// Which rows are the mapping's. Without a source column the table may still have rows of others: those
-/// that no document stands for.
-fn is_of_source(mapping: &Mapping, parameter: usize) -> String {
-    match &mapping.key.source {
-        Some(source) => format!("{} = ${parameter}::text{}", quoted(source), text_cast(mapping, source)),
-        None => format!("{} is not null", quoted(&mapping.key.source_id)),
+/// Which rows are the mapping's, as far as they say so. Without a source column the table may still have rows
+/// of others: those that no document stands for.
+fn is_of_source(mapping: &Mapping, parameter: usize) -> Option<String> {
+    match &mapping.key.spec {
+        KeySpec::SourceId { source: Some(source), .. } => {
+            Some(format!("{} = ${parameter}::text{}", quoted(source), text_cast(mapping, source)))
+        }
+        KeySpec::SourceId { source: None, source_id } => Some(format!("{} is not null", quoted(source_id))),
+        KeySpec::Columns(_) => None,
     }
 }
 
@@ -252,10 +242,6 @@ fn text_cast(mapping: &Mapping, name: &str) -> String {
         ColumnType::Other(name) => format!("::{name}"),
         other => format!("::{}", WireType::of(other).name),
     }
-}
-
-fn key_columns(key: &KeySpec) -> impl Iterator<Item = &str> {
-    key.source.as_deref().into_iter().chain([key.source_id.as_str()])
 }
 
 fn list<T>(items: &[T], text: impl Fn(&T) -> String) -> String {

@@ -15,9 +15,10 @@ use super::time;
 use super::walk::{Raw, Value};
 use crate::config::{Rule, ValueSpec};
 use crate::domain::{
-    CanonicalId, ClusterTime, Coercion, ColumnType, Document, IdType, Reason, Rejection, Row, TextKind,
+    CanonicalId, ClusterTime, Coercion, ColumnType, Document, IdType, Reason, Rejection, Row, RowKey,
+    TextKind,
 };
-use crate::mapping::{ColumnPlan, Mapping, Problem};
+use crate::mapping::{ColumnPlan, KeyKind, Mapping, Problem};
 
 /// A document often comes twice, once as JSON and once as columns; with a column's own bytes that is
 /// enough for most rows to be written without growing.
@@ -122,6 +123,42 @@ impl Transformer {
         // Tens of thousands of rows wait for their commit: what they do not need is half of their memory.
         tuple.shrink_to_fit();
         Ok(Row { id: id.clone(), source_id, tuple, coercions })
+    }
+
+    /// The key of the row of a document, if it follows from the id alone and the id fits.
+    pub fn row_key(&self, id: &CanonicalId) -> Option<RowKey> {
+        let source_id = id.source_id(self.mapping.id_type);
+        match self.mapping.key.kind {
+            KeyKind::SourceId { .. } => return Some(RowKey::of_text(&source_id)),
+            KeyKind::Derived => {}
+            KeyKind::Fields => return None,
+        }
+        let mut document = vec![0; 4];
+        id.append_to("_id", &mut document);
+        document.push(0);
+        let length = i32::try_from(document.len()).ok()?;
+        document[..4].copy_from_slice(&length.to_le_bytes());
+        let fields = match self.fields.is_empty() {
+            true => Vec::new(),
+            false => self.fields.find(&document).ok()?,
+        };
+        let input = Input {
+            id,
+            source_id: &source_id,
+            document: &document,
+            fields: &fields,
+            time: None,
+            transformer: self,
+        };
+        let mut tuple = (self.columns.len() as i16).to_be_bytes().to_vec();
+        for (place, (column, plan)) in self.columns.iter().zip(&self.mapping.columns).enumerate() {
+            if self.mapping.key.has(place) {
+                column.append(plan, &input, &mut tuple).ok()?;
+            } else {
+                tuple.extend_from_slice(&(-1_i32).to_be_bytes());
+            }
+        }
+        self.mapping.key.row_key(&tuple).ok()
     }
 
     /// UUIDv5 of (namespace, source, source_id).

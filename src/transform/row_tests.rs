@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::{Deletes, KeySpec, OnDrop, Scalar};
 use crate::domain::{Namespace, SourceIndex, TableName};
+use crate::mapping::KeyPlan;
 
 const TEXT: ColumnType = ColumnType::Text { kind: TextKind::Text, limit: None };
 const MOMENT: ColumnType = ColumnType::TimestampTz { precision: 6 };
@@ -31,6 +32,11 @@ fn by_rule(path: &str, rule: Rule) -> ValueSpec {
     ValueSpec::Path { from: vec![path.into()], rule: Some(rule) }
 }
 
+/// These rows are not told apart.
+fn key_of(spec: &KeySpec) -> KeyPlan {
+    KeyPlan::new(spec, &[], &[]).expect("no column is missing")
+}
+
 fn transformer(columns: Vec<ColumnPlan>) -> Result<Transformer, Vec<Problem>> {
     let mapping = Mapping {
         index: SourceIndex(0),
@@ -38,7 +44,7 @@ fn transformer(columns: Vec<ColumnPlan>) -> Result<Transformer, Vec<Problem>> {
         namespace: Namespace { database: "d".into(), collection: "c".into() },
         table: TableName { schema: "public".into(), name: "transactions".into() },
         id_type: IdType::String,
-        key: KeySpec { source: Some("source".into()), source_id: "source_id".into() },
+        key: key_of(&KeySpec::Columns(Vec::new())),
         columns,
         deletes: Deletes::Hard,
         on_drop: OnDrop::Delete,
