@@ -10,7 +10,7 @@ use super::batch::Batch;
 use super::plan::Plan;
 use crate::config::Deletes;
 use crate::domain::{
-    CanonicalId, Change, ChangeKind, ClusterTime, Document, Position, Rejection, Row, SourceIndex,
+    CanonicalId, Change, ChangeKind, ClusterTime, Document, Position, Rejection, Row, SourceIndex, Tuples,
 };
 use crate::source::{self, CollectionIndex};
 
@@ -40,6 +40,7 @@ pub struct SourceBatch {
     pub refused: Vec<Refused>,
     /// Documents of this batch, to be kept beside those that are held.
     pub documents: Vec<(CanonicalId, Document)>,
+    tuples: Tuples,
 }
 
 /// A document that has no row, and why.
@@ -64,12 +65,13 @@ impl SourceBatch {
             kept: Vec::new(),
             refused: Vec::new(),
             documents: Vec::new(),
+            tuples: Tuples::default(),
         }
     }
 
     /// Takes one document in, as a row or with the reason why it has none.
     pub fn put(&mut self, plan: &Plan, id: &CanonicalId, document: Document, time: Option<ClusterTime>) {
-        match plan.of(self.source).transformer.row(id, &document, time) {
+        match plan.of(self.source).transformer.row(id, &document, time, &mut self.tuples) {
             Ok(row) => self.rows.push(row),
             Err(rejection) => self.refused.push(Refused { id: id.clone(), rejection }),
         }

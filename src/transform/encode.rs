@@ -46,7 +46,7 @@ pub(super) fn encode(value: &Value<'_>, column: &ColumnType, out: &mut Vec<u8>) 
         },
         ColumnType::Json | ColumnType::Jsonb => {
             begin_json(column, out);
-            json::append_value(value, out)?;
+            json::append_value(value, json::Order::of(column), out)?;
         }
         ColumnType::Enum { labels } => match *value {
             Value::String(text) | Value::Symbol(text) => {

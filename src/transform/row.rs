@@ -16,13 +16,9 @@ use super::walk::{Raw, Value};
 use crate::config::{Rule, ValueSpec};
 use crate::domain::{
     CanonicalId, ClusterTime, Coercion, ColumnType, Document, IdType, Reason, Rejection, Row, TextKind,
+    Tuples,
 };
 use crate::mapping::{ColumnPlan, Mapping, Problem};
-
-/// A document often comes twice, once as JSON and once as columns; with a column's own bytes that is
-/// enough for most rows to be written without growing.
-const BYTES_PER_DOCUMENT_BYTE: usize = 2;
-const BYTES_PER_COLUMN: usize = 16;
 
 /// Turns documents of one mapping into rows of its table.
 pub struct Transformer {
@@ -98,6 +94,7 @@ impl Transformer {
         id: &CanonicalId,
         document: &Document,
         time: Option<ClusterTime>,
+        tuples: &mut Tuples,
     ) -> Result<Row, Rejection> {
         let source_id = id.source_id(self.mapping.id_type);
         let document = document.as_bytes();
@@ -106,22 +103,22 @@ impl Transformer {
             false => self.fields.find(document).map_err(|fault| fault.in_column(None))?,
         };
         let input = Input { id, source_id: &source_id, document, fields: &fields, time, transformer: self };
-        let mut tuple = Vec::with_capacity(
-            BYTES_PER_DOCUMENT_BYTE * document.len() + BYTES_PER_COLUMN * (self.columns.len() + 1),
-        );
+        let (tuple, coercions) = tuples.tuple(|tuple| self.append(&input, tuple))?;
+        Ok(Row { id: id.clone(), source_id, tuple, coercions })
+    }
+
+    fn append(&self, input: &Input<'_>, tuple: &mut Vec<u8>) -> Result<Vec<Coercion>, Rejection> {
         // PostgreSQL's tables have at most 1,600 columns.
         tuple.extend_from_slice(&(self.columns.len() as i16).to_be_bytes());
         let mut coercions = Vec::new();
         for (index, (column, plan)) in self.columns.iter().zip(&self.mapping.columns).enumerate() {
             let altered =
-                column.append(plan, &input, &mut tuple).map_err(|fault| fault.in_column(Some(&plan.name)))?;
+                column.append(plan, input, tuple).map_err(|fault| fault.in_column(Some(&plan.name)))?;
             if let Some(rule) = altered {
                 coercions.push(Coercion { column: index as u16, rule });
             }
         }
-        // Tens of thousands of rows wait for their commit: what they do not need is half of their memory.
-        tuple.shrink_to_fit();
-        Ok(Row { id: id.clone(), source_id, tuple, coercions })
+        Ok(coercions)
     }
 
     /// UUIDv5 of (namespace, source, source_id).
@@ -210,7 +207,7 @@ impl Column {
             Write::Document { without } => measured(tuple, |tuple| {
                 encode::begin_json(column, tuple);
                 let start = tuple.len();
-                json::append_document(input.document, without, tuple)?;
+                json::append_document(input.document, without, json::Order::of(column), tuple)?;
                 encode::check_text(&tuple[start..], column)
             })?,
             Write::SourceId => measured(tuple, |tuple| append_source_id(input, column, tuple))?,

@@ -66,7 +66,7 @@ pub(super) fn apply(
         (Rule::Json, _) => {
             let start = out.len();
             encode::begin_json(column, out);
-            json::append_value(value, out)?;
+            json::append_value(value, json::Order::of(column), out)?;
             encode::check_text(&out[start..], column)?;
             Ok(false)
         }
