@@ -25,9 +25,11 @@ create table rowstream.mapping (
     pipeline text,
     source text,
     mapping_hash text not null,
+    meaning text not null,
     id_type text not null check (id_type in ('object_id', 'string', 'int', 'uuid')),
     collection text not null,
     target text not null,
+    target_oid bigint not null,
     in_scope boolean not null default true,
     enabled boolean not null default true,
     paused boolean not null default false,
@@ -38,7 +40,7 @@ create table rowstream.mapping (
     snapshot_finished_at timestamptz,
     primary key (pipeline, source)
 );
-comment on table rowstream.mapping is 'what is known of each mapping; planned means that every chunk has its row, in_scope that its changes were followed up to the checkpoint';
+comment on table rowstream.mapping is 'what is known of each mapping; planned means that every chunk has its row, in_scope that its changes were followed up to the checkpoint, meaning is what mapping_hash is made of, target_oid tells the table from another one of its name';
 
 create table rowstream.chunk (
     pipeline text,
@@ -75,3 +77,29 @@ create table rowstream.held (
 comment on table rowstream.held is 'changes that could not be applied, one per document; id is the BSON type byte and value of _id';
 create index held_due on rowstream.held (pipeline, next_attempt_at) where state <> 'resolved';
 create index held_resolved on rowstream.held (pipeline, resolved_at) where state = 'resolved';
+
+create table rowstream.wait (
+    pipeline text,
+    source text,
+    source_id text,
+    awaited text,
+    awaited_key bytea,
+    id bytea not null,
+    stub bytea,
+    due boolean not null default false,
+    since timestamptz not null default now(),
+    primary key (pipeline, source, source_id, awaited, awaited_key)
+);
+comment on table rowstream.wait is 'references that were not resolved by their first choice: (source, source_id) refers to a row that is not there, named by what is awaited and its key; due means that it has come, stub is the key of the row made meanwhile';
+create index wait_awaited on rowstream.wait (pipeline, awaited, awaited_key);
+create index wait_due on rowstream.wait (pipeline) where due;
+
+create table rowstream.stub (
+    pipeline text,
+    target text,
+    row_key bytea,
+    row_hash text not null,
+    created_at timestamptz not null default now(),
+    primary key (pipeline, target, row_key)
+);
+comment on table rowstream.stub is 'rows made for references whose own row is not there, by their key as a COPY tuple; row_hash is md5 of the whole row as it was made';

@@ -2,6 +2,7 @@
 
 mod inspect;
 mod postgres;
+mod schema;
 mod summary;
 
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 pub use inspect::{Inspection, Line, Tables, Verdict, inspect};
-pub use postgres::connect_postgres;
+pub use postgres::{Servers, connect_postgres};
+pub use schema::{Drafted, schema};
 pub use summary::Summary;
 
 use crate::config::Config;
@@ -301,6 +303,7 @@ impl App {
             checkpoint: loaded.checkpoint,
             pending: loaded.pending,
             held: loaded.held,
+            waits: loaded.waits,
             limits: Limits { max_changes: config.batch.max_changes, max_bytes: config.batch.max_bytes },
             linger: config.batch.linger,
             policy: HeldPolicy {

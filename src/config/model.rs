@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::date_format::DateFormat;
+use super::reading::{JsonForm, Reading};
 use crate::domain::{IdType, Namespace, TableName};
 
 /// Everything `rowstream` was told, checked.
@@ -166,6 +168,7 @@ pub struct MappingSpec {
     pub deletes: Deletes,
     pub schema: SchemaMode,
     pub on_drop: OnDrop,
+    pub on_mapping_change: OnMappingChange,
     /// Nothing is held: a document that cannot be written stops the pipeline.
     pub critical: bool,
     pub enabled: bool,
@@ -202,6 +205,14 @@ pub enum OnDrop {
     Halt,
 }
 
+/// What a mapping does that says something else than when its rows were written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnMappingChange {
+    /// Its collection is copied again.
+    Resync,
+    Halt,
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct ColumnSpec {
     pub name: String,
@@ -210,7 +221,7 @@ pub struct ColumnSpec {
     pub insert_only: bool,
     /// Absent or null is a rejection.
     pub required: bool,
-    /// Instead of absent (and of null, unless the column takes null from the document on purpose).
+    /// Instead of absent; of null too if the value's reading says so.
     pub default: Option<Scalar>,
 }
 
@@ -219,11 +230,14 @@ pub enum ValueSpec {
     /// The first of these dotted paths that is present.
     Path {
         from: Vec<String>,
-        rule: Option<Rule>,
+        reading: Reading,
     },
     /// The whole document, as extended JSON, without these top-level fields.
     Document {
         without: Vec<String>,
+        json: JsonForm,
+        /// U+0000 is taken out of its texts.
+        strip_nul: bool,
     },
     /// The `_id` as its `source_id` text.
     SourceId,
@@ -234,35 +248,91 @@ pub enum ValueSpec {
     KeyUuid,
     /// A prefix and the ULID text of that UUID.
     KeyPrefixed(String),
+    /// What stands in another row.
+    Reference(Box<ReferenceSpec>),
+}
+
+/// A value that is taken from another row, and what to do while there is none.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReferenceSpec {
+    pub aim: Aim,
+    /// The column of the other row; `None`: the one that the column's foreign key refers to.
+    pub take: Option<String>,
+    pub missing: Missing,
+}
+
+/// Which row is meant.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Aim {
+    /// The row of a document, by its id.
+    Document {
+        to: Targets,
+        /// The first of these dotted paths that is present.
+        from: Vec<String>,
+        strip_prefix: Option<String>,
+    },
+    /// The row of any table that has these values.
+    Row { table: TableName, matches: Vec<(String, MatchSpec)> },
+}
+
+/// Whose document is meant, by names of mappings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Targets {
+    /// The first of them that has the row.
+    First(Vec<String>),
+    /// Told by another field of the document: its text → a mapping.
+    By { path: String, map: Vec<(String, String)> },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum MatchSpec {
+    Path(String),
+    Constant(Scalar),
+}
+
+/// What becomes of a reference to a row that is not there (yet).
+#[derive(Debug, Clone, PartialEq)]
+pub enum Missing {
+    /// The document is held until the row is there.
+    Hold,
+    Null,
+    /// The id as text.
+    Keep,
+    /// The row is made, as a stub.
+    Create(StubSpec),
+}
+
+/// The row that is made for a reference; its columns' paths are of the referring document.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StubSpec {
+    /// First half of the stub's key, where the table has one.
+    pub source: Option<String>,
+    /// Before the id, in the second half.
+    pub prefix: Option<String>,
+    pub columns: Vec<ColumnSpec>,
 }
 
 /// How a value is read where its type alone does not say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rule {
     UnixSeconds,
     UnixMilliseconds,
     /// RFC 3339 text: `2025-09-01T10:14:35.123Z`.
     Rfc3339,
+    /// As RFC 3339, also without a zone (UTC), without seconds, or a day alone.
+    Iso8601,
+    /// Text in one of these formats, tried in order.
+    Date(Vec<DateFormat>),
     /// Any scalar as its text.
     Text,
     /// A number written as text.
     Number,
-    /// Any value as extended JSON.
+    /// Yes or no, in words or as 1 and 0.
+    Boolean,
+    /// An ObjectId, also as text: its 24 hexadecimal digits in lower case.
+    ObjectId,
+    /// Any value as JSON.
     Json,
-}
-
-impl Rule {
-    /// The word in the configuration, in metrics and in coercions.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::UnixSeconds => "unix_seconds",
-            Self::UnixMilliseconds => "unix_milliseconds",
-            Self::Rfc3339 => "rfc3339",
-            Self::Text => "text",
-            Self::Number => "number",
-            Self::Json => "json",
-        }
-    }
 }
 
 /// A constant of the file.
@@ -273,4 +343,6 @@ pub enum Scalar {
     Int(i64),
     Float(f64),
     Text(String),
+    /// For columns that hold arrays, or JSON.
+    List(Vec<Scalar>),
 }

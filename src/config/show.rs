@@ -4,9 +4,10 @@ use std::fmt::Write;
 
 use super::connection::redact;
 use super::model::{
-    ColumnSpec, Config, Deletes, LogFormat, MappingSpec, Mappings, OnDrop, Scalar, SchemaMode, SnapshotMode,
-    ValueSpec,
+    Aim, ColumnSpec, Config, Deletes, LogFormat, MappingSpec, Mappings, MatchSpec, Missing, OnDrop,
+    OnMappingChange, ReferenceSpec, SchemaMode, SnapshotMode, Targets, ValueSpec,
 };
+use super::reading::{JsonForm, quoted};
 use super::units::{show_bytes, show_duration};
 
 /// Every setting with the value that applies. Connection strings keep their hosts; passwords are `***`.
@@ -126,6 +127,11 @@ fn mapping(out: &mut String, spec: &MappingSpec) {
         OnDrop::Halt => "halt",
     };
     line(out, 2, "on_drop", on_drop);
+    let on_mapping_change = match spec.on_mapping_change {
+        OnMappingChange::Resync => "resync",
+        OnMappingChange::Halt => "halt",
+    };
+    line(out, 2, "on_mapping_change", on_mapping_change);
     line(out, 2, "critical", &spec.critical.to_string());
     line(out, 2, "enabled", &spec.enabled.to_string());
     line(out, 2, "allow_empty", &spec.allow_empty.to_string());
@@ -133,50 +139,84 @@ fn mapping(out: &mut String, spec: &MappingSpec) {
 
 fn value(column: &ColumnSpec) -> String {
     let mut parts = match &column.value {
-        ValueSpec::Path { from, rule } => {
-            let mut parts = vec![format!("from: {}", quoted_list(from))];
-            parts.extend(rule.map(|rule| format!("as: {}", rule.as_str())));
-            parts
+        ValueSpec::Path { from, reading } => {
+            let settings = reading.settings().into_iter().map(|(key, value)| format!("{key}: {value}"));
+            std::iter::once(format!("from: {}", quoted_list(from))).chain(settings).collect()
         }
-        ValueSpec::Document { without } if without.is_empty() => vec!["from: $document".to_owned()],
-        ValueSpec::Document { without } => {
-            vec!["from: $document".to_owned(), format!("without: {}", quoted_list(without))]
+        ValueSpec::Document { without, json, strip_nul } => {
+            let mut parts = vec!["from: $document".to_owned()];
+            parts.extend((!without.is_empty()).then(|| format!("without: {}", quoted_list(without))));
+            parts.extend((*json != JsonForm::Relaxed).then(|| format!("json: {}", json.as_str())));
+            parts.extend(strip_nul.then(|| "strip_nul: true".to_owned()));
+            parts
         }
         ValueSpec::SourceId => vec!["from: $id".to_owned()],
         ValueSpec::ClusterTime => vec!["from: $cluster_time".to_owned()],
-        ValueSpec::Constant(scalar) => vec![format!("value: {}", scalar_text(scalar))],
+        ValueSpec::Constant(scalar) => vec![format!("value: {}", scalar.to_yaml())],
         ValueSpec::KeyUuid => vec!["key: uuid".to_owned()],
         ValueSpec::KeyPrefixed(prefix) => vec![format!("key: {{ prefix: {} }}", quoted(prefix))],
+        ValueSpec::Reference(spec) => reference(spec),
     };
     if column.required {
         parts.push("required: true".to_owned());
     }
-    parts.extend(column.default.iter().map(|default| format!("default: {}", scalar_text(default))));
+    parts.extend(column.default.iter().map(|default| format!("default: {}", default.to_yaml())));
     if column.insert_only {
         parts.push("write: insert".to_owned());
     }
     format!("{{ {} }}", parts.join(", "))
 }
 
-fn scalar_text(scalar: &Scalar) -> String {
-    match scalar {
-        Scalar::Null => "null".to_owned(),
-        Scalar::Bool(flag) => flag.to_string(),
-        Scalar::Int(number) => number.to_string(),
-        // `{:?}` keeps the point of 1.0, which makes it a float again.
-        Scalar::Float(number) => format!("{number:?}"),
-        Scalar::Text(text) => quoted(text),
-    }
+fn reference(spec: &ReferenceSpec) -> Vec<String> {
+    let take = spec.take.iter().map(|take| format!("take: {}", quoted(take)));
+    let aim = match &spec.aim {
+        Aim::Document { to, from, strip_prefix } => {
+            let to = match to {
+                Targets::First(sources) => format!("to: {}", quoted_list(sources)),
+                Targets::By { path, map } => {
+                    let map =
+                        map.iter().map(|(kind, source)| format!("{}: {}", quoted(kind), quoted(source)));
+                    let map = map.collect::<Vec<_>>().join(", ");
+                    format!("by: {{ path: {}, map: {{ {map} }} }}", quoted(path))
+                }
+            };
+            let mut parts = vec![to, format!("from: {}", quoted_list(from))];
+            parts.extend(strip_prefix.iter().map(|prefix| format!("strip_prefix: {}", quoted(prefix))));
+            format!("ref: {{ {} }}", parts.into_iter().chain(take).collect::<Vec<_>>().join(", "))
+        }
+        Aim::Row { table, matches } => {
+            let matches = matches.iter().map(|(column, value)| match value {
+                MatchSpec::Path(path) => format!("{}: {}", quoted(column), quoted(path)),
+                MatchSpec::Constant(constant) => {
+                    format!("{}: {{ value: {} }}", quoted(column), constant.to_yaml())
+                }
+            });
+            let matches = matches.collect::<Vec<_>>().join(", ");
+            let table = format!("{{ schema: {}, name: {} }}", quoted(&table.schema), quoted(&table.name));
+            let parts = vec![format!("table: {table}"), format!("match: {{ {matches} }}")];
+            format!("lookup: {{ {} }}", parts.into_iter().chain(take).collect::<Vec<_>>().join(", "))
+        }
+    };
+    let missing = match &spec.missing {
+        Missing::Hold => "hold".to_owned(),
+        Missing::Null => "null".to_owned(),
+        Missing::Keep => "keep".to_owned(),
+        Missing::Create(stub) => {
+            let mut parts = Vec::new();
+            parts.extend(stub.source.iter().map(|source| format!("source: {}", quoted(source))));
+            parts.extend(stub.prefix.iter().map(|prefix| format!("prefix: {}", quoted(prefix))));
+            let columns =
+                stub.columns.iter().map(|column| format!("{}: {}", quoted(&column.name), value(column)));
+            parts.push(format!("columns: {{ {} }}", columns.collect::<Vec<_>>().join(", ")));
+            format!("{{ create: {{ {} }} }}", parts.join(", "))
+        }
+    };
+    vec![aim, format!("missing: {missing}")]
 }
 
 fn quoted_list(items: &[String]) -> String {
     let items: Vec<String> = items.iter().map(|item| quoted(item)).collect();
     format!("[{}]", items.join(", "))
-}
-
-/// A JSON string is a YAML string that means the same.
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
 }
 
 fn line(out: &mut String, depth: usize, key: &str, value: &str) {

@@ -78,7 +78,7 @@ lease.ttl: must be between 2s and 10m, given "1s"
 mappings[0].collection: must be the full name of a collection: database.collection, given "orders"
 mappings[0].colums: is not a known key (did you mean columns?)
 mappings[1].source: is required (it names the mapping and is the first half of the key)
-mappings[1].columns.amount.as: must be one of unix_seconds, unix_milliseconds, rfc3339, text, number, json, given "unix_second" (did you mean unix_seconds?)
+mappings[1].columns.amount.as: must be one of unix_seconds, unix_milliseconds, rfc3339, iso8601, text, number, boolean, object_id, json, array, given "unix_second" (did you mean unix_seconds?)
 mappings[1].columns.note.default: must not be given together with required: true, given ""
 "#);
 }
@@ -111,7 +111,6 @@ mappings[3].table: must be a table or schema.table, given "a.b.c" (a name with d
 mappings[4].table: must not be rowstream, the schema of rowstream's own state, given "rowstream.lease"
 mappings[6].source: must differ from mappings[5].source, given "f"
 mappings[6].table: must not be the table of mappings[5], since one of the two has key.source: null (a shared table needs a source column, so that each mapping knows its own rows)
-mappings[7].schema: must be expect where columns are given, given "create" (rowstream creates tables of whole documents only so far; create this table, then use expect)
 mappings[8].columns: must name at least one column, given a map (leave the key out to write whole documents)
 mappings[9].deletes: must be one of hard, keep, given "soft"
 mappings[10].source: must be text, given 2024 (put it in quotes)
@@ -146,8 +145,8 @@ mappings:
     );
     insta::assert_snapshot!(mistakes(&yaml, &[]), @r#"
 mappings[0].columns.source: must not be a column of the key (rowstream writes the key itself, into the columns that key: names)
-mappings[0].columns.none: must have one of from, value and key
-mappings[0].columns.both: must have one of from, value and key
+mappings[0].columns.none: must have one of from, value, key, ref and lookup
+mappings[0].columns.both: must have one of from, value, key, ref and lookup
 mappings[0].columns.word: must be one of $document, $id, $cluster_time, given "$documnt" (did you mean $document?)
 mappings[0].columns.words.from[0]: must be a path, given "$id" (words with a $ stand alone, not in a list)
 mappings[0].columns.words.from[1]: must be names joined by single dots, given "a..b"
@@ -157,7 +156,7 @@ mappings[0].columns.without.without: must be left out unless from is $document, 
 mappings[0].columns.constant.required: must be left out unless from is a path, given true
 mappings[0].columns.key.key: must be uuid or { prefix: … }, given "uuidv5" (did you mean uuid?)
 mappings[0].columns.prefix.key.prefix: is required (for example txn_)
-mappings[0].columns.number: must be a path, or a map with from, value or key, given 7
+mappings[0].columns.number: must be a path, or a map with from, value, key, ref or lookup, given 7
 mappings[0].columns.map.value: must be text, a number, true, false or null, given a map
 mappings[0].columns.large.value: must be a number that is read exactly, given 123456789012345680000 (put it in quotes)
 mappings[0].columns."a.b".write: must be one of always, insert, given "never"
@@ -266,7 +265,7 @@ mappings:
     assert_eq!(orders.table, TableName { schema: "App".into(), name: "Orders".into() });
     let names: Vec<&str> = orders.columns.iter().flatten().map(|column| column.name.as_str()).collect();
     assert_eq!(names, ["updatedAt", "createdAt", "a.b", "$set", "[0]", "7"]);
-    let from = ValueSpec::Path { from: vec!["X.Y".into()], rule: None };
+    let from = ValueSpec::Path { from: vec!["X.Y".into()], reading: Reading::default() };
     assert_eq!(orders.columns.iter().flatten().nth(2).map(|column| &column.value), Some(&from));
     assert_eq!(other.table, TableName { schema: "public".into(), name: "with.dots".into() });
     assert_eq!((other.schema, other.columns.is_none()), (SchemaMode::Create, true));
@@ -415,7 +414,7 @@ fn the_example_loads_and_says_what_its_comments_say() {
         defaults(&servers_only),
         "the example shows another value than the default"
     );
-    assert_eq!(listed(&config).len(), 2);
+    assert_eq!(listed(&config).len(), 4);
     assert_eq!(listed(&config)[0].id_type, Some(IdType::ObjectId));
 }
 
@@ -447,12 +446,13 @@ fn the_example_and_the_docs_hold_every_known_key() {
     assert!(undescribed.is_empty(), "not in the docs: {undescribed:?}");
 }
 
-/// The keys of a tree as the reader names them: `[]` for places, `*` for the names of columns.
+/// The keys of a tree as the reader names them: `[]` for places, `*` for names that are not ours.
 fn keys(entries: &Map<String, Value>, prefix: &str, found: &mut BTreeSet<String>) {
     for (key, value) in entries {
-        let is_column = prefix == "mappings[].columns.";
-        let path = format!("{prefix}{}", if is_column { "*" } else { key });
-        if !is_column {
+        // Their keys are names, or values.
+        let is_name = [".columns.", ".map.", ".match.", ".enum."].iter().any(|map| prefix.ends_with(map));
+        let path = format!("{prefix}{}", if is_name { "*" } else { key });
+        if !is_name {
             found.insert(path.clone());
         }
         match &value.kind {
@@ -467,6 +467,43 @@ fn keys(entries: &Map<String, Value>, prefix: &str, found: &mut BTreeSet<String>
             _ => {}
         }
     }
+}
+
+#[test]
+fn mistakes_in_the_rules_of_a_value_are_told_with_their_place() {
+    let yaml = format!(
+        "{SERVERS}mappings:
+  - source: a
+    collection: shop.a
+    columns:
+      when: {{ from: when, as: [iso8601, {{ date: ['%d.%m', '%Q'] }}, dates] }}
+      kind: {{ from: kind, enum: {{ Open: OPEN, open: OPEN }}, fold_case: true, otherwise: other }}
+      rest: {{ from: rest, otherwise: null, rounding: half_down, null_if: [null, x], scale: -1 }}
+      half: {{ from: half, rounding: half_even }}
+      none: {{ from: none, on_null: default, on_error: default, trim: 1 }}
+      whole: {{ from: $document, trim: true, json: pretty }}
+      word: {{ from: $id, json: plain, as: text }}
+"
+    );
+    insta::assert_snapshot!(mistakes(&yaml, &[]), @r#"
+mappings[0].columns.when.as[1].date[0]: must name one year, one month and one day, given "%d.%m" (for example "%d.%m.%Y")
+mappings[0].columns.when.as[1].date[1]: must be made of %Y %y %m %b %d %a %H %I %p %M %S %f %z %F %T and %%, given "%Q" (for example "%d.%m.%Y")
+mappings[0].columns.when.as[2]: must be one of unix_seconds, unix_milliseconds, rfc3339, iso8601, text, number, boolean, object_id, json, array, given "dates"
+mappings[0].columns.kind.otherwise: must be hold, null, default or { value: … }, given "other" (a label of the column is written { value: … })
+mappings[0].columns.kind.enum.open: must differ from "Open" in more than case (fold_case: true makes them one)
+mappings[0].columns.rest.null_if[0]: must not hold null, given nothing (null is null by itself; the text is "null" in quotes)
+mappings[0].columns.rest.otherwise: must be left out unless enum is given, given nothing
+mappings[0].columns.rest.scale: must be between 0 and 1000, given -1
+mappings[0].columns.rest.rounding: must be one of half_up, half_even, given "half_down" (did you mean half_even?)
+mappings[0].columns.half.rounding: must be left out unless scale is given, given "half_even"
+mappings[0].columns.none.trim: must be true or false, given 1
+mappings[0].columns.none.on_null: must not be default where the column has none, given "default" (add default: …)
+mappings[0].columns.none.on_error: must not be default where the column has none, given "default" (add default: …)
+mappings[0].columns.whole.trim: must be left out unless from is a path, given true
+mappings[0].columns.whole.json: must be one of relaxed, canonical, plain, given "pretty"
+mappings[0].columns.word.as: must be left out unless from is a path, given "text"
+mappings[0].columns.word.json: must be left out unless from is a path, given "plain"
+"#);
 }
 
 #[test]

@@ -1,15 +1,17 @@
-//! The meaning of a mapping as one short text: another hash means that rows must be made again.
+//! The meaning of a mapping as a text and its hash: another hash means that rows must be made again.
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::config::{ColumnSpec, Deletes, MappingSpec, Rule, Scalar, ValueSpec};
+use crate::config::{
+    Aim, ColumnSpec, Deletes, MappingSpec, MatchSpec, Missing, ReferenceSpec, Scalar, Targets, ValueSpec,
+};
 use crate::domain::IdType;
 
 /// Counts what decides which rows there are and what is in them. How the pipeline behaves (`critical`,
 /// `enabled`, `on_drop`, …) and the order of the columns do not count. Spelled out, so that renaming
 /// something in the code changes no hash.
-pub(super) fn hash(spec: &MappingSpec, id_type: IdType, columns: &[ColumnSpec]) -> String {
+pub(super) fn meaning(spec: &MappingSpec, id_type: IdType, columns: &[ColumnSpec]) -> String {
     let mut columns: Vec<&ColumnSpec> = columns.iter().collect();
     columns.sort_by(|left, right| left.name.cmp(&right.name));
     let columns: Vec<Value> = columns.into_iter().map(column).collect();
@@ -23,21 +25,101 @@ pub(super) fn hash(spec: &MappingSpec, id_type: IdType, columns: &[ColumnSpec]) 
         deletes_name(&spec.deletes),
         columns,
     ]);
-    let digest = Sha256::digest(meaning.to_string());
+    meaning.to_string()
+}
+
+/// What stands at each place of a meaning; those without a word are not told by name.
+const PARTS: [&str; 8] =
+    ["the form", "source", "collection", "table", "key", "id_type", "deletes", "columns"];
+const COLUMNS: usize = 7;
+
+pub(super) fn hash(meaning: &str) -> String {
+    let digest = Sha256::digest(meaning);
     digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What a mapping says otherwise than before, in words for people; both are meanings.
+pub fn differences(before: &str, now: &str) -> Vec<String> {
+    let parts = |meaning: &str| serde_json::from_str::<Vec<Value>>(meaning).unwrap_or_default();
+    let (before, now) = (parts(before), parts(now));
+    let mut found = Vec::new();
+    for place in 0..before.len().max(now.len()) {
+        let (old, new) = (before.get(place), now.get(place));
+        if old == new {
+            continue;
+        }
+        match (place, old, new) {
+            (COLUMNS, Some(old), Some(new)) => found.extend(column_differences(old, new)),
+            _ => found.push(PARTS.get(place).copied().unwrap_or("another rule").to_owned()),
+        }
+    }
+    found.dedup();
+    found
+}
+
+fn column_differences(old: &Value, new: &Value) -> Vec<String> {
+    let columns = |list: &Value| list.as_array().cloned().unwrap_or_default();
+    let name = |column: &Value| column[0].as_str().unwrap_or_default().to_owned();
+    let (old, new) = (columns(old), columns(new));
+    let mut found = Vec::new();
+    for column in &new {
+        match old.iter().find(|before| name(before) == name(column)) {
+            Some(before) if before == column => {}
+            Some(_) => found.push(format!("column {}", name(column))),
+            None => found.push(format!("column {} is new", name(column))),
+        }
+    }
+    let is_gone = |column: &&Value| !new.iter().any(|now| name(now) == name(column));
+    found.extend(old.iter().filter(is_gone).map(|column| format!("column {} is gone", name(column))));
+    found
 }
 
 fn column(spec: &ColumnSpec) -> Value {
     let value = match &spec.value {
-        ValueSpec::Path { from, rule } => json!(["path", from, rule.map(Rule::as_str)]),
-        ValueSpec::Document { without } => json!(["document", without]),
+        ValueSpec::Path { from, reading } => json!(["path", from, reading.settings()]),
+        ValueSpec::Document { without, json, strip_nul } => {
+            json!(["document", without, json.as_str(), strip_nul])
+        }
         ValueSpec::SourceId => json!(["source_id"]),
         ValueSpec::ClusterTime => json!(["cluster_time"]),
         ValueSpec::Constant(constant) => json!(["constant", scalar(constant)]),
         ValueSpec::KeyUuid => json!(["key_uuid"]),
         ValueSpec::KeyPrefixed(prefix) => json!(["key_prefixed", prefix]),
+        ValueSpec::Reference(reference) => self::reference(reference),
     };
     json!([spec.name, value, spec.insert_only, spec.required, spec.default.as_ref().map(scalar)])
+}
+
+fn reference(spec: &ReferenceSpec) -> Value {
+    let aim = match &spec.aim {
+        Aim::Document { to, from, strip_prefix } => {
+            let to = match to {
+                Targets::First(sources) => json!(["first", sources]),
+                Targets::By { path, map } => json!(["by", path, map]),
+            };
+            json!(["document", to, from, strip_prefix])
+        }
+        Aim::Row { table, matches } => {
+            let matches: Vec<Value> = matches
+                .iter()
+                .map(|(column, value)| match value {
+                    MatchSpec::Path(path) => json!([column, "path", path]),
+                    MatchSpec::Constant(constant) => json!([column, "constant", scalar(constant)]),
+                })
+                .collect();
+            json!(["row", table.schema, table.name, matches])
+        }
+    };
+    let missing = match &spec.missing {
+        Missing::Hold => json!("hold"),
+        Missing::Null => json!("null"),
+        Missing::Keep => json!("keep"),
+        Missing::Create(stub) => {
+            let columns: Vec<Value> = stub.columns.iter().map(column).collect();
+            json!(["create", stub.source, stub.prefix, columns])
+        }
+    };
+    json!(["reference", aim, spec.take, missing])
 }
 
 /// Tagged, so that the number 1 and the text "1" differ, and a null differs from none.
@@ -48,6 +130,7 @@ fn scalar(scalar: &Scalar) -> Value {
         Scalar::Int(number) => json!(["int", number]),
         Scalar::Float(number) => json!(["float", number.to_bits()]),
         Scalar::Text(text) => json!(["text", text]),
+        Scalar::List(items) => json!(["list", items.iter().map(self::scalar).collect::<Vec<_>>()]),
     }
 }
 

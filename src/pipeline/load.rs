@@ -12,7 +12,7 @@ use crate::sink;
 use crate::state::checkpoint::Checkpoint;
 use crate::state::lease::Epoch;
 use crate::state::mapping::{Known, Registered, SnapshotState};
-use crate::state::{checkpoint, chunk, held, mapping};
+use crate::state::{checkpoint, chunk, held, mapping, wait};
 
 #[derive(Debug)]
 pub struct Loaded {
@@ -23,6 +23,8 @@ pub struct Loaded {
     pub done: Vec<crate::domain::SourceIndex>,
     /// Sources with held changes that are not resolved.
     pub held: Vec<crate::domain::SourceIndex>,
+    /// What is awaited, and by whose documents: (awaited, source).
+    pub waits: Vec<(String, String)>,
 }
 
 /// `now`: an operation time asked of the server before this call; a pipeline without a checkpoint
@@ -70,11 +72,12 @@ pub async fn load(
     let counts = held::counts(&mut transaction, pipeline).await.map_err(state)?;
     let open = counts.iter().filter(|count| count.state != "resolved");
     let held = open.filter_map(|count| plan.source(&count.source)).collect();
+    let waits = wait::awaited(&mut transaction, pipeline).await.map_err(state)?;
     transaction.commit().await.map_err(|error| Error::retry("commit", error))?;
-    Ok(Loaded { checkpoint, pending, done, held })
+    Ok(Loaded { checkpoint, pending, done, held, waits })
 }
 
-/// A mapping that is new is registered; one that changed is copied again. Rows whose documents nobody
+/// A mapping that is new is registered; one that changed, or has another table, is copied again. Rows whose documents nobody
 /// followed for a while, or that came from another collection, go first: some of them may have no document.
 async fn bring_up_to_date(
     connection: &mut PgConnection,
@@ -88,9 +91,11 @@ async fn bring_up_to_date(
     let registered = Registered {
         source: &mapping.source,
         mapping_hash: &mapping.hash,
+        meaning: &mapping.meaning,
         id_type: mapping.id_type,
         collection: &collection,
         target: &target,
+        target_oid: mapping.table_oid,
     };
     let Some(known) = known else {
         let snapshot = match mode {
@@ -100,10 +105,18 @@ async fn bring_up_to_date(
         return mapping::register(connection, pipeline, registered, snapshot).await.map_err(state);
     };
     let followed = known.in_scope && known.collection == collection;
-    if followed && known.mapping_hash == mapping.hash {
+    let same_table = known.target_oid == mapping.table_oid;
+    if followed && same_table && known.mapping_hash == mapping.hash {
+        // Somebody took the new hash over by hand.
+        if known.meaning != mapping.meaning {
+            mapping::changed(connection, pipeline, registered).await.map_err(state)?;
+        }
         return Ok(());
     }
-    if followed {
+    if followed && known.mapping_hash == mapping.hash {
+        // Dropped and made again, or another one was renamed onto its name: nobody knows what is in it.
+        tracing::warn!(source = mapping.source, %target, "the table is another one, copying the collection again");
+    } else if followed {
         tracing::warn!(source = mapping.source, "the mapping changed, copying its collection again");
     } else if mapping.deletes == Deletes::Keep {
         tracing::warn!(source = mapping.source, "the collection was not followed, copying it again");

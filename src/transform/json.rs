@@ -1,4 +1,4 @@
-//! Relaxed extended JSON (v2), written straight from BSON bytes.
+//! Extended JSON (v2), relaxed unless asked for otherwise, written straight from BSON bytes.
 //!
 //! It differs from the specification where the text would not tell two values apart once jsonb has it:
 //! doubles always have a point or an exponent, -0.0 is wrapped, and a field of the user's own whose name is
@@ -6,11 +6,13 @@
 
 use super::base64;
 use super::fault::Fault;
+use super::json_form;
 use super::json_text::{
     append_decimal128, append_double, append_escaped, append_hex, append_int, append_string,
 };
 use super::time::{Fraction, append_rfc3339};
 use super::walk::{Elements, Raw, Value};
+use crate::config::JsonForm;
 use crate::domain::{ColumnType, Reason};
 
 /// mongod nests 180 levels at most.
@@ -47,39 +49,68 @@ pub(super) enum Order {
     OfJsonb,
 }
 
-impl Order {
-    pub(super) fn of(column: &ColumnType) -> Self {
-        if matches!(column, ColumnType::Jsonb) { Self::OfJsonb } else { Self::AsStored }
+/// How JSON is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Style {
+    pub(super) form: JsonForm,
+    pub(super) order: Order,
+}
+
+impl Style {
+    pub(super) fn of(form: JsonForm, column: &ColumnType) -> Self {
+        let order = if matches!(column, ColumnType::Jsonb) { Order::OfJsonb } else { Order::AsStored };
+        Self { form, order }
     }
 }
 
-/// Writes one value.
-pub(super) fn append_value(value: &Value<'_>, order: Order, out: &mut Vec<u8>) -> Result<(), Fault> {
-    Writer::new(order).value(value, out, 0)
+/// Writes one value, as relaxed extended JSON with its fields as they are stored.
+pub(super) fn append_value(value: &Value<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
+    let style = Style { form: JsonForm::Relaxed, order: Order::AsStored };
+    append_value_as(value, style, out).map(drop)
 }
 
-/// Writes a whole document without some of its top-level fields.
+/// Writes one value; `true` if plain JSON lost the type of anything in it.
+pub(super) fn append_value_as(value: &Value<'_>, style: Style, out: &mut Vec<u8>) -> Result<bool, Fault> {
+    let mut writer = Writer::new(style);
+    writer.value(value, out, 0)?;
+    Ok(writer.lost)
+}
+
+/// Writes a whole document without some of its top-level fields; `true` if plain JSON lost a type.
 pub(super) fn append_document(
     document: &[u8],
     without: &[Box<[u8]>],
-    order: Order,
+    style: Style,
     out: &mut Vec<u8>,
-) -> Result<(), Fault> {
-    Writer::new(order).document(document, without, out, 0)
+) -> Result<bool, Fault> {
+    let mut writer = Writer::new(style);
+    writer.document(document, without, out, 0)?;
+    Ok(writer.lost)
 }
 
 struct Writer<'a> {
+    form: JsonForm,
     order: Order,
     /// Of the objects that are open, the innermost at the end.
     elements: Vec<(&'a [u8], Raw<'a>)>,
+    lost: bool,
 }
 
 impl<'a> Writer<'a> {
-    fn new(order: Order) -> Self {
-        Self { order, elements: Vec::new() }
+    fn new(style: Style) -> Self {
+        Self { form: style.form, order: style.order, elements: Vec::new(), lost: false }
     }
 
     fn value(&mut self, value: &Value<'a>, out: &mut Vec<u8>, depth: usize) -> Result<(), Fault> {
+        match self.form {
+            JsonForm::Relaxed => {}
+            JsonForm::Canonical if json_form::append_canonical(value, out) => return Ok(()),
+            JsonForm::Plain if json_form::append_plain(value, out)? => {
+                self.lost = true;
+                return Ok(());
+            }
+            JsonForm::Canonical | JsonForm::Plain => {}
+        }
         match *value {
             Value::Double(double) => append_number_double(double, out),
             Value::String(text) => append_string(text, out)?,
@@ -165,7 +196,7 @@ impl<'a> Writer<'a> {
             if index > first {
                 out.push(b',');
             }
-            append_name(name, out)?;
+            append_name(name, self.form, out)?;
             self.value(&raw.value()?, out, depth + 1)?;
         }
         if self.order == Order::AsStored {
@@ -211,9 +242,9 @@ fn check_depth(depth: usize) -> Result<(), Fault> {
     Ok(())
 }
 
-fn append_name(name: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+fn append_name(name: &[u8], form: JsonForm, out: &mut Vec<u8>) -> Result<(), Fault> {
     out.push(b'"');
-    if name.first() == Some(&b'$') {
+    if name.first() == Some(&b'$') && form != JsonForm::Plain {
         let dollars = name.iter().take_while(|&&byte| byte == b'$').count();
         if WRAPPERS.contains(&&name[dollars..]) {
             out.push(b'$');

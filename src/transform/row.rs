@@ -8,17 +8,18 @@ use uuid::Uuid;
 use super::constant;
 use super::encode::{self, encode, type_name};
 use super::fault::Fault;
-use super::json;
+use super::json::Style;
 use super::path::{self, Fields, Found, Path};
-use super::rule;
+use super::reading::{self, Counted, Reader, Stored};
+use super::reference::Seek;
 use super::time;
 use super::walk::{Raw, Value};
-use crate::config::{Rule, ValueSpec};
+use crate::config::{JsonForm, ValueSpec};
 use crate::domain::{
-    CanonicalId, ClusterTime, Coercion, ColumnType, Document, IdType, Reason, Rejection, Row, TextKind,
-    Tuples,
+    CanonicalId, ClusterTime, Coercion, ColumnType, Document, IdType, Reason, Reference, Rejection, Row,
+    TextKind, Tuples,
 };
-use crate::mapping::{ColumnPlan, Mapping, Problem};
+use crate::mapping::{ColumnPlan, Mapping, Problem, ReferencePlan};
 
 /// Turns documents of one mapping into rows of its table.
 pub struct Transformer {
@@ -31,8 +32,9 @@ pub struct Transformer {
 /// How one column comes about.
 struct Column {
     write: Write,
-    /// What is written instead of an absent value, or of null.
-    instead: Instead,
+    /// What is written instead of an absent value.
+    if_absent: Instead,
+    if_null: Instead,
 }
 
 enum Write {
@@ -40,20 +42,30 @@ enum Write {
     Fixed(Vec<u8>),
     Path {
         paths: Vec<Path>,
-        rule: Option<Rule>,
+        /// `None`: the value as it is.
+        reader: Option<Box<Reader>>,
     },
     Document {
         without: Vec<Box<[u8]>>,
+        form: JsonForm,
+        strip_nul: bool,
     },
     SourceId,
     ClusterTime,
     KeyUuid,
     KeyPrefixed(String),
+    Reference(Seek),
 }
 
 enum Instead {
     Field(Vec<u8>),
     Reject,
+}
+
+/// What is told of a row beside its bytes.
+struct Made<'a> {
+    counted: Counted<'a>,
+    references: &'a mut Vec<Reference>,
 }
 
 /// What a row is made from.
@@ -72,8 +84,10 @@ impl Transformer {
         let mut fields = Fields::default();
         let mut columns = Vec::with_capacity(mapping.columns.len());
         let mut problems = Vec::new();
-        for plan in &mapping.columns {
-            match Column::new(plan, &mut fields) {
+        for (index, plan) in mapping.columns.iter().enumerate() {
+            let reference = mapping.references.iter().position(|reference| reference.column == index);
+            let reference = reference.map(|place| (place as u16, &mapping.references[place]));
+            match Column::new(plan, reference, &mut fields) {
                 Ok(column) => columns.push(column),
                 Err(misfit) => problems.push(misfit.problem(&mapping, plan)),
             }
@@ -96,29 +110,51 @@ impl Transformer {
         time: Option<ClusterTime>,
         tuples: &mut Tuples,
     ) -> Result<Row, Rejection> {
-        let source_id = id.source_id(self.mapping.id_type);
+        self.row_of(id.clone(), id.source_id(self.mapping.id_type), document, time, tuples)
+    }
+
+    /// A row that stands for no document of its own: its `source_id` is given, its columns are taken from the
+    /// document that refers to it.
+    pub fn stub(&self, source_id: &str, document: &Document) -> Result<Row, Rejection> {
+        let id = CanonicalId::from_bson(&bson::Bson::String(source_id.to_owned()));
+        self.row_of(id, source_id.to_owned(), document, None, &mut Tuples::default())
+    }
+
+    fn row_of(
+        &self,
+        id: CanonicalId,
+        source_id: String,
+        document: &Document,
+        time: Option<ClusterTime>,
+        tuples: &mut Tuples,
+    ) -> Result<Row, Rejection> {
         let document = document.as_bytes();
         let fields = match self.fields.is_empty() {
             true => Vec::new(),
             false => self.fields.find(document).map_err(|fault| fault.in_column(None))?,
         };
-        let input = Input { id, source_id: &source_id, document, fields: &fields, time, transformer: self };
-        let (tuple, coercions) = tuples.tuple(|tuple| self.append(&input, tuple))?;
-        Ok(Row { id: id.clone(), source_id, tuple, coercions })
+        let input =
+            Input { id: &id, source_id: &source_id, document, fields: &fields, time, transformer: self };
+        let (tuple, (coercions, references)) = tuples.tuple(|tuple| self.append(&input, tuple))?;
+        Ok(Row { id, source_id, tuple, coercions, references })
     }
 
-    fn append(&self, input: &Input<'_>, tuple: &mut Vec<u8>) -> Result<Vec<Coercion>, Rejection> {
+    fn append(
+        &self,
+        input: &Input<'_>,
+        tuple: &mut Vec<u8>,
+    ) -> Result<(Vec<Coercion>, Vec<Reference>), Rejection> {
         // PostgreSQL's tables have at most 1,600 columns.
         tuple.extend_from_slice(&(self.columns.len() as i16).to_be_bytes());
-        let mut coercions = Vec::new();
+        let (mut coercions, mut references) = (Vec::new(), Vec::new());
         for (index, (column, plan)) in self.columns.iter().zip(&self.mapping.columns).enumerate() {
-            let altered =
-                column.append(plan, input, tuple).map_err(|fault| fault.in_column(Some(&plan.name)))?;
-            if let Some(rule) = altered {
-                coercions.push(Coercion { column: index as u16, rule });
-            }
+            let counted = Counted { column: index as u16, into: &mut coercions };
+            let mut made = Made { counted, references: &mut references };
+            column
+                .append(plan, input, tuple, &mut made)
+                .map_err(|fault| fault.in_column(Some(&plan.name)))?;
         }
-        Ok(coercions)
+        Ok((coercions, references))
     }
 
     /// UUIDv5 of (namespace, source, source_id).
@@ -157,63 +193,77 @@ impl Misfit {
 }
 
 impl Column {
-    fn new(plan: &ColumnPlan, fields: &mut Fields) -> Result<Self, Misfit> {
-        let rule = match &plan.value {
-            ValueSpec::Path { rule, .. } => *rule,
-            _ => None,
+    fn new(
+        plan: &ColumnPlan,
+        reference: Option<(u16, &ReferencePlan)>,
+        fields: &mut Fields,
+    ) -> Result<Self, Misfit> {
+        let (rules, default_for_null) = match &plan.value {
+            ValueSpec::Path { reading, .. } => (reading.rules.as_slice(), reading.default_for_null),
+            _ => (&[][..], true),
         };
         let default = match &plan.default {
-            Some(scalar) => constant::encode_scalar(scalar, rule, &plan.column_type)
+            Some(scalar) => constant::encode_scalar(scalar, rules, &plan.column_type)
                 .map_err(|fault| misfit("the default", &fault))?,
             None => None,
         };
-        let instead = match default {
+        let instead = |value: Option<&[u8]>| match value {
             _ if plan.required => Instead::Reject,
             None if plan.not_null => Instead::Reject,
-            default => Instead::Field(field(default.as_deref())),
+            value => Instead::Field(field(value)),
         };
-        let write = Write::new(plan, fields)?;
-        if matches!((&write, &instead), (Write::ClusterTime, Instead::Reject)) {
+        let if_absent = instead(default.as_deref());
+        let if_null = instead(default.as_deref().filter(|_| default_for_null));
+        let write = Write::new(plan, reference, fields)?;
+        if matches!((&write, &if_absent), (Write::ClusterTime, Instead::Reject)) {
             return Err(Misfit {
                 message: "the column takes no null, and a document of the snapshot has no cluster time"
                     .into(),
                 hint: "drop the column's not null, or give a default",
             });
         }
-        Ok(Self { write, instead })
+        Ok(Self { write, if_absent, if_null })
     }
 
-    /// Appends length and value; the rule's name, if one altered the value.
+    /// Appends length and value.
     fn append(
         &self,
         plan: &ColumnPlan,
         input: &Input<'_>,
         tuple: &mut Vec<u8>,
-    ) -> Result<Option<&'static str>, Fault> {
+        made: &mut Made<'_>,
+    ) -> Result<(), Fault> {
         let column = &plan.column_type;
         match &self.write {
             Write::Fixed(field) => tuple.extend_from_slice(field),
-            Write::Path { paths, rule } => match path::first(paths, input.fields)? {
+            Write::Path { paths, reader } => match path::first(paths, input.fields)? {
                 Found::Present(raw) => {
                     let value = raw.value()?;
-                    return measured(tuple, |tuple| match rule {
-                        None => encode(&value, column, tuple).map(|()| None),
-                        Some(rule) => rule::apply(*rule, &value, column, tuple)
-                            .map(|altered| altered.then(|| rule.as_str())),
-                    });
+                    match reader {
+                        None => measured(tuple, |tuple| encode(&value, column, tuple))?,
+                        Some(reader) => self.append_read(plan, reader, &value, tuple, &mut made.counted)?,
+                    }
                 }
-                found @ (Found::Absent | Found::Null) => self.append_instead(plan, found, tuple)?,
+                Found::Null => append_instead(&self.if_null, "null", plan, tuple)?,
+                Found::Absent => append_instead(&self.if_absent, "absent", plan, tuple)?,
             },
-            Write::Document { without } => measured(tuple, |tuple| {
+            Write::Document { without, form, strip_nul } => measured(tuple, |tuple| {
                 encode::begin_json(column, tuple);
                 let start = tuple.len();
-                json::append_document(input.document, without, json::Order::of(column), tuple)?;
+                let style = Style::of(*form, column);
+                reading::append_document(
+                    input.document,
+                    without,
+                    (style, *strip_nul),
+                    tuple,
+                    &mut made.counted,
+                )?;
                 encode::check_text(&tuple[start..], column)
             })?,
             Write::SourceId => measured(tuple, |tuple| append_source_id(input, column, tuple))?,
             Write::ClusterTime => match input.time {
                 Some(time) => measured(tuple, |tuple| append_cluster_time(time, column, tuple))?,
-                None => self.append_instead(plan, Found::Absent, tuple)?,
+                None => append_instead(&self.if_absent, "absent", plan, tuple)?,
             },
             Write::KeyUuid => measured(tuple, |tuple| {
                 let key = input.transformer.key(input.source_id);
@@ -223,30 +273,73 @@ impl Column {
                 let text = format!("{prefix}{}", ulid(input.transformer.key(input.source_id)));
                 encode(&Value::String(text.as_bytes()), column, tuple)
             })?,
+            Write::Reference(seek) => {
+                let choices = seek.choices(input.fields)?;
+                if choices.is_empty() {
+                    append_instead(&self.if_absent, "absent", plan, tuple)?;
+                } else {
+                    made.references.push(Reference { plan: seek.plan, offset: tuple.len(), choices });
+                    tuple.extend_from_slice(&field(None));
+                }
+            }
         }
-        Ok(None)
+        Ok(())
     }
 
-    fn append_instead(&self, plan: &ColumnPlan, found: Found<'_>, tuple: &mut Vec<u8>) -> Result<(), Fault> {
-        match &self.instead {
-            Instead::Field(field) => {
-                tuple.extend_from_slice(field);
-                Ok(())
-            }
-            Instead::Reject => {
-                let state = if found == Found::Null { "null" } else { "absent" };
-                let why = if plan.required { "required" } else { "not null in the table" };
-                Err(Fault::new(
-                    Reason::MissingRequired,
-                    format!("the value is {state}, and the column is {why}"),
-                ))
+    fn append_read(
+        &self,
+        plan: &ColumnPlan,
+        reader: &Reader,
+        value: &Value<'_>,
+        tuple: &mut Vec<u8>,
+        counted: &mut Counted<'_>,
+    ) -> Result<(), Fault> {
+        let start = tuple.len();
+        match measured(tuple, |tuple| reader.store(value, &plan.column_type, tuple, counted))? {
+            Stored::Value => return Ok(()),
+            stored => {
+                tuple.truncate(start);
+                match stored {
+                    Stored::Default => append_instead(&self.if_absent, "absent", plan, tuple),
+                    Stored::Null | Stored::Value => append_instead(&self.if_null, "null", plan, tuple),
+                    Stored::NullByRule if plan.not_null => {
+                        append_instead(&Instead::Reject, "null by on_error", plan, tuple)
+                    }
+                    Stored::NullByRule => {
+                        tuple.extend_from_slice(&field(None));
+                        Ok(())
+                    }
+                }
             }
         }
     }
 }
 
+/// `state`: of the value, for the message.
+fn append_instead(
+    instead: &Instead,
+    state: &str,
+    plan: &ColumnPlan,
+    tuple: &mut Vec<u8>,
+) -> Result<(), Fault> {
+    match instead {
+        Instead::Field(field) => {
+            tuple.extend_from_slice(field);
+            Ok(())
+        }
+        Instead::Reject => {
+            let why = if plan.required { "required" } else { "not null in the table" };
+            Err(Fault::new(Reason::MissingRequired, format!("the value is {state}, and the column is {why}")))
+        }
+    }
+}
+
 impl Write {
-    fn new(plan: &ColumnPlan, fields: &mut Fields) -> Result<Self, Misfit> {
+    fn new(
+        plan: &ColumnPlan,
+        reference: Option<(u16, &ReferencePlan)>,
+        fields: &mut Fields,
+    ) -> Result<Self, Misfit> {
         let column = &plan.column_type;
         let refuse = |what: &str, hint| Misfit {
             message: format!("{what} does not fit a column of type {}", type_name(column)),
@@ -254,22 +347,16 @@ impl Write {
         };
         let is_text = matches!(column, ColumnType::Text { .. } | ColumnType::Other(_));
         match &plan.value {
-            ValueSpec::Path { from, rule } => {
-                if let Some(rule) = rule
-                    && !rule::fits(*rule, column)
-                {
-                    return Err(refuse(
-                        &format!("the rule {}", rule.as_str()),
-                        "leave the rule out, or change the column's type",
-                    ));
-                }
-                Ok(Self::Path { paths: from.iter().map(|path| fields.path(path)).collect(), rule: *rule })
+            ValueSpec::Path { from, reading } => {
+                let reader = Reader::new(reading, column).map_err(|(what, fault)| misfit(what, &fault))?;
+                Ok(Self::Path { paths: from.iter().map(|path| fields.path(path)).collect(), reader })
             }
-            ValueSpec::Document { without } => {
+            ValueSpec::Document { without, json, strip_nul } => {
                 if !is_text && !matches!(column, ColumnType::Json | ColumnType::Jsonb) {
                     return Err(refuse("a whole document", "make the column jsonb"));
                 }
-                Ok(Self::Document { without: without.iter().map(|name| name.as_bytes().into()).collect() })
+                let without = without.iter().map(|name| name.as_bytes().into()).collect();
+                Ok(Self::Document { without, form: *json, strip_nul: *strip_nul })
             }
             ValueSpec::SourceId => {
                 // citext and character(n) hold texts for equal that are different ids.
@@ -291,7 +378,7 @@ impl Write {
                 Ok(Self::ClusterTime)
             }
             ValueSpec::Constant(scalar) => {
-                let value = constant::encode_scalar(scalar, None, column)
+                let value = constant::encode_scalar(scalar, &[], column)
                     .map_err(|fault| misfit("the constant", &fault))?;
                 if value.is_none() && plan.not_null {
                     return Err(Misfit {
@@ -315,6 +402,14 @@ impl Write {
                 check_length(prefix.chars().count() + ULID_LENGTH, column)?;
                 Ok(Self::KeyPrefixed(prefix.clone()))
             }
+            ValueSpec::Reference(spec) => {
+                let Some((place, compiled)) = reference else {
+                    return Err(refuse("a reference without a target", "name a mapping that is enabled"));
+                };
+                Seek::new(place, spec, compiled, fields)
+                    .map(Self::Reference)
+                    .map_err(|fault| misfit("what is looked up", &fault))
+            }
         }
     }
 }
@@ -337,7 +432,7 @@ fn misfit(what: &str, fault: &Fault) -> Misfit {
 }
 
 /// A field of a COPY tuple.
-fn field(value: Option<&[u8]>) -> Vec<u8> {
+pub(super) fn field(value: Option<&[u8]>) -> Vec<u8> {
     let length = value.map_or(-1, |value| value.len() as i32);
     let mut field = length.to_be_bytes().to_vec();
     field.extend_from_slice(value.unwrap_or_default());
@@ -345,7 +440,7 @@ fn field(value: Option<&[u8]>) -> Vec<u8> {
 }
 
 /// Puts the length before what `write` appends.
-fn measured<T>(
+pub(super) fn measured<T>(
     tuple: &mut Vec<u8>,
     write: impl FnOnce(&mut Vec<u8>) -> Result<T, Fault>,
 ) -> Result<T, Fault> {

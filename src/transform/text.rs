@@ -36,7 +36,7 @@ pub(super) fn append(value: &Value<'_>, scope: Scope, out: &mut Vec<u8>) -> Resu
         Value::Date(milliseconds) => append_rfc3339(milliseconds, Fraction::Always, out)
             .ok_or_else(|| Fault::new(Reason::InvalidDate, "the year is outside of 0 to 9999"))?,
         _ if scope == Scope::Scalar => return Ok(false),
-        _ => json::append_value(value, json::Order::AsStored, out)?,
+        _ => json::append_value(value, out)?,
     }
     Ok(true)
 }

@@ -7,7 +7,7 @@ mod setup;
 use std::sync::Arc;
 
 use rowstream::config::KeySpec;
-use rowstream::domain::{ColumnType, Reason, Row, TableName, TextKind};
+use rowstream::domain::{Reason, Row, TableName};
 use rowstream::sink::{self, Disposition, Target};
 use sqlx::{Connection, PgConnection};
 
@@ -521,17 +521,6 @@ async fn hostile_names_are_only_names() {
         .collect();
     assert_eq!(counts(&insert_new(conn, &target, &big).await.expect("copy")), (600, 0, 0, 0));
 
-    let documents = TableName { schema: "Sch\"ema".into(), name: "doc\"s".into() };
-    for _ in 0..2 {
-        sink::create_document_table(conn, &documents, &key).await.expect("create");
-    }
-    let made = table(conn, &documents).await;
-    assert_eq!(made.unique_keys[0].columns, ["select", "Upper"]);
-    assert_eq!(made.column("document").map(|column| &column.column_type), Some(&ColumnType::Jsonb));
-    assert_eq!(
-        made.column("Upper").map(|column| &column.column_type),
-        Some(&ColumnType::Text { kind: TextKind::Text, limit: None })
-    );
     assert_eq!(texts(conn, "select count(*)::text from x").await, ["0"]);
     database.drop().await;
 }

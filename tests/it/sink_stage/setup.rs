@@ -83,10 +83,13 @@ pub(super) fn target(table: &Table, key: KeySpec, names: &[&str]) -> Target {
         id_type: IdType::String,
         key,
         columns: columns.collect(),
+        references: Vec::new(),
         deletes: Deletes::Hard,
         on_drop: OnDrop::Delete,
         critical: false,
         fingerprint: table.fingerprint.clone(),
+        table_oid: 1,
+        meaning: String::new(),
         hash: String::new(),
     }))
 }
@@ -145,7 +148,13 @@ pub(super) fn row(id: &str, fields: &[Field]) -> Row {
             }
         }
     }
-    Row { id: canonical(id), source_id: id.into(), tuple: tuple.into(), coercions: Vec::new() }
+    Row {
+        id: canonical(id),
+        source_id: id.into(),
+        tuple: tuple.into(),
+        coercions: Vec::new(),
+        references: Vec::new(),
+    }
 }
 
 /// A row keyed by ("venmo", id).
