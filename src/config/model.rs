@@ -151,6 +151,9 @@ pub struct Health {
     pub outage_failing: Duration,
     /// Headroom of the oplog below which `/health` is degraded.
     pub oplog_headroom: Duration,
+    /// Without a checkpoint, or while copying without a chunk, for so long it is degraded, too.
+    pub checkpoint_degraded: Duration,
+    pub snapshot_degraded: Duration,
 }
 
 /// One mapping: which documents, which table, which columns.

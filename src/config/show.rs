@@ -94,6 +94,8 @@ fn work(out: &mut String, config: &Config) {
     line(out, 1, "lag_failing", &show_duration(health.lag_failing));
     line(out, 1, "outage_failing", &show_duration(health.outage_failing));
     line(out, 1, "oplog_headroom", &show_duration(health.oplog_headroom));
+    line(out, 1, "checkpoint_degraded", &show_duration(health.checkpoint_degraded));
+    line(out, 1, "snapshot_degraded", &show_duration(health.snapshot_degraded));
 }
 
 fn mapping(out: &mut String, spec: &MappingSpec) {
