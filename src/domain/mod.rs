@@ -16,6 +16,6 @@ pub use key::{CanonicalId, IdType, Key, SourceIndex};
 pub use namespace::Namespace;
 pub use portion::Portion;
 pub use position::{ClusterTime, Position, ResumeToken};
-pub use row::{Coercion, Reason, Reference, Rejection, Row, Sought};
+pub use row::{Coercion, Reason, Reference, Rejection, Row, Sought, Tuples};
 pub use row_key::{CopyFields, RowKey};
 pub use table::{Column, ColumnType, ForeignKey, Table, TableName, TextKind, UniqueKey};

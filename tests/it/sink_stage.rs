@@ -548,7 +548,7 @@ async fn what_is_no_rows_fault_leaves_the_batch() {
         .await
         .expect_err("connection gone");
     assert_eq!(error.disposition(), Disposition::Retry, "{error:?}");
-    let cut = Row { tuple: vec![0, 3, 0], ..venmo("a", &[Null]) };
+    let cut = Row { tuple: vec![0, 3, 0].into(), ..venmo("a", &[Null]) };
     let mut transaction = other.begin().await.expect("begin");
     let error = sink::upsert(&mut transaction, &target, &[cut], Portion::WHOLE).await.expect_err("cut tuple");
     assert!(matches!(error.disposition(), Disposition::Halt { .. }));

@@ -37,6 +37,11 @@ pub(super) struct Decimal {
     pub(super) exponent: i32,
 }
 
+/// Whether every value of this type is its own normal form.
+pub(super) fn is_kept(element_type: u8) -> bool {
+    !matches!(element_type, INT32 | DOUBLE | DECIMAL128 | DOCUMENT | ARRAY | SYMBOL)
+}
+
 /// The type byte and the value bytes of the normal form.
 pub(super) fn canonical(element_type: u8, value: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(value.len() + 1);

@@ -154,7 +154,13 @@ pub(super) fn row(id: &str, fields: &[Field]) -> Row {
             }
         }
     }
-    Row { id: canonical(id), source_id: id.into(), tuple, coercions: Vec::new(), references: Vec::new() }
+    Row {
+        id: canonical(id),
+        source_id: id.into(),
+        tuple: tuple.into(),
+        coercions: Vec::new(),
+        references: Vec::new(),
+    }
 }
 
 /// A row keyed by ("venmo", id).
