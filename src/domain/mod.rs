@@ -2,6 +2,7 @@
 
 mod change;
 mod document;
+mod element;
 mod key;
 mod namespace;
 mod portion;
@@ -12,6 +13,7 @@ mod table;
 
 pub use change::{Change, ChangeKind};
 pub use document::Document;
+pub use element::value_length;
 pub use key::{CanonicalId, IdType, Key, SourceIndex};
 pub use namespace::Namespace;
 pub use portion::Portion;

@@ -212,3 +212,8 @@ pub(super) async fn drop_rows(conn: &mut PgConnection, target: &Target) -> Dropp
     transaction.commit().await.expect("commit");
     dropped
 }
+
+/// Enough bytes for a first load to take the way of COPY.
+pub(super) fn large(ids: std::ops::Range<i32>) -> Vec<Row> {
+    ids.map(|id| venmo(&format!("{id:05}"), &[Field::Int4(id), text(&"x".repeat(1000))])).collect()
+}
