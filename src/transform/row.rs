@@ -291,21 +291,20 @@ impl Column {
         counted: &mut Counted<'_>,
     ) -> Result<(), Fault> {
         let start = tuple.len();
-        match measured(tuple, |tuple| reader.store(value, &plan.column_type, tuple, counted))? {
-            Stored::Value => return Ok(()),
-            stored => {
-                tuple.truncate(start);
-                match stored {
-                    Stored::Default => append_instead(&self.if_absent, "absent", plan, tuple),
-                    Stored::Null | Stored::Value => append_instead(&self.if_null, "null", plan, tuple),
-                    Stored::NullByRule if plan.not_null => {
-                        append_instead(&Instead::Reject, "null by on_error", plan, tuple)
-                    }
-                    Stored::NullByRule => {
-                        tuple.extend_from_slice(&field(None));
-                        Ok(())
-                    }
-                }
+        let stored = measured(tuple, |tuple| reader.store(value, &plan.column_type, tuple, counted))?;
+        if stored != Stored::Value {
+            tuple.truncate(start);
+        }
+        match stored {
+            Stored::Value => Ok(()),
+            Stored::Default => append_instead(&self.if_absent, "absent", plan, tuple),
+            Stored::Null => append_instead(&self.if_null, "null", plan, tuple),
+            Stored::NullByRule if plan.not_null => {
+                append_instead(&Instead::Reject, "null by on_error", plan, tuple)
+            }
+            Stored::NullByRule => {
+                tuple.extend_from_slice(&field(None));
+                Ok(())
             }
         }
     }

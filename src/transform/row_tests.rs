@@ -311,6 +311,7 @@ fn everything() -> Transformer {
         ColumnType::Jsonb,
         enumeration,
         ColumnType::Other("inet".into()),
+        ColumnType::Array { element: Box::new(TEXT), cast_sql: "text[]".into() },
     ];
     let formats = vec![DateFormat::parse("%d.%m.%Y").unwrap()];
     let rules = [
@@ -363,7 +364,7 @@ fn value() -> impl Strategy<Value = Bson> {
 proptest! {
     #[test]
     fn any_document_gives_a_whole_tuple_or_a_rejection(
-        values in prop::collection::vec(value(), 15),
+        values in prop::collection::vec(value(), 16),
         at in any::<prop::sample::Index>(),
         byte in prop::option::of(any::<u8>()),
     ) {
@@ -383,7 +384,7 @@ proptest! {
     }
 
     #[test]
-    fn one_value_gives_a_whole_tuple_or_a_rejection(value in value(), field in 0_usize..15) {
+    fn one_value_gives_a_whole_tuple_or_a_rejection(value in value(), field in 0_usize..16) {
         let transformer = everything();
         let raw = RawDocumentBuf::try_from(&doc! { format!("f{field}"): value }).unwrap();
         let id = CanonicalId::from_bson(&Bson::from(1));
