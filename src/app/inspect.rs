@@ -451,6 +451,7 @@ fn whole(collection: Namespace, schema: &str) -> MappingSpec {
         collection,
         id_type: None,
         key: KeySpec { source: Some("source".to_owned()), source_id: "source_id".to_owned() },
+        filter: None,
         columns: None,
         deletes: crate::config::Deletes::Hard,
         schema: SchemaMode::Create,

@@ -4,6 +4,7 @@ use ::config::ValueKind;
 
 use super::columns::columns;
 use super::defaults;
+use super::filter::filter;
 use super::model::{Deletes, KeySpec, MappingSpec, OnDrop, OnMappingChange, SchemaMode};
 use super::tree::{Field, Section};
 use crate::domain::{IdType, Namespace, TableName};
@@ -71,6 +72,7 @@ fn mapping(mut section: Section<'_>) -> Option<(Place<'_>, MappingSpec)> {
     ];
     let id_type = section.choice("id_type", &id_types);
     let key = key(section.section("key"));
+    let filter = section.field("filter").and_then(filter);
     let columns = section.field_or_null("columns").map(|field| columns(field, &key));
     let whole_documents = columns.is_none();
     let deletes = section.choice("deletes", &[("hard", Delete::Hard), ("keep", Delete::Keep)]);
@@ -89,6 +91,7 @@ fn mapping(mut section: Section<'_>) -> Option<(Place<'_>, MappingSpec)> {
         table: table?,
         id_type,
         key,
+        filter,
         columns,
         deletes: deletes.map_or(Deletes::Hard, Delete::into_model),
         schema,

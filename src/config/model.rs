@@ -7,6 +7,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::date_format::DateFormat;
+use super::filter::Filter;
 use super::reading::{JsonForm, Reading};
 use crate::domain::{IdType, Namespace, TableName};
 
@@ -166,6 +167,8 @@ pub struct MappingSpec {
     /// `None`: sampled once and stored.
     pub id_type: Option<IdType>,
     pub key: KeySpec,
+    /// `None`: every document of the collection.
+    pub filter: Option<Filter>,
     /// `None`: whole documents.
     pub columns: Option<Vec<ColumnSpec>>,
     pub deletes: Deletes,

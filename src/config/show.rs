@@ -108,6 +108,9 @@ fn mapping(out: &mut String, spec: &MappingSpec) {
     }
     let source = spec.key.source.as_deref().map_or_else(|| "null".to_owned(), quoted);
     line(out, 2, "key", &format!("{{ source: {source}, source_id: {} }}", quoted(&spec.key.source_id)));
+    if let Some(filter) = &spec.filter {
+        line(out, 2, "filter", &filter.to_yaml());
+    }
     if let Some(columns) = &spec.columns {
         line(out, 2, "columns", "");
         for column in columns {

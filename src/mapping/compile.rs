@@ -6,7 +6,7 @@ use super::problem::{Problem, Problems, quoted, quoted_table};
 use super::reference::ReferencePlan;
 use super::table::{check_columns_access, check_table, check_unmapped_columns};
 use crate::config::{
-    ColumnSpec, Deletes, JsonForm, KeySpec, MappingSpec, OnDrop, Scalar, ValueSpec, nearest,
+    ColumnSpec, Deletes, Filter, JsonForm, KeySpec, MappingSpec, OnDrop, Scalar, ValueSpec, nearest,
 };
 use crate::domain::{Column, ColumnType, IdType, Namespace, SourceIndex, Table, TableName};
 
@@ -22,6 +22,8 @@ pub struct Mapping {
     pub table: TableName,
     pub id_type: IdType,
     pub key: KeySpec,
+    /// Which documents of the collection have a row.
+    pub filter: Option<Filter>,
     /// Written columns, the key's own first (source if there is one, then source_id), then in file order.
     pub columns: Vec<ColumnPlan>,
     /// Columns whose values stand in other rows; complete once the mapping is linked.
@@ -88,6 +90,7 @@ pub fn compile(
         table: table.name.clone(),
         id_type,
         key: spec.key.clone(),
+        filter: spec.filter.clone(),
         columns,
         references: Vec::new(),
         deletes: spec.deletes.clone(),

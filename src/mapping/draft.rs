@@ -347,6 +347,7 @@ mod tests {
             table: TableName { schema: "public".into(), name: "orders".into() },
             id_type: None,
             key: KeySpec { source: Some("source".into()), source_id: "source_id".into() },
+            filter: None,
             columns,
             deletes: Deletes::Hard,
             schema: SchemaMode::Create,

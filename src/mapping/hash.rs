@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::config::{
-    Aim, ColumnSpec, Deletes, MappingSpec, MatchSpec, Missing, ReferenceSpec, Scalar, Targets, ValueSpec,
+    Aim, ColumnSpec, Deletes, Filter, MappingSpec, MatchSpec, Missing, ReferenceSpec, Scalar, Targets,
+    ValueSpec,
 };
 use crate::domain::IdType;
 
@@ -23,6 +24,7 @@ pub(super) fn meaning(spec: &MappingSpec, id_type: IdType, columns: &[ColumnSpec
         [spec.key.source, spec.key.source_id],
         id_type.to_string(),
         deletes_name(&spec.deletes),
+        spec.filter.as_ref().map(Filter::to_yaml),
         columns,
     ]);
     meaning.to_string()

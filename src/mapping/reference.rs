@@ -349,6 +349,7 @@ fn stub_spec(
         table: table.clone(),
         id_type: Some(IdType::String),
         key,
+        filter: None,
         columns: Some(columns),
         deletes: Deletes::Hard,
         schema: SchemaMode::Expect,

@@ -11,6 +11,7 @@ mod date_text;
 mod decimal;
 mod encode;
 mod fault;
+mod filter;
 mod json;
 mod json_form;
 mod json_text;

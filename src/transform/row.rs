@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::constant;
 use super::encode::{self, encode, type_name};
 use super::fault::Fault;
+use super::filter::Filter;
 use super::path::{self, Fields, Found, Path};
 use super::reading::{self, Counted, Reader, Stored};
 use super::reference::Seek;
@@ -28,6 +29,8 @@ const BYTES_PER_COLUMN: usize = 16;
 pub struct Transformer {
     mapping: Arc<Mapping>,
     namespace: Uuid,
+    /// `None`: every document has a row.
+    filter: Option<Filter>,
     fields: Fields,
     columns: Vec<Column>,
 }
@@ -98,11 +101,20 @@ impl Transformer {
         if !problems.is_empty() {
             return Err(problems);
         }
-        Ok(Self { mapping, namespace, fields, columns })
+        let filter = mapping.filter.as_ref().map(Filter::new);
+        Ok(Self { mapping, namespace, filter, fields, columns })
     }
 
     pub fn mapping(&self) -> &Arc<Mapping> {
         &self.mapping
+    }
+
+    /// Whether the document belongs to the mapping. One that does not has no row, as if it were not there.
+    pub fn wants(&self, document: &Document) -> Result<bool, Rejection> {
+        match &self.filter {
+            None => Ok(true),
+            Some(filter) => filter.matches(document.as_bytes()).map_err(|fault| fault.in_column(None)),
+        }
     }
 
     /// The row of a document. `time` is the commit time of its change; a snapshot has none.

@@ -45,6 +45,7 @@ fn transformer(columns: Vec<ColumnPlan>) -> Result<Transformer, Vec<Problem>> {
         table: TableName { schema: "public".into(), name: "transactions".into() },
         id_type: IdType::String,
         key: KeySpec { source: Some("source".into()), source_id: "source_id".into() },
+        filter: None,
         columns,
         references: Vec::new(),
         deletes: Deletes::Hard,
