@@ -453,6 +453,7 @@ fn whole(collection: Namespace, schema: &str) -> MappingSpec {
         key: KeySpec::SourceId { source: Some("source".to_owned()), source_id: "source_id".to_owned() },
         adopt: None,
         shared: false,
+        filter: None,
         columns: None,
         deletes: crate::config::Deletes::Hard,
         schema: SchemaMode::Create,

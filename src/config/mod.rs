@@ -9,6 +9,7 @@ mod connection;
 mod date_format;
 mod defaults;
 mod error;
+mod filter;
 mod key;
 mod load;
 mod mappings;
@@ -24,6 +25,7 @@ mod units;
 
 pub use date_format::{DateFormat, DatePart};
 pub use error::{Error, Mistake};
+pub use filter::{Condition, Filter, Test};
 pub(crate) use key::is_derived;
 pub use load::load;
 pub use model::*;

@@ -350,6 +350,7 @@ mod tests {
             key: KeySpec::SourceId { source: Some("source".into()), source_id: "source_id".into() },
             adopt: None,
             shared: false,
+            filter: None,
             columns,
             deletes: Deletes::Hard,
             schema: SchemaMode::Create,

@@ -380,6 +380,7 @@ fn stub_spec(
         key,
         adopt: Some(Vec::new()),
         shared: false,
+        filter: None,
         columns: Some(columns),
         deletes: Deletes::Hard,
         schema: SchemaMode::Expect,
