@@ -3,6 +3,7 @@
 
 mod servers;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -10,11 +11,11 @@ use mongodb::Client;
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
-use super::schema::draft;
+use super::schema;
 use crate::config::{Config, KeySpec, MappingSpec, Mappings, OnMappingChange, SchemaMode};
 use crate::domain::{IdType, Namespace, SourceIndex, Table, TableName};
-use crate::mapping::{self, Mapping, Problem};
-use crate::pipeline::{Error, Mapped, Plan};
+use crate::mapping::{self, Mapping, MissingPlan, Problem, StubPlan};
+use crate::pipeline::{Error, Mapped, Plan, StubMaker};
 use crate::sink::{self, Target};
 use crate::source::{self, CollectionFacts, CollectionIndex, Facts, OplogWindow, Scope};
 use crate::state::mapping::Known;
@@ -136,18 +137,45 @@ pub async fn inspect(
             "add a mapping, enable one, or create a collection",
         );
     }
+    if tables == Tables::Create {
+        inspection.create(client, connection, &specs).await?;
+    }
     let mut found = Vec::with_capacity(specs.len());
     for spec in &specs {
         if let Some(facts) = facts.collections.iter().find(|facts| facts.namespace == spec.collection) {
             inspection.collection(spec, facts);
         }
-        found.push(inspection.table(client, connection, tables, spec, &specs).await?);
+        found.push(inspection.table(connection, spec, &specs).await?);
     }
-    let order = mapping::parents_first(&found.iter().map(Option::as_ref).collect::<Vec<_>>());
+    let order = mapping::parents_first(&specs, &found.iter().map(Option::as_ref).collect::<Vec<_>>());
     inspection.cycles(&order.cycles);
+    let mut compiled = Vec::new();
     for (index, place) in order.places.into_iter().enumerate() {
         if let Some(table) = &found[place] {
-            inspection.mapping(config, SourceIndex(index as u16), &specs[place], table, &facts, &known);
+            let index = SourceIndex(index as u16);
+            compiled.extend(inspection.mapping(config, index, &specs[place], table, &facts, &known));
+        }
+    }
+    let mut shapes: HashMap<TableName, Table> =
+        found.into_iter().flatten().map(|table| (table.name.clone(), table)).collect();
+    for name in specs.iter().flat_map(mapping::looked_into) {
+        if !shapes.contains_key(name)
+            && let Some(table) = sink::read_table(connection, name)
+                .await
+                .map_err(|error| Error::retry("read the catalog", error))?
+        {
+            shapes.insert(name.clone(), table);
+        }
+    }
+    if let Err(problems) = mapping::link(&mut compiled, &specs, &shapes) {
+        problems.into_iter().for_each(|problem| inspection.problem(problem));
+    }
+    for mapping in compiled {
+        let place = facts.collections.iter().position(|facts| facts.namespace == mapping.namespace);
+        if let Some(place) = place {
+            inspection.shared_key(&mapping);
+            let of_collection = &facts.collections[place];
+            inspection.finish(config, mapping, CollectionIndex(place as u16), of_collection);
         }
     }
     inspection.pooler(config, connection).await;
@@ -163,19 +191,19 @@ impl Inspection {
         table: &Table,
         facts: &Facts,
         known: &[Known],
-    ) {
-        let collection = facts.collections.iter().position(|facts| facts.namespace == spec.collection);
-        let Some(collection) = collection else { return };
-        let of_collection = &facts.collections[collection];
+    ) -> Option<Mapping> {
+        let of_collection = facts.collections.iter().find(|facts| facts.namespace == spec.collection)?;
         let known = known.iter().find(|known| known.source == spec.source);
-        let Some(id_type) = self.id_type(spec, of_collection, known) else { return };
+        let id_type = self.id_type(spec, of_collection, known)?;
         match mapping::compile(index, spec, id_type, table) {
-            Err(problems) => problems.into_iter().for_each(|problem| self.problem(problem)),
+            Err(problems) => {
+                problems.into_iter().for_each(|problem| self.problem(problem));
+                None
+            }
             Ok((mapping, warnings)) => {
                 warnings.into_iter().for_each(|problem| self.problem(problem));
                 self.mapping_change(&config.pipeline, spec, &mapping, known);
-                self.shared_key(&mapping);
-                self.finish(config, mapping, CollectionIndex(collection as u16), of_collection);
+                Some(mapping)
             }
         }
     }
@@ -203,11 +231,29 @@ impl Inspection {
         }
     }
 
-    async fn table(
+    async fn create(
         &mut self,
         client: &Client,
         connection: &mut PgConnection,
-        tables: Tables,
+        specs: &[MappingSpec],
+    ) -> Result<(), Error> {
+        for created in schema::create(client, connection, specs).await? {
+            let subject = format!("table {}", created.draft.table);
+            for column in created.draft.columns.iter().filter(|column| column.is_unknown()) {
+                let message = "no document tells the type of the column: it is created as jsonb";
+                self.add(Verdict::Warning, format!("{subject}, column {}", column.name), message, "");
+            }
+            if let Some(refused) = created.refused {
+                let hint = "grant create on the schema, or create the table yourself";
+                self.add(Verdict::Failed, subject, refused, hint);
+            }
+        }
+        Ok(())
+    }
+
+    async fn table(
+        &mut self,
+        connection: &mut PgConnection,
         spec: &MappingSpec,
         specs: &[MappingSpec],
     ) -> Result<Option<Table>, Error> {
@@ -220,32 +266,15 @@ impl Inspection {
         // One of several mappings of a table is enough to say that it may be made.
         let may_create =
             specs.iter().any(|other| other.table == spec.table && other.schema == SchemaMode::Create);
-        if !may_create {
+        if may_create {
+            let hint = if spec.columns.is_some() { "`rowstream schema` prints it" } else { "" };
+            self.add(Verdict::Passed, subject, "the table will be created", hint);
+        } else {
             let hint =
                 "create it with your own migrations, let `rowstream schema` print it, or say schema: create";
             self.add(Verdict::Failed, subject, "the table does not exist", hint);
-            return Ok(None);
         }
-        if tables == Tables::LeaveAlone {
-            let hint = if spec.columns.is_some() { "`rowstream schema` prints it" } else { "" };
-            self.add(Verdict::Passed, subject, "the table will be created", hint);
-            return Ok(None);
-        }
-        let draft = draft(client, &spec.table, specs).await?;
-        for column in draft.columns.iter().filter(|column| column.is_unknown()) {
-            let message = "no document tells the type of the column: it is created as jsonb";
-            self.add(Verdict::Warning, format!("{subject}, column {}", column.name), message, "");
-        }
-        if let Err(error) = sink::create_table(connection, &draft).await {
-            if !matches!(error.disposition(), sink::Disposition::Halt { .. }) {
-                return Err(failed(error));
-            }
-            let hint = "grant create on the schema, or create the table yourself";
-            self.add(Verdict::Failed, subject, Error::chain(&error), hint);
-            return Ok(None);
-        }
-        tracing::info!(table = %spec.table, source = spec.source, "table created");
-        sink::read_table(connection, &spec.table).await.map_err(failed)
+        Ok(None)
     }
 
     /// Declared, or what was stored when the mapping was first seen, or what most ids are.
@@ -329,6 +358,13 @@ impl Inspection {
         facts: &CollectionFacts,
     ) {
         let mapping = Arc::new(mapping);
+        let mut stubs = Vec::new();
+        for reference in &mapping.references {
+            stubs.push(match &reference.missing {
+                MissingPlan::Create(stub) => self.stub_maker(config, stub),
+                MissingPlan::Hold | MissingPlan::Null | MissingPlan::Keep => None,
+            });
+        }
         match Transformer::new(Arc::clone(&mapping), config.namespace) {
             Err(problems) => problems.into_iter().for_each(|problem| self.problem(problem)),
             Ok(transformer) => {
@@ -342,12 +378,26 @@ impl Inspection {
                 self.mapped.push(Mapped {
                     target: Target::new(Arc::clone(&mapping)),
                     mapping,
+                    stubs,
                     collection,
                     transformer,
                     documents_estimated: facts.documents.unwrap_or(0),
                     average_size: facts.average_size.unwrap_or(0),
                     chunk_documents: config.snapshot.chunk_documents.min(fit).max(1),
                 });
+            }
+        }
+    }
+}
+
+impl Inspection {
+    fn stub_maker(&mut self, config: &Config, stub: &StubPlan) -> Option<StubMaker> {
+        let mapping = Arc::new(stub.mapping.clone());
+        match Transformer::new(Arc::clone(&mapping), config.namespace) {
+            Ok(transformer) => Some(StubMaker { transformer, target: Target::new(mapping) }),
+            Err(problems) => {
+                problems.into_iter().for_each(|problem| self.problem(problem));
+                None
             }
         }
     }

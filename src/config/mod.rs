@@ -12,6 +12,7 @@ mod load;
 mod mappings;
 mod model;
 mod nearest;
+mod references;
 mod sections;
 mod show;
 mod tree;

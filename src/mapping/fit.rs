@@ -43,7 +43,7 @@ fn mismatch(value: &ValueSpec, to: &ColumnType) -> Option<(&'static str, &'stati
     let is_moment = is_timestamp || matches!(to, T::Date);
     let is_number = matches!(to, T::Int2 | T::Int4 | T::Int8 | T::Float4 | T::Float8 | T::Numeric(_));
     let (fits, what, types) = match value {
-        ValueSpec::Path { rule: None, .. } | ValueSpec::Constant(_) => return None,
+        ValueSpec::Path { rule: None, .. } | ValueSpec::Constant(_) | ValueSpec::Reference(_) => return None,
         ValueSpec::Path { rule: Some(rule), .. } => match rule {
             Rule::UnixSeconds => (is_moment, "as: unix_seconds", MOMENT),
             Rule::UnixMilliseconds => (is_moment, "as: unix_milliseconds", MOMENT),
@@ -70,7 +70,8 @@ fn fit_length(value: &ValueSpec, column: &Column, problems: &mut Problems) {
         | ValueSpec::Document { .. }
         | ValueSpec::SourceId
         | ValueSpec::ClusterTime
-        | ValueSpec::Constant(_) => return,
+        | ValueSpec::Constant(_)
+        | ValueSpec::Reference(_) => return,
     };
     if let Some(limit) = limit_below(column, needed) {
         let message = format!("holds {limit} characters, but its ids have {needed}");
@@ -99,17 +100,20 @@ fn fit_not_null(spec: &ColumnSpec, column: &Column, problems: &mut Problems) {
         ValueSpec::Path { .. } if spec.default == Some(Scalar::Null) => {
             problems.fatal(name, "is not null, but its default is null", "give another default");
         }
-        ValueSpec::Path { .. } if !spec.required && spec.default.is_none() => problems.warning(
-            name,
-            "is not null, and a document without this field will be held",
-            "give it a default, or say required: true",
-        ),
+        ValueSpec::Path { .. } | ValueSpec::Reference(_) if !spec.required && spec.default.is_none() => {
+            problems.warning(
+                name,
+                "is not null, and a document without this field will be held",
+                "give it a default, or say required: true",
+            )
+        }
         ValueSpec::Path { .. }
         | ValueSpec::Document { .. }
         | ValueSpec::SourceId
         | ValueSpec::Constant(_)
         | ValueSpec::KeyUuid
-        | ValueSpec::KeyPrefixed(_) => {}
+        | ValueSpec::KeyPrefixed(_)
+        | ValueSpec::Reference(_) => {}
     }
 }
 

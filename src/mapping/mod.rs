@@ -10,13 +10,17 @@ mod fit;
 mod hash;
 mod order;
 mod problem;
+mod reference;
 mod table;
 
 pub use compile::{ColumnPlan, Mapping, compile};
-pub use draft::{Draft, DraftColumn, DraftType, DraftedFor, Inferred};
+pub use draft::{Draft, DraftColumn, DraftForeignKey, DraftedFor, Inferred, Surroundings};
 pub use hash::differences;
 pub use order::{Order, parents_first};
 pub use problem::Problem;
+pub use reference::{
+    Finder, KeyColumn, MissingPlan, OnDelete, ReferencePlan, StubPlan, TargetOfReference, link, looked_into,
+};
 
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ mod json;
 mod json_text;
 mod numeric;
 mod path;
+mod reference;
 mod row;
 mod rule;
 mod text;

@@ -23,6 +23,7 @@ mod namespaces;
 mod operations;
 mod outages;
 mod path;
+mod references;
 mod restored;
 mod schema;
 mod sink_stage;
