@@ -156,17 +156,9 @@ pub async fn inspect(
             compiled.extend(inspection.mapping(config, index, &specs[place], table, &facts, &known));
         }
     }
-    let mut shapes: HashMap<TableName, Table> =
-        found.into_iter().flatten().map(|table| (table.name.clone(), table)).collect();
-    for name in specs.iter().flat_map(mapping::looked_into) {
-        if !shapes.contains_key(name)
-            && let Some(table) = sink::read_table(connection, name)
-                .await
-                .map_err(|error| Error::retry("read the catalog", error))?
-        {
-            shapes.insert(name.clone(), table);
-        }
-    }
+    let named = found.into_iter().flatten().map(|table| (table.name.clone(), table));
+    let mut shapes: HashMap<TableName, Table> = named.collect();
+    inspection.looked_into(connection, &specs, &mut shapes).await?;
     if let Err(problems) = mapping::link(&mut compiled, &specs, &shapes) {
         problems.into_iter().for_each(|problem| inspection.problem(problem));
     }
@@ -206,6 +198,23 @@ impl Inspection {
                 Some(mapping)
             }
         }
+    }
+
+    /// Tables that are only looked into.
+    async fn looked_into(
+        &mut self,
+        connection: &mut PgConnection,
+        specs: &[MappingSpec],
+        shapes: &mut HashMap<TableName, Table>,
+    ) -> Result<(), Error> {
+        for name in specs.iter().flat_map(mapping::looked_into) {
+            if !shapes.contains_key(name) {
+                let table = sink::read_table(connection, name).await;
+                let table = table.map_err(|error| Error::retry("read the catalog", error))?;
+                shapes.extend(table.map(|table| (name.clone(), table)));
+            }
+        }
+        Ok(())
     }
 
     fn cycles(&mut self, cycles: &[Vec<TableName>]) {

@@ -3,9 +3,11 @@
 use ::config::ValueKind;
 
 use super::mappings::NAME_BYTES;
-use super::model::{ColumnSpec, KeySpec, Rule, Scalar, ValueSpec};
+use super::model::{ColumnSpec, KeySpec, Scalar, ValueSpec};
 use super::nearest::nearest;
+use super::reading::{JsonForm, Reading};
 use super::references;
+use super::rules::RuleKeys;
 use super::tree::{Field, Section};
 
 /// From here on a number in a file is not exact: digits were lost when it was read.
@@ -13,15 +15,6 @@ const INEXACT_FROM: f64 = 9_007_199_254_740_992.0;
 /// Any number of so many digits is told from its neighbours when it is read; of one with more, another
 /// number may be left.
 const EXACT_DIGITS: usize = 15;
-
-const RULES: [(&str, Rule); 6] = [
-    ("unix_seconds", Rule::UnixSeconds),
-    ("unix_milliseconds", Rule::UnixMilliseconds),
-    ("rfc3339", Rule::Rfc3339),
-    ("text", Rule::Text),
-    ("number", Rule::Number),
-    ("json", Rule::Json),
-];
 
 const WORDS: [(&str, Word); 3] =
     [("$document", Word::Document), ("$id", Word::Id), ("$cluster_time", Word::ClusterTime)];
@@ -37,17 +30,6 @@ enum Word {
 enum Origin {
     Paths(Vec<String>),
     Word(Word),
-}
-
-impl Origin {
-    fn into_value(self, rule: Option<Rule>, without: Vec<String>) -> ValueSpec {
-        match self {
-            Self::Paths(from) => ValueSpec::Path { from, rule },
-            Self::Word(Word::Document) => ValueSpec::Document { without },
-            Self::Word(Word::Id) => ValueSpec::SourceId,
-            Self::Word(Word::ClusterTime) => ValueSpec::ClusterTime,
-        }
-    }
 }
 
 /// A column with a mistake is left out, and the mistake is reported.
@@ -76,7 +58,14 @@ pub(super) fn any_column(name: String, field: Field<'_>) -> Option<ColumnSpec> {
     }
     match field.value() {
         ValueKind::String(_) => {
-            let value = origin(field)?.into_value(None, Vec::new());
+            let value = match origin(field)? {
+                Origin::Paths(from) => ValueSpec::Path { from, reading: Reading::default() },
+                Origin::Word(Word::Document) => {
+                    ValueSpec::Document { without: Vec::new(), json: JsonForm::default(), strip_nul: false }
+                }
+                Origin::Word(Word::Id) => ValueSpec::SourceId,
+                Origin::Word(Word::ClusterTime) => ValueSpec::ClusterTime,
+            };
             Some(ColumnSpec { name, value, insert_only: false, required: false, default: None })
         }
         ValueKind::Table(_) => described_column(name, field.into_section()?),
@@ -94,7 +83,7 @@ fn described_column(name: String, mut section: Section<'_>) -> Option<ColumnSpec
     let ref_field = section.field("ref");
     let lookup_field = section.field("lookup");
     let missing_field = section.field_or_null("missing");
-    let rule_field = section.field("as");
+    let rules = RuleKeys::take(&mut section);
     let without_field = section.field("without");
     let required_field = section.field("required");
     let default_field = section.field_or_null("default");
@@ -114,13 +103,10 @@ fn described_column(name: String, mut section: Section<'_>) -> Option<ColumnSpec
         Some(field) => Some(origin(field)?),
         None => None,
     };
-    let word = match &origin {
-        Some(Origin::Word(word)) => Some(*word),
-        Some(Origin::Paths(_)) | None => None,
-    };
+    let is_document = matches!(origin, Some(Origin::Word(Word::Document)));
     let is_path = matches!(origin, Some(Origin::Paths(_)));
     let is_reference = ref_field.is_some() || lookup_field.is_some();
-    for field in [&rule_field, &default_field].into_iter().flatten().filter(|_| !is_path) {
+    if let Some(field) = default_field.as_ref().filter(|_| !is_path) {
         field.mistake("must be left out unless from is a path", "");
     }
     if let Some(field) = required_field.as_ref().filter(|_| !is_path && !is_reference) {
@@ -129,19 +115,30 @@ fn described_column(name: String, mut section: Section<'_>) -> Option<ColumnSpec
     if let Some(field) = missing_field.as_ref().filter(|_| !is_reference) {
         field.mistake("must be left out without ref or lookup", "for an absent field: required, or default");
     }
-    if let Some(field) = without_field.as_ref().filter(|_| word != Some(Word::Document)) {
+    if let Some(field) = without_field.as_ref().filter(|_| !is_document) {
         field.mistake("must be left out unless from is $document", "");
     }
-    let rule = rule_field.and_then(|field| field.choice(&RULES));
     let without = without_field.and_then(names).unwrap_or_default();
     let required = required_field.as_ref().and_then(Field::flag).unwrap_or(false);
     if let Some(field) = default_field.as_ref().filter(|_| required) {
         field.mistake("must not be given together with required: true", "");
     }
-    let default = default_field.and_then(|field| scalar(&field));
+    let has_default = default_field.is_some();
+    let default = default_field.and_then(|field| constant(&field));
+    if !is_path {
+        rules.refuse(is_document);
+    }
     let value = match (origin, constant_field, key_field) {
-        (Some(origin), _, _) => origin.into_value(rule, without),
-        (None, Some(field), _) => ValueSpec::Constant(scalar(&field)?),
+        (Some(Origin::Paths(from)), _, _) => {
+            ValueSpec::Path { from, reading: rules.reading(&section, has_default) }
+        }
+        (Some(Origin::Word(Word::Document)), _, _) => {
+            let (json, strip_nul) = rules.document();
+            ValueSpec::Document { without, json, strip_nul }
+        }
+        (Some(Origin::Word(Word::Id)), _, _) => ValueSpec::SourceId,
+        (Some(Origin::Word(Word::ClusterTime)), _, _) => ValueSpec::ClusterTime,
+        (None, Some(field), _) => ValueSpec::Constant(constant(&field)?),
         (None, None, Some(field)) => key_value(field)?,
         (None, None, None) => {
             ValueSpec::Reference(Box::new(references::reference(ref_field, lookup_field, missing_field)?))
@@ -208,6 +205,13 @@ fn key_value(field: Field<'_>) -> Option<ValueSpec> {
             None
         }
     }
+}
+
+/// A scalar, or a list of them for arrays and JSON.
+fn constant(field: &Field<'_>) -> Option<Scalar> {
+    let ValueKind::Array(_) = field.value() else { return scalar(field) };
+    let items: Vec<Option<Scalar>> = field.clone().items()?.iter().map(scalar).collect();
+    items.into_iter().collect::<Option<_>>().map(Scalar::List)
 }
 
 pub(super) fn scalar(field: &Field<'_>) -> Option<Scalar> {

@@ -5,7 +5,9 @@ use super::hash::{hash, meaning};
 use super::problem::{Problem, Problems, quoted, quoted_table};
 use super::reference::ReferencePlan;
 use super::table::{check_columns_access, check_table, check_unmapped_columns};
-use crate::config::{ColumnSpec, Deletes, KeySpec, MappingSpec, OnDrop, Scalar, ValueSpec, nearest};
+use crate::config::{
+    ColumnSpec, Deletes, JsonForm, KeySpec, MappingSpec, OnDrop, Scalar, ValueSpec, nearest,
+};
 use crate::domain::{Column, ColumnType, IdType, Namespace, SourceIndex, Table, TableName};
 
 /// The column of whole documents.
@@ -110,7 +112,7 @@ pub(super) fn specs_of(spec: &MappingSpec) -> Cow<'_, [ColumnSpec]> {
 fn whole_document() -> Vec<ColumnSpec> {
     vec![ColumnSpec {
         name: DOCUMENT.to_owned(),
-        value: ValueSpec::Document { without: Vec::new() },
+        value: ValueSpec::Document { without: Vec::new(), json: JsonForm::default(), strip_nul: false },
         insert_only: false,
         required: false,
         default: None,

@@ -231,7 +231,7 @@ impl Drafting {
     fn new(spec: &ColumnSpec, sample: &[Document]) -> Self {
         let known = |shape, not_null| Self::known(&spec.name, shape, not_null);
         match &spec.value {
-            ValueSpec::Path { from, rule: None } => {
+            ValueSpec::Path { from, reading } if reading.rules.is_empty() && reading.labels.is_none() => {
                 let (shape, inferred) = infer(from, sample);
                 let shape = match (shape, &spec.default) {
                     // Text can also be how a number or a moment is written, where the file has no type for it.
@@ -241,13 +241,9 @@ impl Drafting {
                 };
                 Self { inferred: Some(inferred), ..known(shape, spec.required) }
             }
-            ValueSpec::Path { rule: Some(rule), .. } => {
-                let shape = match rule {
-                    Rule::UnixSeconds | Rule::UnixMilliseconds | Rule::Rfc3339 => Shape::Moment,
-                    Rule::Text => Shape::Text,
-                    Rule::Number => Shape::Numeric,
-                    Rule::Json => Shape::Anything,
-                };
+            ValueSpec::Path { reading, .. } => {
+                let shapes = reading.rules.iter().map(Shape::of_rule);
+                let shape = shapes.reduce(Shape::join).unwrap_or(Shape::Text);
                 known(shape, spec.required)
             }
             ValueSpec::Document { .. } => known(Shape::Anything, true),
@@ -256,7 +252,8 @@ impl Drafting {
             ValueSpec::Constant(scalar) => known(Shape::of_scalar(scalar), *scalar != Scalar::Null),
             ValueSpec::KeyUuid => known(Shape::Uuid, true),
             ValueSpec::KeyPrefixed(_) => known(Shape::Text, true),
-            ValueSpec::Reference(_) => known(Shape::Text, false),
+            // Where it is known what the other row has, its type is taken instead.
+            ValueSpec::Reference(_) => known(Shape::Text, spec.required),
         }
     }
 
@@ -272,6 +269,18 @@ impl Drafting {
 }
 
 impl Shape {
+    fn of_rule(rule: &Rule) -> Self {
+        match rule {
+            Rule::UnixSeconds | Rule::UnixMilliseconds | Rule::Rfc3339 | Rule::Iso8601 | Rule::Date(_) => {
+                Self::Moment
+            }
+            Rule::Text | Rule::ObjectId => Self::Text,
+            Rule::Number => Self::Numeric,
+            Rule::Boolean => Self::Boolean,
+            Rule::Json => Self::Anything,
+        }
+    }
+
     fn of_scalar(scalar: &Scalar) -> Self {
         match scalar {
             Scalar::Null => Self::Nothing,
@@ -280,6 +289,7 @@ impl Shape {
             Scalar::Int(_) => Self::Bigint,
             Scalar::Float(_) => Self::Double,
             Scalar::Text(_) => Self::Text,
+            Scalar::List(_) => Self::Anything,
         }
     }
 
@@ -392,7 +402,7 @@ mod tests {
     }
 
     fn path(from: &str) -> ValueSpec {
-        ValueSpec::Path { from: vec![from.into()], rule: None }
+        ValueSpec::Path { from: vec![from.into()], reading: crate::config::Reading::default() }
     }
 
     fn documents(values: &[bson::Document]) -> Vec<Document> {

@@ -4,8 +4,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::config::{
-    Aim, ColumnSpec, Deletes, MappingSpec, MatchSpec, Missing, ReferenceSpec, Rule, Scalar, Targets,
-    ValueSpec,
+    Aim, ColumnSpec, Deletes, MappingSpec, MatchSpec, Missing, ReferenceSpec, Scalar, Targets, ValueSpec,
 };
 use crate::domain::IdType;
 
@@ -77,8 +76,10 @@ fn column_differences(old: &Value, new: &Value) -> Vec<String> {
 
 fn column(spec: &ColumnSpec) -> Value {
     let value = match &spec.value {
-        ValueSpec::Path { from, rule } => json!(["path", from, rule.map(Rule::as_str)]),
-        ValueSpec::Document { without } => json!(["document", without]),
+        ValueSpec::Path { from, reading } => json!(["path", from, reading.settings()]),
+        ValueSpec::Document { without, json, strip_nul } => {
+            json!(["document", without, json.as_str(), strip_nul])
+        }
         ValueSpec::SourceId => json!(["source_id"]),
         ValueSpec::ClusterTime => json!(["cluster_time"]),
         ValueSpec::Constant(constant) => json!(["constant", scalar(constant)]),
@@ -129,6 +130,7 @@ fn scalar(scalar: &Scalar) -> Value {
         Scalar::Int(number) => json!(["int", number]),
         Scalar::Float(number) => json!(["float", number.to_bits()]),
         Scalar::Text(text) => json!(["text", text]),
+        Scalar::List(items) => json!(["list", items.iter().map(self::scalar).collect::<Vec<_>>()]),
     }
 }
 

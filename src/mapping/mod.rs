@@ -7,6 +7,7 @@
 mod compile;
 mod draft;
 mod fit;
+mod fit_reading;
 mod hash;
 mod order;
 mod problem;

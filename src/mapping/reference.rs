@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use super::compile::{Mapping, compile};
 use super::problem::{Problem, Problems, quoted, quoted_columns, quoted_table};
 use crate::config::{
-    Aim, ColumnSpec, Deletes, KeySpec, MappingSpec, MatchSpec, Missing, OnDrop, OnMappingChange,
-    ReferenceSpec, SchemaMode, StubSpec, Targets, ValueSpec, nearest,
+    Aim, ColumnSpec, Deletes, KeySpec, MappingSpec, MatchSpec, Missing, OnDrop, ReferenceSpec, SchemaMode,
+    StubSpec, Targets, ValueSpec, nearest,
 };
 use crate::domain::{Column, ColumnType, IdType, SourceIndex, Table, TableName};
 
@@ -358,7 +358,7 @@ fn stub_spec(
         deletes: Deletes::Hard,
         schema: SchemaMode::Expect,
         on_drop: OnDrop::Delete,
-        on_mapping_change: OnMappingChange::Resync,
+        on_mapping_change: of.on_mapping_change,
         critical: false,
         enabled: true,
         allow_empty: true,

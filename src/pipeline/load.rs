@@ -3,12 +3,12 @@
 use sqlx::PgConnection;
 
 use super::Error;
-use super::commit::{apply, begin_fenced, state};
+use super::commit::{begin_fenced, drop_rows, state};
+use super::pace::Pace;
 use super::plan::Plan;
 use super::snapshot::Pending;
 use crate::config::{Deletes, SnapshotMode};
-use crate::domain::{ClusterTime, Position};
-use crate::sink;
+use crate::domain::{ClusterTime, Portion, Position};
 use crate::state::checkpoint::Checkpoint;
 use crate::state::lease::Epoch;
 use crate::state::mapping::{Known, Registered, SnapshotState};
@@ -36,12 +36,13 @@ pub async fn load(
     plan: &Plan,
     mode: SnapshotMode,
     now: ClusterTime,
+    pace: &Pace,
 ) -> Result<Loaded, Error> {
     let mut transaction = begin_fenced(connection, pipeline, epoch, &[]).await?;
     let known = mapping::load(&mut transaction, pipeline).await.map_err(state)?;
     for mapped in &plan.mapped {
         let known = known.iter().find(|known| known.source == mapped.mapping.source);
-        bring_up_to_date(&mut transaction, pipeline, mapped, known, mode).await?;
+        bring_up_to_date(&mut transaction, pipeline, mapped, known, mode, pace.portion()).await?;
     }
     let followed: Vec<&str> = plan.mapped.iter().map(|mapped| mapped.mapping.source.as_str()).collect();
     mapping::leave_scope(&mut transaction, pipeline, &followed).await.map_err(state)?;
@@ -85,6 +86,7 @@ async fn bring_up_to_date(
     mapped: &super::Mapped,
     known: Option<&Known>,
     mode: SnapshotMode,
+    portion: Portion,
 ) -> Result<(), Error> {
     let mapping = &mapped.mapping;
     let (collection, target) = (mapping.namespace.to_string(), mapping.table.to_string());
@@ -121,7 +123,7 @@ async fn bring_up_to_date(
     } else if mapping.deletes == Deletes::Keep {
         tracing::warn!(source = mapping.source, "the collection was not followed, copying it again");
     } else {
-        let deleted = sink::delete_source(connection, &mapped.target).await.map_err(apply)?;
+        let deleted = drop_rows(connection, mapped, portion).await?;
         tracing::warn!(
             source = mapping.source,
             deleted,

@@ -22,8 +22,8 @@ use crate::mapping::Mapping;
 pub use catalog::{create_sql, create_table, existing_comment, fingerprint, missing_tables, read_table};
 pub use error::{Disposition, Error, MalformedTuple, ServerError};
 pub use find::{delete_stub, find, insert_stubs, referrers};
-pub use guard::{guard, lock};
-pub use write::{Dropped, analyze, delete, delete_source, drop_rows, insert_new, source_ids_after, upsert};
+pub use guard::{guard, lock, lock_error};
+pub use write::{Dropped, analyze, delete, drop_rows, insert_new, source_ids_after, upsert};
 
 /// One mapping's table with its statements. A mapping that is compiled again is a new target.
 #[derive(Debug, Clone)]

@@ -77,7 +77,7 @@ impl Seek {
                     let value = match value {
                         MatchSpec::Path(path) => SeekValue::Path(fields.path(path)),
                         MatchSpec::Constant(scalar) => {
-                            let value = constant::encode_scalar(scalar, None, &column.column_type)?;
+                            let value = constant::encode_scalar(scalar, &[], &column.column_type)?;
                             SeekValue::Constant(field(value.as_deref()))
                         }
                     };

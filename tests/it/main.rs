@@ -28,5 +28,6 @@ mod restored;
 mod schema;
 mod sink_stage;
 mod source_stage;
+mod timeouts;
 mod whole_database;
 mod writer;
