@@ -9,6 +9,7 @@ mod connection;
 mod date_format;
 mod defaults;
 mod error;
+mod expression;
 mod load;
 mod mappings;
 mod model;
@@ -23,6 +24,7 @@ mod units;
 
 pub use date_format::{DateFormat, DatePart};
 pub use error::{Error, Mistake};
+pub use expression::{DOCUMENT, Expression, FieldsOfDocument, environment};
 pub use load::load;
 pub use model::*;
 pub(crate) use nearest::nearest;

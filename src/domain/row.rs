@@ -74,6 +74,7 @@ pub enum Reason {
     InvalidDate,
     DuplicateField,
     Malformed,
+    Expression,
     Constraint,
     UniqueViolation,
     ForeignKeyViolation,
@@ -83,7 +84,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::MissingRequired,
         Self::WrongType,
         Self::OutOfRange,
@@ -95,6 +96,7 @@ impl Reason {
         Self::InvalidDate,
         Self::DuplicateField,
         Self::Malformed,
+        Self::Expression,
         Self::Constraint,
         Self::UniqueViolation,
         Self::ForeignKeyViolation,
@@ -116,6 +118,7 @@ impl Reason {
             Self::InvalidDate => "invalid_date",
             Self::DuplicateField => "duplicate_field",
             Self::Malformed => "malformed",
+            Self::Expression => "expression",
             Self::Constraint => "constraint",
             Self::UniqueViolation => "unique_violation",
             Self::ForeignKeyViolation => "foreign_key_violation",

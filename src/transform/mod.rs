@@ -9,6 +9,7 @@ mod constant;
 mod date_text;
 mod decimal;
 mod encode;
+mod expression;
 mod fault;
 mod json;
 mod json_form;
