@@ -9,6 +9,7 @@ mod connection;
 mod date_format;
 mod defaults;
 mod error;
+mod expression;
 mod filter;
 mod key;
 mod load;
@@ -25,6 +26,7 @@ mod units;
 
 pub use date_format::{DateFormat, DatePart};
 pub use error::{Error, Mistake};
+pub use expression::{DOCUMENT, Expression, FieldsOfDocument, environment};
 pub use filter::{Condition, Filter, Test};
 pub(crate) use key::is_derived;
 pub use load::load;

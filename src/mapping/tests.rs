@@ -125,6 +125,11 @@ fn venmo() -> MappingSpec {
     }
 }
 
+/// A mapping of whole documents into a table of its own name.
+pub(super) fn named(source: &str) -> MappingSpec {
+    MappingSpec { source: source.into(), table: name(source), columns: None, ..venmo() }
+}
+
 fn fitting(spec: &MappingSpec, id_type: IdType, table: &Table) -> (Mapping, Vec<Problem>) {
     compile(SourceIndex(3), spec, id_type, table).unwrap_or_else(|problems| panic!("{}", text(&problems)))
 }

@@ -10,6 +10,12 @@ use crate::domain::{Column, ColumnType, ForeignKey, Table, TableName, TextKind, 
 use crate::mapping::Draft;
 
 const TABLE: &str = include_str!("table.sql");
+const MISSING_TABLES: &str = "select wanted.schema, wanted.name
+    from unnest($1::text[], $2::text[]) as wanted (schema, name)
+    where not exists (
+        select from pg_catalog.pg_class c
+        join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+        where n.nspname = wanted.schema and c.relname = wanted.name and c.relkind in ('r', 'p', 'v', 'm', 'f'))";
 const HAS_SCHEMA: &str = "select exists (select from pg_catalog.pg_namespace where nspname = $1)";
 
 #[derive(sqlx::FromRow)]
@@ -109,6 +115,22 @@ pub async fn read_table(conn: &mut PgConnection, name: &TableName) -> Result<Opt
         is_empty,
         fingerprint: answer.fingerprint,
     }))
+}
+
+/// Those of the tables that are not there.
+pub async fn missing_tables(
+    conn: &mut PgConnection,
+    names: impl Iterator<Item = &TableName>,
+) -> Result<Vec<TableName>, Error> {
+    let names: Vec<&TableName> = names.collect();
+    let Some(first) = names.first() else { return Ok(Vec::new()) };
+    let found: Vec<(String, String)> = sqlx::query_as(MISSING_TABLES)
+        .bind(names.iter().map(|table| table.schema.as_str()).collect::<Vec<_>>())
+        .bind(names.iter().map(|table| table.name.as_str()).collect::<Vec<_>>())
+        .fetch_all(conn)
+        .await
+        .map_err(|source| Error::from_sqlx(first, "read the catalog", source))?;
+    Ok(found.into_iter().map(|(schema, name)| TableName { schema, name }).collect())
 }
 
 /// The present `Table::fingerprint`; `None` if there is no such table.

@@ -10,6 +10,7 @@ mod constant;
 mod date_text;
 mod decimal;
 mod encode;
+mod expression;
 mod fault;
 mod filter;
 mod json;
