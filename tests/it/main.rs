@@ -29,6 +29,7 @@ mod restored;
 mod schema;
 mod sink_stage;
 mod source_stage;
+mod systems;
 mod timeouts;
 mod whole_database;
 mod writer;
