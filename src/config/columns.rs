@@ -73,7 +73,7 @@ fn column(name: String, field: Field<'_>, key: &KeySpec) -> Option<ColumnSpec> {
         }
         ValueKind::Table(_) => described_column(name, field.into_section()?),
         _ => {
-            field.mistake("must be a path, or a map with from, value or key", "");
+            field.mistake("must be a path, or a map with from, value, key or collect", "");
             None
         }
     }
@@ -83,6 +83,8 @@ fn described_column(name: String, mut section: Section<'_>) -> Option<ColumnSpec
     let origin_field = section.field("from");
     let constant_field = section.field_or_null("value");
     let key_field = section.field("key");
+    let collect_field = section.field("collect");
+    let distinct_field = section.field("distinct");
     let rule_field = section.field("as");
     let without_field = section.field("without");
     let required_field = section.field("required");
@@ -92,11 +94,16 @@ fn described_column(name: String, mut section: Section<'_>) -> Option<ColumnSpec
 
     let given = usize::from(origin_field.is_some())
         + usize::from(constant_field.is_some())
-        + usize::from(key_field.is_some());
+        + usize::from(key_field.is_some())
+        + usize::from(collect_field.is_some());
     if given != 1 {
-        section.mistake("must have one of from, value and key", "");
+        section.mistake("must have one of from, value, key and collect", "");
         return None;
     }
+    if let Some(field) = distinct_field.as_ref().filter(|_| collect_field.is_none()) {
+        field.mistake("must be left out without collect", "");
+    }
+    let distinct = distinct_field.as_ref().and_then(Field::flag).unwrap_or(false);
     let origin = match origin_field {
         Some(field) => Some(origin(field)?),
         None => None,
@@ -123,7 +130,7 @@ fn described_column(name: String, mut section: Section<'_>) -> Option<ColumnSpec
         (Some(origin), _, _) => origin.into_value(rule, without),
         (None, Some(field), _) => ValueSpec::Constant(scalar(&field)?),
         (None, None, Some(field)) => key_value(field)?,
-        (None, None, None) => return None,
+        (None, None, None) => ValueSpec::Collect { from: path(&collect_field?)?, distinct },
     };
     Some(ColumnSpec { name, value, insert_only: writes.unwrap_or(false), required, default })
 }

@@ -13,6 +13,8 @@ pub struct Row {
     pub tuple: Vec<u8>,
     /// Values that were altered by a rule the operator wrote.
     pub coercions: Vec<Coercion>,
+    /// What the document adds to columns that collect from several: a JSON object by column.
+    pub collected: Option<String>,
 }
 
 /// A value that a rule altered: index into the mapping's columns, and the rule's name.

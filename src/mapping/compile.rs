@@ -4,7 +4,7 @@ use super::key::{KeyPlan, check_adopt, check_key_column, check_own_key};
 use super::problem::{Problem, Problems, quoted, quoted_table};
 use super::table::{check_columns_access, check_table, check_unmapped_columns};
 use crate::config::{ColumnSpec, Deletes, KeySpec, MappingSpec, OnDrop, Scalar, ValueSpec, nearest};
-use crate::domain::{Column, ColumnType, IdType, Namespace, SourceIndex, Table, TableName};
+use crate::domain::{Column, ColumnType, CopyFields, IdType, Namespace, SourceIndex, Table, TableName};
 
 /// The column of whole documents.
 const DOCUMENT: &str = "document";
@@ -42,6 +42,32 @@ pub struct ColumnPlan {
     pub insert_only: bool,
     pub required: bool,
     pub default: Option<Scalar>,
+}
+
+impl Mapping {
+    /// Places of the columns that collect from several documents, and whether each value stands once.
+    pub fn collects(&self) -> impl Iterator<Item = (usize, bool)> {
+        self.columns.iter().enumerate().filter_map(|(place, column)| match &column.value {
+            ValueSpec::Collect { distinct, .. } => Some((place, *distinct)),
+            _ => None,
+        })
+    }
+
+    /// A COPY tuple with this JSON in the place of one of its fields.
+    pub fn with_json(&self, tuple: &[u8], place: usize, json: &str) -> Vec<u8> {
+        let version: &[u8] = if self.columns[place].column_type == ColumnType::Jsonb { &[1] } else { &[] };
+        let mut changed = tuple.get(..2).unwrap_or_default().to_vec();
+        for (number, field) in CopyFields::of_tuple(tuple).enumerate() {
+            if number == place {
+                changed.extend_from_slice(&((version.len() + json.len()) as i32).to_be_bytes());
+                changed.extend_from_slice(version);
+                changed.extend_from_slice(json.as_bytes());
+            } else {
+                changed.extend_from_slice(field);
+            }
+        }
+        changed
+    }
 }
 
 /// Compiles one mapping against its table.

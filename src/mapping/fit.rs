@@ -53,6 +53,7 @@ fn mismatch(value: &ValueSpec, to: &ColumnType) -> Option<(&'static str, &'stati
             Rule::Json => (is_json, "as: json", JSON),
         },
         ValueSpec::Document { .. } => (is_json, "a whole document", JSON),
+        ValueSpec::Collect { .. } => (matches!(to, T::Json | T::Jsonb), "collect", "json or jsonb"),
         ValueSpec::SourceId => (is_text, "$id", TEXT),
         ValueSpec::ClusterTime => (is_timestamp, "$cluster_time", "timestamp or timestamptz"),
         ValueSpec::KeyUuid => (is_text || matches!(to, T::Uuid), "key: uuid", "uuid, text or varchar"),
@@ -70,6 +71,7 @@ fn fit_length(value: &ValueSpec, column: &Column, problems: &mut Problems) {
         | ValueSpec::Document { .. }
         | ValueSpec::SourceId
         | ValueSpec::ClusterTime
+        | ValueSpec::Collect { .. }
         | ValueSpec::Constant(_) => return,
     };
     if let Some(limit) = limit_below(column, needed) {
@@ -108,6 +110,7 @@ fn fit_not_null(spec: &ColumnSpec, column: &Column, problems: &mut Problems) {
         | ValueSpec::Document { .. }
         | ValueSpec::SourceId
         | ValueSpec::Constant(_)
+        | ValueSpec::Collect { .. }
         | ValueSpec::KeyUuid
         | ValueSpec::KeyPrefixed(_) => {}
     }

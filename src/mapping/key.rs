@@ -280,6 +280,17 @@ pub(super) fn check_own_key(spec: &MappingSpec, table: &Table, problems: &mut Pr
 
 /// `adopt` looks rows up, for which it needs an index, and one row at most.
 pub(super) fn check_adopt(spec: &MappingSpec, table: &Table, problems: &mut Problems) {
+    let own = spec.key.names();
+    let is_own = |names: &Vec<String>| {
+        names.len() == own.len() && names.iter().all(|name| own.contains(&name.as_str()))
+    };
+    if spec.shared && spec.adopt.iter().flatten().any(|names| !is_own(names)) {
+        problems.fatal(
+            None,
+            "adopt names another unique key than the key, and its rows are shared",
+            "rows of several documents are taken over by their key alone",
+        );
+    }
     for names in spec.adopt.iter().flatten() {
         let same =
             |columns: &[String]| columns.len() == names.len() && columns.iter().all(|c| names.contains(c));

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Transaction};
 
 use super::Error;
+use super::claims::Claims;
 use super::holding::Holding;
 use super::plan::Plan;
 use super::prepare::{Prepared, Refused, SourceBatch};
@@ -229,17 +230,31 @@ impl Open<'_> {
         (&mut self.transaction, self.pipeline, &self.plan.of(source).mapping.source)
     }
 
+    fn claims(&mut self, source: SourceIndex) -> Option<Claims<'_>> {
+        let mapped = self.plan.of(source);
+        mapped.mapping.key.is_claimed().then(|| Claims::new(&mut self.transaction, self.pipeline, mapped))
+    }
+
     async fn upsert(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
+        if let Some(claims) = self.claims(batch.source) {
+            return claims.put(batch, false).await;
+        }
         let target = &self.plan.of(batch.source).target;
         sink::upsert(&mut self.transaction, target, &batch.rows).await.map_err(apply)
     }
 
     async fn insert_new(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
+        if let Some(claims) = self.claims(batch.source) {
+            return claims.put(batch, true).await;
+        }
         let target = &self.plan.of(batch.source).target;
         sink::insert_new(&mut self.transaction, target, &batch.rows).await.map_err(apply)
     }
 
     async fn delete(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
+        if let Some(claims) = self.claims(batch.source) {
+            return claims.delete(&batch.deletes).await;
+        }
         let target = &self.plan.of(batch.source).target;
         let key = |(id, source_id): &(CanonicalId, String)| (id.clone(), RowKey::of_text(source_id));
         let keys: Vec<(CanonicalId, RowKey)> = batch.deletes.iter().map(key).collect();
@@ -247,8 +262,13 @@ impl Open<'_> {
     }
 
     async fn drop_source(&mut self, source: SourceIndex) -> Result<u64, Error> {
-        let target = &self.plan.of(source).target;
-        let dropped = sink::drop_rows(&mut self.transaction, target).await.map_err(apply)?;
+        let dropped = match self.claims(source) {
+            Some(claims) => claims.drop_rows().await?,
+            None => {
+                let target = &self.plan.of(source).target;
+                sink::drop_rows(&mut self.transaction, target).await.map_err(apply)?
+            }
+        };
         if let Some(rejection) = dropped.refused.first() {
             // Without their documents nobody would ever touch them again: somebody has to decide.
             let mapping = &self.plan.of(source).mapping;
@@ -293,6 +313,8 @@ impl Open<'_> {
         tally.inserted += outcome.inserted;
         tally.updated += outcome.updated;
         tally.unchanged += outcome.unchanged;
+        // Rows in whose place others came.
+        tally.deleted += outcome.deleted;
         tally.fell_back |= outcome.fell_back;
         let refused_by_target: HashMap<&CanonicalId, ()> =
             outcome.rejected.iter().map(|(id, _)| (id, ())).collect();

@@ -3,6 +3,7 @@
 use sqlx::PgConnection;
 
 use super::Error;
+use super::claims::Claims;
 use super::commit::{apply, begin_fenced, state};
 use super::plan::Plan;
 use super::snapshot::Pending;
@@ -108,7 +109,10 @@ async fn bring_up_to_date(
     } else if mapping.deletes == Deletes::Keep {
         tracing::warn!(source = mapping.source, "the collection was not followed, copying it again");
     } else {
-        let deleted = sink::delete_source(connection, &mapped.target).await.map_err(apply)?;
+        let deleted = match mapping.key.is_claimed() {
+            true => Claims::new(connection, pipeline, mapped).drop_rows().await?.deleted,
+            false => sink::delete_source(connection, &mapped.target).await.map_err(apply)?,
+        };
         tracing::warn!(
             source = mapping.source,
             deleted,

@@ -7,7 +7,7 @@ use super::catalog;
 use super::copy;
 use super::error::{Disposition, Error};
 use super::isolate::{Attempt, isolated, run};
-use super::keyed::{Delete, take_over};
+use super::keyed::{Delete, insert, take_over};
 use super::statement::{self, ROLLBACK, SAVEPOINT};
 use super::{Outcome, Target};
 use crate::domain::{ColumnType, Rejection, Row, RowKey};
@@ -36,7 +36,7 @@ pub async fn insert_new(conn: &mut PgConnection, target: &Target, rows: &[Row]) 
     let as_text =
         target.mapping.columns.iter().any(|column| matches!(column.column_type, ColumnType::Other(_)));
     if as_text || bytes < COPY_BYTES || !target.statements.keys.adopt.is_empty() {
-        return upsert(conn, target, rows).await;
+        return write_new(conn, target, rows).await;
     }
     check_fingerprint(conn, target).await?;
     run(conn, target, SAVEPOINT).await?;
@@ -50,7 +50,7 @@ pub async fn insert_new(conn: &mut PgConnection, target: &Target, rows: &[Row]) 
             let error = Error::from_sqlx(&target.mapping.table, "copy rows", source);
             let Disposition::Hold(_) = error.disposition() else { return Err(error) };
             run(conn, target, ROLLBACK).await?;
-            let outcome = upsert(conn, target, rows).await?;
+            let outcome = write_new(conn, target, rows).await?;
             Ok(Outcome { fell_back: true, ..outcome })
         }
     }
@@ -67,6 +67,15 @@ pub async fn delete_source(conn: &mut PgConnection, target: &Target) -> Result<u
         .await
         .map_err(|source| Error::from_sqlx(&target.mapping.table, "delete the rows of a source", source))?;
     Ok(done.rows_affected())
+}
+
+/// Rows of which none should be there. Where rows do not say whose they are, one that is there is nobody's.
+async fn write_new(conn: &mut PgConnection, target: &Target, rows: &[Row]) -> Result<Outcome, Error> {
+    if target.mapping.key.is_claimed() && !target.mapping.key.adopts_by_key {
+        insert(conn, target, rows).await
+    } else {
+        upsert(conn, target, rows).await
+    }
 }
 
 /// What became of the rows of a source: `drop_rows`.

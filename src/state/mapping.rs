@@ -215,3 +215,13 @@ pub async fn snapshot_again(
         .await?;
     Ok(())
 }
+
+/// Others that lock the same mapping wait until the transaction ends.
+pub async fn lock(connection: &mut PgConnection, pipeline: &str, source: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("select from rowstream.mapping where pipeline = $1 and source = $2 for no key update")
+        .bind(pipeline)
+        .bind(source)
+        .execute(connection)
+        .await?;
+    Ok(())
+}

@@ -54,6 +54,10 @@ enum Write {
     ClusterTime,
     KeyUuid,
     KeyPrefixed(String),
+    /// A place to be filled once it is known what the other documents have.
+    Collect {
+        path: Path,
+    },
 }
 
 enum Instead {
@@ -113,6 +117,7 @@ impl Transformer {
         // PostgreSQL's tables have at most 1,600 columns.
         tuple.extend_from_slice(&(self.columns.len() as i16).to_be_bytes());
         let mut coercions = Vec::new();
+        let collected = self.collected(&fields)?;
         for (index, (column, plan)) in self.columns.iter().zip(&self.mapping.columns).enumerate() {
             let altered =
                 column.append(plan, &input, &mut tuple).map_err(|fault| fault.in_column(Some(&plan.name)))?;
@@ -122,7 +127,27 @@ impl Transformer {
         }
         // Tens of thousands of rows wait for their commit: what they do not need is half of their memory.
         tuple.shrink_to_fit();
-        Ok(Row { id: id.clone(), source_id, tuple, coercions })
+        Ok(Row { id: id.clone(), source_id, tuple, coercions, collected })
+    }
+
+    /// What the document adds to the columns that collect; a value that is absent or null adds nothing.
+    fn collected(&self, fields: &[Option<Raw<'_>>]) -> Result<Option<String>, Rejection> {
+        if self.mapping.collects().next().is_none() {
+            return Ok(None);
+        }
+        let mut members = Vec::new();
+        for (column, plan) in self.columns.iter().zip(&self.mapping.columns) {
+            let Write::Collect { path } = &column.write else { continue };
+            let in_column = |fault: Fault| fault.in_column(Some(&plan.name));
+            let found = path::first(std::slice::from_ref(path), fields).map_err(in_column)?;
+            let Found::Present(raw) = found else { continue };
+            let mut value = Vec::new();
+            let read = raw.value().map_err(in_column)?;
+            rule::apply(Rule::Json, &read, &ColumnType::Json, &mut value).map_err(in_column)?;
+            let name = serde_json::Value::from(plan.name.as_str());
+            members.push(format!("{name}:{}", String::from_utf8_lossy(&value)));
+        }
+        Ok(Some(format!("{{{}}}", members.join(","))))
     }
 
     /// The key of the row of a document, if it follows from the id alone and the id fits.
@@ -233,6 +258,7 @@ impl Column {
         let column = &plan.column_type;
         match &self.write {
             Write::Fixed(field) => tuple.extend_from_slice(field),
+            Write::Collect { .. } => tuple.extend_from_slice(&field(None)),
             Write::Path { paths, rule } => match path::first(paths, input.fields)? {
                 Found::Present(raw) => {
                     let value = raw.value()?;
@@ -341,6 +367,7 @@ impl Write {
                 }
                 Ok(Self::Fixed(field(value.as_deref())))
             }
+            ValueSpec::Collect { from, .. } => Ok(Self::Collect { path: fields.path(from) }),
             ValueSpec::KeyUuid => {
                 if !is_text && !matches!(column, ColumnType::Uuid) {
                     return Err(refuse("a uuid", "make the column uuid or text"));

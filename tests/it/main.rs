@@ -13,6 +13,7 @@ mod demo;
 mod health;
 mod held;
 mod ids;
+mod keys;
 mod kills;
 mod layering;
 mod lease;

@@ -149,7 +149,7 @@ pub(super) fn row(id: &str, fields: &[Field]) -> Row {
             }
         }
     }
-    Row { id: canonical(id), source_id: id.into(), tuple, coercions: Vec::new() }
+    Row { id: canonical(id), source_id: id.into(), tuple, coercions: Vec::new(), collected: None }
 }
 
 /// A row keyed by ("venmo", id).
