@@ -239,6 +239,7 @@ impl Inspection {
         self.collection(spec, of_collection);
         let table = self.table(connection, tables, spec).await?;
         let Some(table) = table else { return Ok(()) };
+        let known_all = known;
         let known = known.iter().find(|known| known.source == spec.source);
         let Some(id_type) = self.id_type(spec, of_collection, known) else { return Ok(()) };
         match mapping::compile(index, spec, id_type, &table) {
@@ -246,6 +247,10 @@ impl Inspection {
             Ok((mapping, warnings)) => {
                 warnings.into_iter().for_each(|problem| self.problem(problem));
                 self.shared_key(&mapping);
+                let is_first = !known_table(known_all, &mapping);
+                if is_first {
+                    self.unowned_rows(connection, &mapping).await?;
+                }
                 self.finish(config, mapping, CollectionIndex(collection as u16), of_collection);
             }
         }
@@ -325,6 +330,22 @@ impl Inspection {
         Some(known.map(|known| known.id_type).or(spec.id_type).or(sampled).unwrap_or(IdType::ObjectId))
     }
 
+    /// Rows that were there before the first copy must not be met by surprise.
+    async fn unowned_rows(&mut self, connection: &mut PgConnection, mapping: &Mapping) -> Result<(), Error> {
+        let Some(unique) = &mapping.key.in_the_way else { return Ok(()) };
+        let target = Target::new(Arc::new(mapping.clone()));
+        let found = sink::has_unowned_rows(connection, &target).await;
+        if found.map_err(|error| Error::retry("look for rows without an owner", error))? {
+            self.add(
+                Verdict::Failed,
+                format!("mapping {}, table {}", mapping.source, mapping.table),
+                format!("has rows that belong to no document, and documents can meet them in ({unique})"),
+                "adopt: names the unique keys by which they are taken over; adopt: [] leaves them alone, and holds the documents that meet one",
+            );
+        }
+        Ok(())
+    }
+
     /// Two sources in one table need a column that tells them apart.
     fn shared_key(&mut self, mapping: &Mapping) {
         let other = self.mapped.iter().find(|mapped| {
@@ -374,6 +395,12 @@ impl Inspection {
             }
         }
     }
+}
+
+/// Whether a mapping of this table was begun before: then rows may be its own.
+fn known_table(known: &[Known], mapping: &Mapping) -> bool {
+    let table = mapping.table.to_string();
+    known.iter().any(|known| known.target == table)
 }
 
 /// What the state knows of mappings, if it is there.

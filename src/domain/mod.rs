@@ -16,4 +16,4 @@ pub use namespace::Namespace;
 pub use position::{ClusterTime, Position, ResumeToken};
 pub use row::{Coercion, Reason, Rejection, Row};
 pub use row_key::{CopyFields, RowKey};
-pub use table::{Column, ColumnType, ForeignKey, Table, TableName, TextKind, UniqueKey};
+pub use table::{Column, ColumnType, ForeignKey, Sequence, Table, TableName, TextKind, UniqueKey};

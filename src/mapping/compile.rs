@@ -4,7 +4,9 @@ use super::key::{KeyPlan, check_adopt, check_key_column, check_own_key};
 use super::problem::{Problem, Problems, quoted, quoted_table};
 use super::table::{check_columns_access, check_table, check_unmapped_columns};
 use crate::config::{ColumnSpec, Deletes, KeySpec, MappingSpec, OnDrop, Scalar, ValueSpec, nearest};
-use crate::domain::{Column, ColumnType, CopyFields, IdType, Namespace, SourceIndex, Table, TableName};
+use crate::domain::{
+    Column, ColumnType, CopyFields, IdType, Namespace, Sequence, SourceIndex, Table, TableName,
+};
 
 /// The column of whole documents.
 const DOCUMENT: &str = "document";
@@ -42,6 +44,8 @@ pub struct ColumnPlan {
     pub insert_only: bool,
     pub required: bool,
     pub default: Option<Scalar>,
+    /// To be kept past what is written.
+    pub sequence: Option<Sequence>,
 }
 
 impl Mapping {
@@ -98,7 +102,7 @@ pub fn compile(
             .filter(|column| names.contains(&column.name))
             .for_each(|column| column.not_null = true);
     }
-    let key = KeyPlan::new(&spec.key, &specs, &columns).map(|key| key.with_rules(spec, &columns));
+    let key = KeyPlan::new(&spec.key, &specs, &columns).map(|key| key.with_rules(spec, table, &columns));
     let (Some(key), false) = (key, problems.has_fatal()) else { return Err(problems.into_found()) };
     let mapping = Mapping {
         index,
@@ -172,6 +176,8 @@ fn key_plan(column: &Column, value: ValueSpec) -> ColumnPlan {
         insert_only: false,
         required: false,
         default: None,
+        // One that counts down, or turns around, is the user's own affair.
+        sequence: column.sequence.clone().filter(|sequence| sequence.increment > 0),
     }
 }
 

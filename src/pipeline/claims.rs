@@ -39,7 +39,7 @@ struct Contender<'r> {
 
 impl<'a> Claims<'a> {
     pub(super) fn new(connection: &'a mut PgConnection, pipeline: &'a str, mapped: &'a Mapped) -> Self {
-        Self { connection, pipeline, mapped, target: mapped.mapping.table.to_string() }
+        Self { connection, pipeline, mapped, target: target(&mapped.mapping) }
     }
 
     /// Writes the rows of a batch, each to the key that is its document's; what could not be had is rejected.
@@ -403,6 +403,28 @@ impl<'a> Claims<'a> {
         }
     }
 
+    /// Claims of an earlier session that this mapping can go on with. Those on another table are forgotten:
+    /// its rows are left as they are.
+    pub(super) async fn take_up(self) -> Result<(), Error> {
+        let mapping = &self.mapped.mapping;
+        let scope = scope(self.pipeline, &self.target, mapping);
+        let others = row::other_targets(self.connection, scope).await.map_err(state)?;
+        let of_table = format!("{} (", mapping.table);
+        if let Some(other) = others.iter().find(|other| other.starts_with(&of_table)) {
+            return Err(Error::halt(
+                format!(
+                    "mapping {} has the key {} now, and its rows were written as {other}",
+                    mapping.source, self.target
+                ),
+                "set the key back, or use a new source name and take the rows over with adopt",
+            ));
+        }
+        if !others.is_empty() {
+            row::delete_source(self.connection, self.pipeline, &mapping.source).await.map_err(state)?;
+        }
+        row::set_shared(self.connection, scope).await.map_err(state)
+    }
+
     /// Documents that are gone while their rows stay. Whoever wants their keys may have the rows.
     async fn keep(&mut self, source_ids: &[String]) -> Result<(), Error> {
         if source_ids.is_empty() {
@@ -446,6 +468,11 @@ impl<'a> Claims<'a> {
         let source = &self.mapped.mapping.source;
         row::delete(self.connection, self.pipeline, source, source_ids).await.map_err(state)
     }
+}
+
+/// With the key's columns: a claim on one key says nothing about another key of the same table.
+fn target(mapping: &Mapping) -> String {
+    format!("{} ({})", mapping.table, mapping.key.spec.names().join(", "))
 }
 
 fn scope<'s>(pipeline: &'s str, target: &'s str, mapping: &'s Mapping) -> Scope<'s> {

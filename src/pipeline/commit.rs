@@ -3,7 +3,7 @@
 //! Every transaction has one shape: fence, apply rows, hold rejections, move on, commit. If any step
 //! fails, or the answer to the commit is lost, the session ends and the next one loads the state anew.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use super::holding::Holding;
 use super::plan::Plan;
 use super::prepare::{Prepared, Refused, SourceBatch};
 use crate::domain::{CanonicalId, Document, RowKey, SourceIndex};
-use crate::sink::{self, Outcome, Target};
+use crate::sink::{self, Greatest, Outcome, Target};
 use crate::state::chunk::Chunk;
 use crate::state::held::{Backoff, Entry};
 use crate::state::lease::Epoch;
@@ -38,6 +38,8 @@ pub(super) struct Writer {
     epoch: Epoch,
     policy: HeldPolicy,
     holding: Arc<Holding>,
+    /// What sequences are known to be past.
+    sequences: HashMap<SourceIndex, Greatest>,
 }
 
 /// What one transaction did, per source.
@@ -79,7 +81,7 @@ impl Writer {
         policy: HeldPolicy,
         holding: Arc<Holding>,
     ) -> Self {
-        Self { connection, plan, pipeline, epoch, policy, holding }
+        Self { connection, plan, pipeline, epoch, policy, holding, sequences: HashMap::new() }
     }
 
     /// One batch of the stream: rows, held changes and checkpoint together.
@@ -188,6 +190,7 @@ impl Writer {
             epoch: self.epoch,
             policy: self.policy,
             holding: &self.holding,
+            sequences: &mut self.sequences,
         })
     }
 }
@@ -223,6 +226,7 @@ struct Open<'a> {
     epoch: Epoch,
     policy: HeldPolicy,
     holding: &'a Holding,
+    sequences: &'a mut HashMap<SourceIndex, Greatest>,
 }
 
 impl Open<'_> {
@@ -309,6 +313,7 @@ impl Open<'_> {
         outcome: Outcome,
         tallies: &mut HashMap<SourceIndex, Tally>,
     ) -> Result<(), Error> {
+        self.keep_sequences(batch, &outcome).await?;
         let tally = tallies.entry(batch.source).or_default();
         tally.inserted += outcome.inserted;
         tally.updated += outcome.updated;
@@ -333,6 +338,15 @@ impl Open<'_> {
         let tally = tallies.entry(batch.source).or_default();
         tally.held.extend(refused.into_iter().map(|refused| (refused.id, refused.rejection)));
         Ok(())
+    }
+
+    /// Before the rows are seen, so that nobody is handed a value that one of them has.
+    async fn keep_sequences(&mut self, batch: &SourceBatch, outcome: &Outcome) -> Result<(), Error> {
+        let target = &self.plan.of(batch.source).target;
+        let refused: HashSet<&CanonicalId> = outcome.rejected.iter().map(|(id, _)| id).collect();
+        let written = batch.rows.iter().filter(|row| !refused.contains(&row.id));
+        let seen = self.sequences.entry(batch.source).or_default();
+        sink::keep_sequences(&mut self.transaction, target, written, seen).await.map_err(apply)
     }
 
     async fn settle_deletes(

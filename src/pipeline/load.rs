@@ -40,6 +40,9 @@ pub async fn load(
     let known = mapping::load(&mut transaction, pipeline).await.map_err(state)?;
     for mapped in &plan.mapped {
         let known = known.iter().find(|known| known.source == mapped.mapping.source);
+        if mapped.mapping.key.is_claimed() {
+            Claims::new(&mut transaction, pipeline, mapped).take_up().await?;
+        }
         bring_up_to_date(&mut transaction, pipeline, mapped, known, mode).await?;
     }
     let followed: Vec<&str> = plan.mapped.iter().map(|mapped| mapped.mapping.source.as_str()).collect();

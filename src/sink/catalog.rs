@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use super::error::Error;
 use super::statement;
 use crate::config::KeySpec;
-use crate::domain::{Column, ColumnType, ForeignKey, Table, TableName, TextKind, UniqueKey};
+use crate::domain::{Column, ColumnType, ForeignKey, Sequence, Table, TableName, TextKind, UniqueKey};
 
 const TABLE: &str = include_str!("table.sql");
 
@@ -44,6 +44,16 @@ struct ShapeColumn {
     generated: bool,
     nondeterministic: bool,
     labels: Option<Vec<String>>,
+    sequence: Option<ShapeSequence>,
+}
+
+#[derive(Deserialize)]
+struct ShapeSequence {
+    schema: String,
+    name: String,
+    increment: i64,
+    maximum: i64,
+    cache: i64,
 }
 
 #[derive(Deserialize)]
@@ -142,6 +152,12 @@ impl From<ShapeColumn> for Column {
             has_default: shape.has_default,
             generated: shape.generated,
             nondeterministic: shape.nondeterministic,
+            sequence: shape.sequence.map(|sequence| Sequence {
+                name: TableName { schema: sequence.schema, name: sequence.name },
+                increment: sequence.increment,
+                maximum: sequence.maximum,
+                cache: sequence.cache,
+            }),
         }
     }
 }

@@ -11,6 +11,7 @@ mod error;
 mod guard;
 mod isolate;
 mod keyed;
+mod sequence;
 mod statement;
 mod write;
 
@@ -22,7 +23,8 @@ use crate::mapping::Mapping;
 pub use catalog::{create_document_table, fingerprint, read_table};
 pub use error::{Disposition, Error, MalformedTuple, ServerError};
 pub use guard::{guard, lock};
-pub use keyed::{Rekeyed, adoptable, delete, find, insert, present, rekey};
+pub use keyed::{Rekeyed, adoptable, delete, find, has_unowned_rows, insert, present, rekey};
+pub use sequence::{Greatest, keep_sequences};
 pub use write::{Dropped, analyze, delete_source, drop_rows, insert_new, upsert};
 
 /// One mapping's table with its statements. A mapping that is compiled again is a new target.

@@ -12,6 +12,8 @@ pub struct Known {
     pub enabled: bool,
     /// The collection its rows came from.
     pub collection: String,
+    /// The table they are in, `schema.name`.
+    pub target: String,
     /// Its changes were followed up to the checkpoint; not so for one that was taken out for a while.
     pub in_scope: bool,
     pub snapshot: SnapshotState,
@@ -39,7 +41,7 @@ impl SnapshotState {
 
 pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<Known>, sqlx::Error> {
     let rows = sqlx::query(
-        "select source, mapping_hash, id_type, enabled, collection, in_scope, snapshot_state, planned, documents_estimated
+        "select source, mapping_hash, id_type, enabled, collection, target, in_scope, snapshot_state, planned, documents_estimated
          from rowstream.mapping where pipeline = $1",
     )
     .bind(pipeline)
@@ -59,6 +61,7 @@ pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<K
             },
             enabled: row.get("enabled"),
             collection: row.get("collection"),
+            target: row.get("target"),
             in_scope: row.get("in_scope"),
             snapshot: match row.get::<&str, _>("snapshot_state") {
                 "done" => SnapshotState::Done,

@@ -210,6 +210,7 @@ async fn the_catalog_tells_rules_collations_and_column_privileges() {
             "id update",
             "n insert",
             "n select",
+            "n select, update on sequence t_n_seq",
             "n update",
             "n usage on sequence t_n_seq",
             "m select",

@@ -75,6 +75,7 @@ pub(super) fn target(table: &Table, key: KeySpec, names: &[&str]) -> Target {
                 insert_only: plain != *name,
                 required: false,
                 default: None,
+                sequence: None,
             }
         })
         .collect();
