@@ -166,6 +166,9 @@ pub async fn inspect(
         let place = facts.collections.iter().position(|facts| facts.namespace == mapping.namespace);
         if let Some(place) = place {
             inspection.shared_key(&mapping);
+            if !known_table(&known, &mapping) {
+                inspection.unowned_rows(connection, &mapping).await?;
+            }
             let of_collection = &facts.collections[place];
             inspection.finish(config, mapping, CollectionIndex(place as u16), of_collection);
         }
@@ -340,6 +343,22 @@ impl Inspection {
         }
     }
 
+    /// Rows that were there before the first copy must not be met by surprise.
+    async fn unowned_rows(&mut self, connection: &mut PgConnection, mapping: &Mapping) -> Result<(), Error> {
+        let Some(unique) = &mapping.key.in_the_way else { return Ok(()) };
+        let target = Target::new(Arc::new(mapping.clone()));
+        let found = sink::has_unowned_rows(connection, &target).await;
+        if found.map_err(|error| Error::retry("look for rows without an owner", error))? {
+            self.add(
+                Verdict::Failed,
+                format!("mapping {}, table {}", mapping.source, mapping.table),
+                format!("has rows that belong to no document, and documents can meet them in ({unique})"),
+                "adopt: names the unique keys by which they are taken over; adopt: [] leaves them alone, and holds the documents that meet one",
+            );
+        }
+        Ok(())
+    }
+
     /// Two sources in one table need a column that tells them apart.
     fn shared_key(&mut self, mapping: &Mapping) {
         let other = self.mapped.iter().find(|mapped| {
@@ -410,6 +429,12 @@ impl Inspection {
             }
         }
     }
+}
+
+/// Whether a mapping of this table was begun before: then rows may be its own.
+fn known_table(known: &[Known], mapping: &Mapping) -> bool {
+    let table = mapping.table.to_string();
+    known.iter().any(|known| known.target == table)
 }
 
 /// What the state knows of mappings, if it is there.

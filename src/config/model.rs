@@ -292,6 +292,12 @@ pub enum ValueSpec {
     /// Commit time of the change in MongoDB. Null when it came by snapshot.
     ClusterTime,
     Constant(Scalar),
+    /// The value at a path of every document that stands for the row, as a JSON array in the order of their
+    /// source_ids; `distinct`: each value once.
+    Collect {
+        from: String,
+        distinct: bool,
+    },
     /// UUIDv5 of (namespace, source, source_id).
     KeyUuid,
     /// A prefix and the ULID text of that UUID.

@@ -174,6 +174,9 @@ fn value(column: &ColumnSpec) -> String {
         ValueSpec::SourceId => vec!["from: $id".to_owned()],
         ValueSpec::ClusterTime => vec!["from: $cluster_time".to_owned()],
         ValueSpec::Constant(scalar) => vec![format!("value: {}", scalar.to_yaml())],
+        ValueSpec::Collect { from, distinct } => {
+            vec![format!("collect: {}", quoted(from)), format!("distinct: {distinct}")]
+        }
         ValueSpec::KeyUuid => vec!["key: uuid".to_owned()],
         ValueSpec::KeyPrefixed(prefix) => vec![format!("key: {{ prefix: {} }}", quoted(prefix))],
         ValueSpec::Reference(spec) => reference(spec),

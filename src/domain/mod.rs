@@ -20,4 +20,4 @@ pub use portion::Portion;
 pub use position::{ClusterTime, Position, ResumeToken};
 pub use row::{Coercion, Reason, Reference, Rejection, Row, Sought, Tuples};
 pub use row_key::{CopyFields, RowKey};
-pub use table::{Column, ColumnType, ForeignKey, Table, TableName, TextKind, UniqueKey};
+pub use table::{Column, ColumnType, ForeignKey, Sequence, Table, TableName, TextKind, UniqueKey};

@@ -17,6 +17,8 @@ pub struct Row {
     pub coercions: Vec<Coercion>,
     /// Fields that stand in other rows, in the order of the tuple: nulls so far.
     pub references: Vec<Reference>,
+    /// What the document adds to columns that collect from several: a JSON object by column.
+    pub collected: Option<String>,
 }
 
 /// A field whose value must be looked for when the row is written.

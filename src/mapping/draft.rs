@@ -253,6 +253,7 @@ impl Drafting {
             ValueSpec::Constant(scalar) => known(Shape::of_scalar(scalar), *scalar != Scalar::Null),
             ValueSpec::KeyUuid => known(Shape::Uuid, true),
             ValueSpec::KeyPrefixed(_) => known(Shape::Text, true),
+            ValueSpec::Collect { .. } => known(Shape::Anything, false),
             // Where it is known what the other row has, its type is taken instead.
             ValueSpec::Reference(_) => known(Shape::Text, spec.required),
         }

@@ -90,6 +90,7 @@ fn column(spec: &ColumnSpec) -> Value {
         ValueSpec::SourceId => json!(["source_id"]),
         ValueSpec::ClusterTime => json!(["cluster_time"]),
         ValueSpec::Constant(constant) => json!(["constant", scalar(constant)]),
+        ValueSpec::Collect { from, distinct } => json!(["collect", from, distinct]),
         ValueSpec::KeyUuid => json!(["key_uuid"]),
         ValueSpec::KeyPrefixed(prefix) => json!(["key_prefixed", prefix]),
         ValueSpec::Reference(reference) => self::reference(reference),

@@ -23,6 +23,7 @@ fn column(name: &str, column_type: ColumnType, type_sql: &str) -> Column {
         has_default: false,
         generated: false,
         nondeterministic: false,
+        sequence: None,
     }
 }
 
@@ -441,6 +442,8 @@ fn privileges_are_needed_only_where_a_column_is_read_or_written() {
         missing("source", "update"),
         missing("created_at", "insert"),
         missing("id", "usage on sequence s"),
+        // Kept ahead only where its column is written.
+        missing("created_at", "select, update on sequence s"),
     ];
     assert_eq!(text(&fitting(&venmo(), IdType::String, &table).1), "");
     table.missing_column_privileges.extend([
@@ -448,11 +451,13 @@ fn privileges_are_needed_only_where_a_column_is_read_or_written() {
         missing("source_id", "select"),
         missing("source_data", "update"),
         missing("created_at", "usage on sequence s"),
+        missing("id", "select, update on sequence t"),
     ]);
     insta::assert_snapshot!(text(&problems(&venmo(), IdType::String, &table)), @r#"
 fatal: mapping venmo, table public.transactions, column id: rowstream's role lacks insert (grant insert ("id") on "public"."transactions" to the role of postgres.url)
 fatal: mapping venmo, table public.transactions, column source_id: rowstream's role lacks select (grant select ("source_id") on "public"."transactions" to the role of postgres.url)
 fatal: mapping venmo, table public.transactions, column source_data: rowstream's role lacks update (grant update ("source_data") on "public"."transactions" to the role of postgres.url)
 fatal: mapping venmo, table public.transactions, column created_at: rowstream's role lacks usage on sequence s (grant usage on sequence s to the role of postgres.url)
+fatal: mapping venmo, table public.transactions, column id: rowstream's role lacks select, update on sequence t (grant select, update on sequence t to the role of postgres.url)
 "#);
 }

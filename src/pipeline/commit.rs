@@ -3,7 +3,7 @@
 //! Every transaction has one shape: fence, apply rows, hold rejections, move on, commit. If any step
 //! fails, or the answer to the commit is lost, the session ends and the next one loads the state anew.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Transaction};
 use tokio::sync::Notify;
 
 use super::Error;
+use super::claims::Claims;
 use super::holding::Holding;
 use super::pace::Pace;
 use super::plan::{Mapped, Plan};
@@ -19,7 +20,7 @@ use super::prepare::{Prepared, SourceBatch};
 use super::references::{Leaving, Waiting};
 use super::transaction::{Open, Way};
 use crate::domain::{CanonicalId, ClusterTime, Portion, SourceIndex};
-use crate::sink::{self, Target};
+use crate::sink::{self, Greatest, Target};
 use crate::state::chunk::Chunk;
 use crate::state::held::Backoff;
 use crate::state::lease::Epoch;
@@ -38,6 +39,8 @@ pub struct HeldPolicy {
 pub(super) struct Writer {
     connection: PgConnection,
     for_whom: ForWhom,
+    /// What sequences are known to be past.
+    sequences: HashMap<SourceIndex, Greatest>,
 }
 
 /// What every writer of a session shares.
@@ -88,7 +91,7 @@ pub(super) type Tx<'a> = Transaction<'a, Postgres>;
 
 impl Writer {
     pub(super) fn new(connection: PgConnection, for_whom: ForWhom) -> Self {
-        Self { connection, for_whom }
+        Self { connection, for_whom, sequences: HashMap::new() }
     }
 
     /// One batch of the stream: rows, held changes and checkpoint together.
@@ -202,7 +205,7 @@ impl Writer {
         let targets: Vec<&Target> = mapped().map(|mapped| &mapped.target).chain(stubs).collect();
         let (pipeline, epoch) = (&for_whom.pipeline, for_whom.epoch);
         let transaction = begin_fenced(&mut self.connection, pipeline, epoch, &targets).await?;
-        Ok(Open::new(transaction, for_whom))
+        Ok(Open::new(transaction, for_whom, &mut self.sequences))
     }
 }
 
@@ -236,12 +239,16 @@ pub(super) async fn begin_fenced<'a>(
 /// their documents nobody would ever touch them again, so somebody has to decide.
 pub(super) async fn drop_rows(
     connection: &mut PgConnection,
+    pipeline: &str,
     mapped: &Mapped,
     portion: Portion,
 ) -> Result<u64, Error> {
-    let dropped = sink::drop_rows(connection, &mapped.target, portion).await.map_err(apply)?;
-    let Some(rejection) = dropped.refused.first() else { return Ok(dropped.deleted) };
     let mapping = &mapped.mapping;
+    let dropped = match mapping.key.is_claimed() {
+        true => Claims::new(connection, pipeline, mapped, portion).drop_rows().await?,
+        false => sink::drop_rows(connection, &mapped.target, portion).await.map_err(apply)?,
+    };
+    let Some(rejection) = dropped.refused.first() else { return Ok(dropped.deleted) };
     let rows = match dropped.refused.len() {
         1 => "1 row".to_owned(),
         count => format!("{count} rows"),

@@ -5,6 +5,7 @@
 //! was in memory survives, so nothing in memory needs to be right after a failure.
 
 mod batch;
+mod claims;
 mod commit;
 mod error;
 mod holding;

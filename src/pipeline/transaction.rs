@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use sqlx::PgConnection;
 
 use super::Error;
+use super::claims::Claims;
 use super::commit::{ForWhom, HeldPolicy, Tally, Tx, apply, drop_rows, state};
 use super::prepare::{Refused, SourceBatch, read};
 use super::references::{Leaving, Settling};
 use crate::domain::{CanonicalId, ClusterTime, Document, Portion, Position, SourceIndex};
 use crate::mapping::OnDelete;
-use crate::sink::{self, Outcome};
+use crate::sink::{self, Greatest, Outcome};
 use crate::source;
 use crate::state::held::Entry;
 use crate::state::wait::Wait;
@@ -22,6 +23,7 @@ pub(super) struct Open<'a> {
     transaction: Tx<'a>,
     for_whom: &'a ForWhom,
     portion: Portion,
+    sequences: &'a mut HashMap<SourceIndex, Greatest>,
 }
 
 /// How rows come into a table.
@@ -35,8 +37,47 @@ pub(super) enum Way {
 type Tallies = HashMap<SourceIndex, Tally>;
 
 impl<'a> Open<'a> {
-    pub(super) fn new(transaction: Tx<'a>, for_whom: &'a ForWhom) -> Self {
-        Self { transaction, for_whom, portion: for_whom.pace.portion() }
+    pub(super) fn new(
+        transaction: Tx<'a>,
+        for_whom: &'a ForWhom,
+        sequences: &'a mut HashMap<SourceIndex, Greatest>,
+    ) -> Self {
+        Self { transaction, for_whom, portion: for_whom.pace.portion(), sequences }
+    }
+
+    fn claims(&mut self, source: SourceIndex) -> Option<Claims<'_>> {
+        let mapped = self.for_whom.plan.of(source);
+        let is_claimed = mapped.mapping.key.is_claimed();
+        is_claimed.then(|| Claims::new(&mut self.transaction, &self.for_whom.pipeline, mapped, self.portion))
+    }
+
+    async fn write(&mut self, batch: &SourceBatch, way: Way) -> Result<Outcome, Error> {
+        if let Some(claims) = self.claims(batch.source) {
+            return claims.put(batch, way == Way::Straight).await;
+        }
+        let target = &self.for_whom.plan.of(batch.source).target;
+        let written = match way {
+            Way::Merge => sink::upsert(&mut self.transaction, target, &batch.rows, self.portion).await,
+            Way::Straight => sink::insert_new(&mut self.transaction, target, &batch.rows, self.portion).await,
+        };
+        written.map_err(apply)
+    }
+
+    async fn remove(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
+        if let Some(claims) = self.claims(batch.source) {
+            return claims.delete(&batch.deletes).await;
+        }
+        let target = &self.for_whom.plan.of(batch.source).target;
+        sink::delete(&mut self.transaction, target, &batch.keys(), self.portion).await.map_err(apply)
+    }
+
+    /// Before the rows are seen, so that nobody is handed a value that one of them has.
+    async fn keep_sequences(&mut self, batch: &SourceBatch, outcome: &Outcome) -> Result<(), Error> {
+        let target = &self.for_whom.plan.of(batch.source).target;
+        let refused: HashSet<&CanonicalId> = outcome.rejected.iter().map(|(id, _)| id).collect();
+        let written = batch.rows.iter().filter(|row| !refused.contains(&row.id));
+        let seen = self.sequences.entry(batch.source).or_default();
+        sink::keep_sequences(&mut self.transaction, target, written, seen).await.map_err(apply)
     }
 
     pub(super) fn named(&mut self, source: SourceIndex) -> (&mut PgConnection, &str, &str) {
@@ -63,12 +104,8 @@ impl<'a> Open<'a> {
     ) -> Result<Vec<Wait>, Error> {
         let filled = self.settling(leaving).fill(batch.source, &mut batch.rows, &batch.documents).await?;
         batch.refused.extend(filled.refused);
-        let target = &self.for_whom.plan.of(batch.source).target;
-        let outcome = match way {
-            Way::Merge => sink::upsert(&mut self.transaction, target, &batch.rows, self.portion).await,
-            Way::Straight => sink::insert_new(&mut self.transaction, target, &batch.rows, self.portion).await,
-        };
-        let outcome = outcome.map_err(apply)?;
+        let outcome = self.write(batch, way).await?;
+        self.keep_sequences(batch, &outcome).await?;
         self.settle(batch, batch.written(), &batch.refused, outcome, tallies).await?;
         if self.for_whom.plan.has_references() {
             let all = batch.source_ids(&self.for_whom.plan);
@@ -109,10 +146,7 @@ impl<'a> Open<'a> {
         let mut batches: Vec<&SourceBatch> = with_deletes.chain(&also).collect();
         batches.sort_by_key(|batch| batch.source);
         for batch in batches.into_iter().rev() {
-            let target = &self.for_whom.plan.of(batch.source).target;
-            let outcome = sink::delete(&mut self.transaction, target, &batch.keys(), self.portion)
-                .await
-                .map_err(apply)?;
+            let outcome = self.remove(batch).await?;
             self.settle(batch, batch.deleted(), &[], outcome, tallies).await?;
             self.no_longer_wait(batch).await?;
         }
@@ -197,7 +231,7 @@ impl<'a> Open<'a> {
     ) -> Result<(), Error> {
         self.let_source_go(source, read_after, tallies).await?;
         let mapped = self.for_whom.plan.of(source);
-        let deleted = drop_rows(&mut self.transaction, mapped, self.portion).await?;
+        let deleted = drop_rows(&mut self.transaction, &self.for_whom.pipeline, mapped, self.portion).await?;
         tallies.entry(source).or_default().deleted += deleted;
         let (transaction, pipeline, name) = self.named(source);
         held::resolve_source(transaction, pipeline, name).await.map_err(state)?;
@@ -227,10 +261,7 @@ impl<'a> Open<'a> {
             }
             let also = self.let_go(vec![(source, ids)], &mut leaving, read_after, tallies).await?;
             for batch in also.iter().rev() {
-                let target = &self.for_whom.plan.of(batch.source).target;
-                let outcome = sink::delete(&mut self.transaction, target, &batch.keys(), self.portion)
-                    .await
-                    .map_err(apply)?;
+                let outcome = self.remove(batch).await?;
                 self.settle(batch, batch.deleted(), &[], outcome, tallies).await?;
                 self.no_longer_wait(batch).await?;
             }

@@ -3,6 +3,8 @@
 //! A [`RowKey`] comes from [`crate::mapping::KeyPlan::row_key`] or from `rowstream.row`. Every function takes any
 //! number of them for one statement or a few.
 
+use std::collections::HashSet;
+
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments, PgConnection, Row as _, ValueRef};
 
@@ -13,7 +15,7 @@ use super::statement;
 use super::write::{in_key_order, merge_length};
 use super::{Outcome, Target};
 use crate::config::KeySpec;
-use crate::domain::{CanonicalId, Portion, Reason, Rejection, Row, RowKey};
+use crate::domain::{CanonicalId, CopyFields, Portion, Reason, Rejection, Row, RowKey};
 
 /// Keys of one statement.
 const KEYS: usize = 10_000;
@@ -31,6 +33,15 @@ pub async fn delete(
     let (mut outcome, refused) = isolated(conn, target, &Delete { target, portion }, keys).await?;
     outcome.rejected.extend(refused.into_iter().map(|((id, _), rejection)| (id.clone(), rejection)));
     Ok(outcome)
+}
+
+/// Whether the table has rows that say of no document that they are its own. Where rows do not say it at
+/// all: any rows.
+pub async fn has_unowned_rows(conn: &mut PgConnection, target: &Target) -> Result<bool, Error> {
+    sqlx::query_scalar(statement::has_unowned_rows(&target.mapping))
+        .fetch_one(conn)
+        .await
+        .map_err(|source| failed(target, "look for rows without an owner", source))
 }
 
 /// Which of the keys have a row.
@@ -115,10 +126,19 @@ pub(super) async fn take_over(conn: &mut PgConnection, target: &Target, rows: &[
         return Ok(());
     }
     for (sql, places) in target.statements.keys.adopt.iter().zip(&target.mapping.key.adopt) {
-        let ids: Vec<&str> = rows.iter().map(|row| row.source_id.as_str()).collect();
+        // Of several documents with one value, the first gets the row.
+        let mut values: HashSet<Vec<&[u8]>> = HashSet::new();
+        let mut firsts: Vec<&Row> = Vec::new();
+        for row in rows.iter().copied() {
+            let fields: Vec<&[u8]> = CopyFields::of_tuple(&row.tuple).collect();
+            if values.insert(places.iter().filter_map(|place| fields.get(*place).copied()).collect()) {
+                firsts.push(row);
+            }
+        }
+        let ids: Vec<&str> = firsts.iter().map(|row| row.source_id.as_str()).collect();
         let mut arguments = source_argument(target)?;
         arguments.add(ids).map_err(|_| malformed(target, MalformedTuple))?;
-        arrays::add_values(&mut arguments, &target.wire_types, places, rows)
+        arrays::add_values(&mut arguments, &target.wire_types, places, &firsts)
             .map_err(|source| malformed(target, source))?;
         sqlx::query_with(statement::safe(sql), arguments)
             .execute(&mut *conn)
@@ -264,7 +284,7 @@ impl Insert<'_> {
             return Ok(outcome);
         }
         let mut left: Vec<&Row> = Vec::new();
-        let inserted: std::collections::HashSet<usize> = places.into_iter().map(place_of).collect();
+        let inserted: HashSet<usize> = places.into_iter().map(place_of).collect();
         left.extend(
             rows.iter().enumerate().filter(|(place, _)| !inserted.contains(place)).map(|(_, row)| row),
         );

@@ -9,7 +9,7 @@ use super::constant;
 use super::encode::{self, encode, type_name};
 use super::fault::Fault;
 use super::filter::Filter;
-use super::json::Style;
+use super::json::{self, Style};
 use super::path::{self, Fields, Found, Path};
 use super::reading::{self, Counted, Reader, Stored};
 use super::reference::Seek;
@@ -58,6 +58,10 @@ enum Write {
     KeyUuid,
     KeyPrefixed(String),
     Reference(Seek),
+    /// A place to be filled once it is known what the other documents have.
+    Collect {
+        path: Path,
+    },
 }
 
 enum Instead {
@@ -147,8 +151,9 @@ impl Transformer {
         };
         let input =
             Input { id: &id, source_id: &source_id, document, fields: &fields, time, transformer: self };
+        let collected = self.collected(&fields)?;
         let (tuple, (coercions, references)) = tuples.tuple(|tuple| self.append(&input, tuple))?;
-        Ok(Row { id, source_id, tuple, coercions, references })
+        Ok(Row { id, source_id, tuple, coercions, references, collected })
     }
 
     fn append(
@@ -167,6 +172,26 @@ impl Transformer {
                 .map_err(|fault| fault.in_column(Some(&plan.name)))?;
         }
         Ok((coercions, references))
+    }
+
+    /// What the document adds to the columns that collect; a value that is absent or null adds nothing.
+    fn collected(&self, fields: &[Option<Raw<'_>>]) -> Result<Option<String>, Rejection> {
+        if self.mapping.collects().next().is_none() {
+            return Ok(None);
+        }
+        let mut members = Vec::new();
+        for (column, plan) in self.columns.iter().zip(&self.mapping.columns) {
+            let Write::Collect { path } = &column.write else { continue };
+            let in_column = |fault: Fault| fault.in_column(Some(&plan.name));
+            let found = path::first(std::slice::from_ref(path), fields).map_err(in_column)?;
+            let Found::Present(raw) = found else { continue };
+            let mut value = Vec::new();
+            let read = raw.value().map_err(in_column)?;
+            json::append_value(&read, &mut value).map_err(in_column)?;
+            let name = serde_json::Value::from(plan.name.as_str());
+            members.push(format!("{name}:{}", String::from_utf8_lossy(&value)));
+        }
+        Ok(Some(format!("{{{}}}", members.join(","))))
     }
 
     /// The key of the row of a document, if it follows from the id alone and the id fits.
@@ -286,6 +311,7 @@ impl Column {
         let column = &plan.column_type;
         match &self.write {
             Write::Fixed(field) => tuple.extend_from_slice(field),
+            Write::Collect { .. } => tuple.extend_from_slice(&field(None)),
             Write::Path { paths, reader } => match path::first(paths, input.fields)? {
                 Found::Present(raw) => {
                     let value = raw.value()?;
@@ -437,6 +463,7 @@ impl Write {
                 }
                 Ok(Self::Fixed(field(value.as_deref())))
             }
+            ValueSpec::Collect { from, .. } => Ok(Self::Collect { path: fields.path(from) }),
             ValueSpec::KeyUuid => {
                 if !is_text && !matches!(column, ColumnType::Uuid) {
                     return Err(refuse("a uuid", "make the column uuid or text"));

@@ -23,6 +23,7 @@ fn column(name: &str, column_type: ColumnType, value: ValueSpec) -> ColumnPlan {
         insert_only: false,
         required: false,
         default: None,
+        sequence: None,
     }
 }
 

@@ -15,6 +15,7 @@ mod filter;
 mod health;
 mod held;
 mod ids;
+mod keys;
 mod kills;
 mod layering;
 mod lease;

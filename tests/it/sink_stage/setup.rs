@@ -77,6 +77,7 @@ pub(super) fn target(table: &Table, key: KeySpec, names: &[&str]) -> Target {
                 insert_only: plain != *name,
                 required: false,
                 default: None,
+                sequence: None,
             }
         })
         .collect();
@@ -161,6 +162,7 @@ pub(super) fn row(id: &str, fields: &[Field]) -> Row {
         tuple: tuple.into(),
         coercions: Vec::new(),
         references: Vec::new(),
+        collected: None,
     }
 }
 
