@@ -217,6 +217,7 @@ async fn the_catalog_tells_rules_collations_and_column_privileges() {
             "m update",
             "o insert",
             "o select",
+            "o select, update on sequence t_o_seq",
             "o update"
         ]
     );
