@@ -48,7 +48,7 @@ pub async fn has_unowned_rows(conn: &mut PgConnection, target: &Target) -> Resul
 pub async fn present(conn: &mut PgConnection, target: &Target, keys: &[RowKey]) -> Result<Vec<bool>, Error> {
     let mut found = vec![false; keys.len()];
     for (number, part) in keys.chunks(KEYS).enumerate() {
-        let arguments = key_arguments(target, part.iter())?;
+        let arguments = key_arguments(target, part.iter()).map_err(|source| malformed(target, source))?;
         let places: Vec<i64> =
             sqlx::query_scalar_with(statement::safe(&target.statements.keys.present), arguments)
                 .fetch_all(&mut *conn)
@@ -136,7 +136,7 @@ pub(super) async fn take_over(conn: &mut PgConnection, target: &Target, rows: &[
             }
         }
         let ids: Vec<&str> = firsts.iter().map(|row| row.source_id.as_str()).collect();
-        let mut arguments = source_argument(target)?;
+        let mut arguments = source_argument(target).map_err(|source| malformed(target, source))?;
         arguments.add(ids).map_err(|_| malformed(target, MalformedTuple))?;
         arrays::add_values(&mut arguments, &target.wire_types, places, &firsts)
             .map_err(|source| malformed(target, source))?;
@@ -151,16 +151,16 @@ pub(super) async fn take_over(conn: &mut PgConnection, target: &Target, rows: &[
 fn key_arguments<'k>(
     target: &Target,
     keys: impl ExactSizeIterator<Item = &'k RowKey>,
-) -> Result<PgArguments, Error> {
+) -> Result<PgArguments, MalformedTuple> {
     let mut arguments = source_argument(target)?;
-    arrays::add_keys(&mut arguments, &target.key_types, keys).map_err(|source| malformed(target, source))?;
+    arrays::add_keys(&mut arguments, &target.key_types, keys)?;
     Ok(arguments)
 }
 
-fn source_argument(target: &Target) -> Result<PgArguments, Error> {
+fn source_argument(target: &Target) -> Result<PgArguments, MalformedTuple> {
     let mut arguments = PgArguments::default();
     if target.mapping.key.source().is_some() {
-        arguments.add(&target.mapping.source).map_err(|_| malformed(target, MalformedTuple))?;
+        arguments.add(&target.mapping.source).map_err(|_| MalformedTuple)?;
     }
     Ok(arguments)
 }
@@ -216,7 +216,8 @@ impl<T: Keyed> Attempt<T> for Delete<'_> {
     async fn attempt(&self, conn: &mut PgConnection, items: &[T]) -> Result<Outcome, Error> {
         let mut outcome = Outcome::default();
         for part in items.chunks(self.portion.of(KEYS)) {
-            let arguments = key_arguments(self.target, part.iter().map(Keyed::key))?;
+            let arguments = key_arguments(self.target, part.iter().map(Keyed::key))
+                .map_err(|source| malformed(self.target, source))?;
             let done = sqlx::query_with(statement::safe(&self.target.statements.keys.delete), arguments)
                 .execute(&mut *conn)
                 .await
@@ -239,7 +240,8 @@ impl Attempt<(usize, &Rekeyed)> for Rekey<'_> {
             if moves.is_empty() {
                 break;
             }
-            let mut arguments = key_arguments(self.target, moves.iter().map(|(from, _)| from))?;
+            let mut arguments = key_arguments(self.target, moves.iter().map(|(from, _)| from))
+                .map_err(|source| malformed(self.target, source))?;
             arrays::add_keys(&mut arguments, &self.target.key_types, moves.iter().map(|(_, to)| to))
                 .map_err(|source| malformed(self.target, source))?;
             sqlx::query_with(statement::safe(&self.target.statements.keys.rekey), arguments)

@@ -360,3 +360,64 @@ async fn a_sequence_stays_past_what_is_written_and_a_plain_insert_does_not_colli
     assert!(daemon.stop().await?.success());
     Ok(())
 }
+
+#[tokio::test]
+async fn a_kept_row_goes_to_the_next_document_with_its_key_and_a_changed_key_is_no_start() -> Result<()> {
+    let stage = Stage::new("keys_kept").await?;
+    stage.execute("create table items (id integer primary key, name text not null unique)").await?;
+    let items_of = stage.collection("items");
+    items_of.insert_many([item("a", 1, "a"), item("b", 2, "b")]).await?;
+    let config = items(&stage, "\n    deletes: keep");
+    let daemon = Daemon::start(&config)?;
+    becomes(&stage, &daemon, ITEMS, "1:a 2:b").await?;
+    items_of.delete_one(doc! { "_id": "a" }).await?;
+    items_of.insert_one(item("c", 1, "c")).await?;
+    becomes(&stage, &daemon, ITEMS, "1:c 2:b").await?;
+    becomes(&stage, &daemon, HELD, "").await?;
+    daemon.kill9()?;
+
+    // Another key of the same table says nothing about the rows that were written by the first.
+    let other = config.replace("key: [id]", "key: [name]");
+    let daemon = Daemon::start(&other)?;
+    daemon
+        .logged("has the key public.items (name) now, and its rows were written as public.items (id)")
+        .await?;
+    daemon.stop().await?;
+    let daemon = Daemon::start(&config)?;
+    items_of.insert_one(item("d", 4, "d")).await?;
+    becomes(&stage, &daemon, ITEMS, "1:c 2:b 4:d").await?;
+    assert!(daemon.stop().await?.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_document_without_a_key_or_with_one_that_does_not_fit_is_held_and_stops_nobody() -> Result<()> {
+    let stage = Stage::new("keys_bad").await?;
+    stage
+        .execute("create table items (id smallint primary key check (id <> 13), name text not null)")
+        .await?;
+    let items_of = stage.collection("items");
+    items_of
+        .insert_many([item("bad check", 13, "x"), item("bad range", 70_000, "x"), item("good", 1, "1")])
+        .await?;
+    items_of.insert_one(doc! { "_id": "none", "name": "x" }).await?;
+    items_of.insert_one(doc! { "_id": "text", "n": "7", "name": "x" }).await?;
+    let daemon = Daemon::start(&items(&stage, ""))?;
+    let held = "bad check:constraint bad range:out_of_range none:missing_required text:wrong_type";
+    becomes(&stage, &daemon, HELD, held).await?;
+    becomes(&stage, &daemon, ITEMS, "1:1").await?;
+    becomes(&stage, &daemon, "select count(*) from rowstream.row where row_key is not null", "1").await?;
+
+    // Repaired, each heals; a document whose key is refused later keeps its row as it was.
+    items_of
+        .update_many(
+            doc! { "_id": { "$ne": "good" } },
+            vec![doc! { "$set": { "n": { "$strLenCP": "$_id" } } }],
+        )
+        .await?;
+    items_of.update_one(doc! { "_id": "good" }, doc! { "$set": { "n": 13 } }).await?;
+    becomes(&stage, &daemon, HELD, "bad range:duplicate_key good:constraint text:duplicate_key").await?;
+    becomes(&stage, &daemon, ITEMS, "1:1 4:x 9:x").await?;
+    assert!(daemon.stop().await?.success());
+    Ok(())
+}

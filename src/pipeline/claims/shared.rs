@@ -215,50 +215,52 @@ impl Claims<'_> {
 mod tests {
     use super::*;
 
-    fn claim(source_id: &str, collected: &str) -> Claim {
-        Claim {
-            source: "ours".into(),
-            source_id: source_id.into(),
-            id: CanonicalId::from_bytes(source_id.as_bytes()),
-            key: Some(RowKey::of_text("1")),
-            wants: None,
-            adopted: false,
-            kept: false,
-            collected: Some(collected.into()),
-        }
+    /// Claims are `a1`: the document a, which adds 1.
+    fn claims(text: &str) -> Vec<Claim> {
+        let claim = |word: &str| {
+            let (source_id, collected) = word.split_at(1);
+            Claim {
+                source: "ours".into(),
+                source_id: source_id.into(),
+                id: CanonicalId::from_bytes(source_id.as_bytes()),
+                key: Some(RowKey::of_text("1")),
+                wants: None,
+                adopted: false,
+                kept: false,
+                collected: Some(collected.into()),
+            }
+        };
+        text.split_whitespace().map(claim).collect()
     }
 
-    fn turn_of(before: &[Claim], now: &[Claim], batch: &[&str], collects: bool) -> Turn {
-        let before: Vec<&Claim> = before.iter().collect();
-        let now: Vec<&Claim> = now.iter().collect();
+    fn turn_of(before: &str, now: &str, batch: &[&str], collects: bool) -> Turn {
+        let (before, now) = (claims(before), claims(now));
+        let (before, now): (Vec<&Claim>, Vec<&Claim>) = (before.iter().collect(), now.iter().collect());
         turn(&before, &now, "ours", &batch.iter().copied().collect(), collects)
+    }
+
+    fn touched(source_id: &str) -> Turn {
+        Turn::Touched("ours".into(), source_id.into())
     }
 
     #[test]
     fn the_lowest_document_writes_and_the_others_rest() {
-        let (a, b) = (claim("a", "1"), claim("b", "2"));
-        assert_eq!(turn_of(&[], &[a.clone()], &["a"], false), Turn::Writes("a".into()));
-        assert_eq!(turn_of(&[a.clone()], &[a.clone(), b.clone()], &["b"], false), Turn::Rests);
-        assert_eq!(turn_of(&[b.clone()], &[a.clone(), b.clone()], &["a"], false), Turn::Writes("a".into()));
+        assert_eq!(turn_of("", "a1", &["a"], false), Turn::Writes("a".into()));
+        assert_eq!(turn_of("a1", "a1 b2", &["b"], false), Turn::Rests);
+        assert_eq!(turn_of("b2", "a1 b2", &["a"], false), Turn::Writes("a".into()));
     }
 
     #[test]
     fn when_the_writer_leaves_the_next_comes_again_and_after_the_last_the_row_goes() {
-        let (a, b) = (claim("a", "1"), claim("b", "2"));
-        assert_eq!(
-            turn_of(&[a.clone(), b.clone()], &[b.clone()], &[], false),
-            Turn::Touched("ours".into(), "b".into())
-        );
-        assert_eq!(turn_of(&[a.clone(), b], &[a.clone()], &[], false), Turn::Rests);
-        assert_eq!(turn_of(&[a], &[], &[], false), Turn::Gone);
+        assert_eq!(turn_of("a1 b2", "b2", &[], false), touched("b"));
+        assert_eq!(turn_of("a1 b2", "a1", &[], false), Turn::Rests);
+        assert_eq!(turn_of("a1", "", &[], false), Turn::Gone);
     }
 
     #[test]
     fn the_writer_comes_again_when_another_one_adds_something_to_what_is_collected() {
-        let (a, b) = (claim("a", "1"), claim("b", "2"));
-        let touched = Turn::Touched("ours".into(), "a".into());
-        assert_eq!(turn_of(&[a.clone()], &[a.clone(), b.clone()], &["b"], true), touched);
-        assert_eq!(turn_of(&[a.clone(), b.clone()], &[a.clone(), claim("b", "3")], &["b"], true), touched);
-        assert_eq!(turn_of(&[a.clone(), b.clone()], &[a, b], &["b"], true), Turn::Rests);
+        assert_eq!(turn_of("a1", "a1 b2", &["b"], true), touched("a"));
+        assert_eq!(turn_of("a1 b2", "a1 b3", &["b"], true), touched("a"));
+        assert_eq!(turn_of("a1 b2", "a1 b2", &["b"], true), Turn::Rests);
     }
 }
