@@ -15,7 +15,10 @@ use super::tree::Field;
 pub const DOCUMENT: &str = "doc";
 
 /// Longer ones belong into a transformer of one's own.
-const CHARACTERS: usize = 10_000;
+const BYTES: usize = 4_000;
+
+/// The parser and the evaluator recurse, and their stack is not theirs alone.
+const NESTING: usize = 50;
 
 /// Names that the language itself gives a meaning, beside variables.
 const OF_THE_LANGUAGE: [&str; 15] = [
@@ -68,8 +71,11 @@ impl Expression {
     /// # Errors
     /// Every mistake, with its line and column.
     pub fn compile(text: &str) -> Result<Self, Vec<String>> {
-        if text.len() > CHARACTERS {
-            return Err(vec![format!("it is longer than {CHARACTERS} bytes")]);
+        if text.len() > BYTES {
+            return Err(vec![format!("it is longer than {BYTES} bytes")]);
+        }
+        if nesting(text) > NESTING {
+            return Err(vec![format!("it is nested more than {NESTING} times")]);
         }
         let program = environment().compile(text).map_err(|errors| messages(&errors))?;
         let mut names = Names { fields: FieldsOfDocument::Named(BTreeSet::new()), unknown: Vec::new() };
@@ -121,6 +127,20 @@ pub(super) fn expression(field: &Field<'_>) -> Option<Expression> {
             None
         }
     }
+}
+
+/// At least as deep as what the parser sees: brackets in texts count as well, and choices never end.
+fn nesting(text: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    for byte in text.bytes() {
+        match byte {
+            b'(' | b'[' | b'{' | b'?' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
 }
 
 fn messages(errors: &ParseErrors) -> Vec<String> {
@@ -233,8 +253,11 @@ mod tests {
         let mistakes = |text: &str| Expression::compile(text).expect_err("a mistake").join("\n");
         assert_eq!(mistakes("doc.a +\n dok.b"), "line 2, column 2: dok is not known, only doc is");
         assert!(mistakes("doc.a + ").starts_with("line 1, column "), "{}", mistakes("doc.a + "));
-        assert!(mistakes(&"(".repeat(5_000)).starts_with("line 1, "), "no overflow of the stack");
+        assert!(mistakes(&"(".repeat(1_000)).contains("nested"), "no overflow of the stack");
         assert!(mistakes(&"a".repeat(20_000)).contains("longer than"));
+        assert!(Expression::compile(&format!("1{}", "+1".repeat(1_999))).is_ok());
+        assert!(Expression::compile(&format!("{}true", "!".repeat(3_990))).is_ok());
+        assert!(Expression::compile(&format!("doc{}", ".a".repeat(1_990))).is_ok());
         assert_eq!(
             mistakes("doc.l.all(i, i > 0) && i > 1"),
             "line 1, column 24: i is not known, only doc is"

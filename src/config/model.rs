@@ -7,8 +7,9 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::date_format::DateFormat;
+use super::expression::Expression;
 use super::reading::{JsonForm, Reading};
-use crate::domain::{IdType, Namespace, TableName};
+use crate::domain::{IdType, Namespace, TableName, Transformers};
 
 /// Everything `rowstream` was told, checked.
 #[derive(Debug, Clone)]
@@ -27,6 +28,8 @@ pub struct Config {
     /// Root of every deterministic id. Changing it changes all of them.
     pub namespace: Uuid,
     pub mappings: Mappings,
+    /// What the program was built with; no part of the file.
+    pub transformers: Transformers,
 }
 
 /// What is copied: the mappings of the file, or every collection of one database as whole documents.
@@ -166,6 +169,13 @@ pub struct MappingSpec {
     /// `None`: sampled once and stored.
     pub id_type: Option<IdType>,
     pub key: KeySpec,
+    /// Unique keys by which rows that are there without an owner are taken over. `None`: not said, and a
+    /// table in which such rows are in the way is refused.
+    pub adopt: Option<Vec<Vec<String>>>,
+    /// Several documents may stand for one row.
+    pub shared: bool,
+    /// A transformer of the program's own, by its name.
+    pub transform: Option<String>,
     /// `None`: whole documents.
     pub columns: Option<Vec<ColumnSpec>>,
     pub deletes: Deletes,
@@ -181,10 +191,47 @@ pub struct MappingSpec {
 
 /// The columns that hold the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeySpec {
-    /// `None`: the table belongs to one source and has no such column.
-    pub source: Option<String>,
-    pub source_id: String,
+pub enum KeySpec {
+    /// Columns that rowstream writes itself.
+    SourceId {
+        /// `None`: the table belongs to one source and has no such column.
+        source: Option<String>,
+        source_id: String,
+    },
+    /// Names among the mapping's columns.
+    Columns(Vec<String>),
+}
+
+impl KeySpec {
+    /// In the order of the key.
+    pub fn names(&self) -> Vec<&str> {
+        match self {
+            Self::SourceId { source, source_id } => {
+                source.as_deref().into_iter().chain([source_id.as_str()]).collect()
+            }
+            Self::Columns(names) => names.iter().map(String::as_str).collect(),
+        }
+    }
+
+    /// Whether two mappings of one table know their own rows apart: by a source column, or by what is
+    /// remembered of each row. In one table it is the same for all.
+    pub fn can_share_with(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::SourceId { source, .. }, Self::SourceId { source: others, .. }) => {
+                source.is_some() && others.is_some()
+            }
+            (Self::Columns(names), Self::Columns(others)) => names == others,
+            (Self::SourceId { .. }, Self::Columns(_)) | (Self::Columns(_), Self::SourceId { .. }) => false,
+        }
+    }
+
+    /// Columns that rowstream writes besides those of the mapping.
+    pub fn added(&self) -> Vec<&str> {
+        match self {
+            Self::SourceId { .. } => self.names(),
+            Self::Columns(_) => Vec::new(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -251,6 +298,15 @@ pub enum ValueSpec {
     KeyUuid,
     /// A prefix and the ULID text of that UUID.
     KeyPrefixed(String),
+    /// What CEL makes of the document.
+    Expression {
+        expression: Expression,
+        reading: Reading,
+    },
+    /// What the mapping's transformer gives under the column's name.
+    Transformed {
+        reading: Reading,
+    },
     /// What stands in another row.
     Reference(Box<ReferenceSpec>),
 }

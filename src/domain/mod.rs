@@ -7,7 +7,9 @@ mod namespace;
 mod portion;
 mod position;
 mod row;
+mod row_key;
 mod table;
+mod transformer;
 
 pub use change::{Change, ChangeKind};
 pub use document::Document;
@@ -16,4 +18,6 @@ pub use namespace::Namespace;
 pub use portion::Portion;
 pub use position::{ClusterTime, Position, ResumeToken};
 pub use row::{Coercion, Reason, Reference, Rejection, Row, Sought};
+pub use row_key::{CopyFields, RowKey};
 pub use table::{Column, ColumnType, ForeignKey, Table, TableName, TextKind, UniqueKey};
+pub use transformer::{Refusal, Transformer, Transformers};

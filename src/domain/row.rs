@@ -75,16 +75,18 @@ pub enum Reason {
     DuplicateField,
     Malformed,
     Expression,
+    Transformer,
     Constraint,
     UniqueViolation,
     ForeignKeyViolation,
     UnresolvedReference,
     DuplicateId,
+    DuplicateKey,
     RejectedByTarget,
 }
 
 impl Reason {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::MissingRequired,
         Self::WrongType,
         Self::OutOfRange,
@@ -97,11 +99,13 @@ impl Reason {
         Self::DuplicateField,
         Self::Malformed,
         Self::Expression,
+        Self::Transformer,
         Self::Constraint,
         Self::UniqueViolation,
         Self::ForeignKeyViolation,
         Self::UnresolvedReference,
         Self::DuplicateId,
+        Self::DuplicateKey,
         Self::RejectedByTarget,
     ];
 
@@ -119,11 +123,13 @@ impl Reason {
             Self::DuplicateField => "duplicate_field",
             Self::Malformed => "malformed",
             Self::Expression => "expression",
+            Self::Transformer => "transformer",
             Self::Constraint => "constraint",
             Self::UniqueViolation => "unique_violation",
             Self::ForeignKeyViolation => "foreign_key_violation",
             Self::UnresolvedReference => "unresolved_reference",
             Self::DuplicateId => "duplicate_id",
+            Self::DuplicateKey => "duplicate_key",
             Self::RejectedByTarget => "rejected_by_target",
         }
     }

@@ -86,12 +86,13 @@ impl Draft {
         let mut key: Vec<String> = Vec::new();
         let mut foreign_keys: Vec<DraftForeignKey> = Vec::new();
         for used in uses {
-            for name in used.spec.key.source.iter().chain([&used.spec.key.source_id]) {
-                let column = Drafting::known(name, Shape::Text, true);
-                if !key.contains(name) {
-                    key.push(name.clone());
+            for name in used.spec.key.added() {
+                add(&mut columns, Drafting::known(name, Shape::Text, true));
+            }
+            for name in used.spec.key.names() {
+                if !key.iter().any(|known| known == name) {
+                    key.push(name.to_owned());
                 }
-                add(&mut columns, column);
             }
             for spec in specs_of(used.spec).iter() {
                 let mut column = Drafting::new(spec, used.sample);
@@ -241,10 +242,19 @@ impl Drafting {
                 };
                 Self { inferred: Some(inferred), ..known(shape, spec.required) }
             }
-            ValueSpec::Path { reading, .. } => {
+            ValueSpec::Path { reading, .. }
+            | ValueSpec::Expression { reading, .. }
+            | ValueSpec::Transformed { reading }
+                if !reading.rules.is_empty() || reading.labels.is_some() =>
+            {
                 let shapes = reading.rules.iter().map(Shape::of_rule);
                 let shape = shapes.reduce(Shape::join).unwrap_or(Shape::Text);
                 known(shape, spec.required)
+            }
+            // What comes out is not known before it runs.
+            ValueSpec::Path { .. } | ValueSpec::Expression { .. } | ValueSpec::Transformed { .. } => {
+                let inferred = Some(Inferred { documents: sample.len() as u64, ..Inferred::default() });
+                Self { inferred, ..known(Shape::Nothing, spec.required) }
             }
             ValueSpec::Document { .. } => known(Shape::Anything, true),
             ValueSpec::SourceId => known(Shape::Text, true),

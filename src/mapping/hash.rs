@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::config::{
-    Aim, ColumnSpec, Deletes, MappingSpec, MatchSpec, Missing, ReferenceSpec, Scalar, Targets, ValueSpec,
+    Aim, ColumnSpec, Deletes, KeySpec, MappingSpec, MatchSpec, Missing, ReferenceSpec, Scalar, Targets,
+    ValueSpec,
 };
 use crate::domain::IdType;
 
@@ -15,22 +16,28 @@ pub(super) fn meaning(spec: &MappingSpec, id_type: IdType, columns: &[ColumnSpec
     let mut columns: Vec<&ColumnSpec> = columns.iter().collect();
     columns.sort_by(|left, right| left.name.cmp(&right.name));
     let columns: Vec<Value> = columns.into_iter().map(column).collect();
+    let key = match &spec.key {
+        KeySpec::SourceId { source, source_id } => json!([source, source_id]),
+        KeySpec::Columns(names) if spec.shared => json!({ "shared": names }),
+        KeySpec::Columns(names) => json!({ "columns": names }),
+    };
     let meaning = json!([
         "mapping/1",
         spec.source,
         [spec.collection.database, spec.collection.collection],
         [spec.table.schema, spec.table.name],
-        [spec.key.source, spec.key.source_id],
+        key,
         id_type.to_string(),
         deletes_name(&spec.deletes),
         columns,
+        spec.transform,
     ]);
     meaning.to_string()
 }
 
 /// What stands at each place of a meaning; those without a word are not told by name.
-const PARTS: [&str; 8] =
-    ["the form", "source", "collection", "table", "key", "id_type", "deletes", "columns"];
+const PARTS: [&str; 9] =
+    ["the form", "source", "collection", "table", "key", "id_type", "deletes", "columns", "transform"];
 const COLUMNS: usize = 7;
 
 pub(super) fn hash(meaning: &str) -> String {
@@ -80,6 +87,10 @@ fn column(spec: &ColumnSpec) -> Value {
         ValueSpec::Document { without, json, strip_nul } => {
             json!(["document", without, json.as_str(), strip_nul])
         }
+        ValueSpec::Expression { expression, reading } => {
+            json!(["expression", expression.text(), reading.settings()])
+        }
+        ValueSpec::Transformed { reading } => json!(["transformed", reading.settings()]),
         ValueSpec::SourceId => json!(["source_id"]),
         ValueSpec::ClusterTime => json!(["cluster_time"]),
         ValueSpec::Constant(constant) => json!(["constant", scalar(constant)]),

@@ -6,6 +6,7 @@
 
 mod base64;
 mod constant;
+mod custom;
 mod date_text;
 mod decimal;
 mod encode;
