@@ -458,6 +458,7 @@ fn whole(collection: Namespace, schema: &str) -> MappingSpec {
         adopt: None,
         transform: None,
         shared: false,
+        filter: None,
         columns: None,
         deletes: crate::config::Deletes::Hard,
         schema: SchemaMode::Create,

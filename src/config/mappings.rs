@@ -4,6 +4,7 @@ use ::config::ValueKind;
 
 use super::columns::columns;
 use super::defaults;
+use super::filter::filter;
 use super::key;
 use super::model::{
     ColumnSpec, Deletes, KeySpec, MappingSpec, OnDrop, OnMappingChange, SchemaMode, ValueSpec,
@@ -79,6 +80,7 @@ fn mapping(mut section: Section<'_>) -> Option<(Place<'_>, MappingSpec)> {
     let key = key::key(&mut section);
     let adopt = key::adopt(&mut section);
     let shared = section.flag("shared", false);
+    let filter = section.field("filter").and_then(filter);
     let columns = section.field_or_null("columns").map(|field| columns(field, &key));
     key::check(&section, &key, columns.as_deref(), adopt.as_deref(), shared);
     let whole_documents = columns.is_none();
@@ -106,6 +108,7 @@ fn mapping(mut section: Section<'_>) -> Option<(Place<'_>, MappingSpec)> {
         adopt,
         shared,
         transform,
+        filter,
         columns,
         deletes: deletes.map_or(Deletes::Hard, Delete::into_model),
         schema,

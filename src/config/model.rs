@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::date_format::DateFormat;
 use super::expression::Expression;
+use super::filter::Filter;
 use super::reading::{JsonForm, Reading};
 use crate::domain::{IdType, Namespace, TableName, Transformers};
 
@@ -176,6 +177,8 @@ pub struct MappingSpec {
     pub shared: bool,
     /// A transformer of the program's own, by its name.
     pub transform: Option<String>,
+    /// `None`: every document of the collection.
+    pub filter: Option<Filter>,
     /// `None`: whole documents.
     pub columns: Option<Vec<ColumnSpec>>,
     pub deletes: Deletes,

@@ -127,6 +127,9 @@ fn mapping(out: &mut String, spec: &MappingSpec) {
     if let Some(transform) = &spec.transform {
         line(out, 2, "transform", &quoted(transform));
     }
+    if let Some(filter) = &spec.filter {
+        line(out, 2, "filter", &filter.to_yaml());
+    }
     if let Some(columns) = &spec.columns {
         line(out, 2, "columns", "");
         for column in columns {

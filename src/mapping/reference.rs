@@ -386,6 +386,7 @@ fn stub_spec(
         adopt: Some(Vec::new()),
         shared: false,
         transform: None,
+        filter: None,
         columns: Some(columns),
         deletes: Deletes::Hard,
         schema: SchemaMode::Expect,

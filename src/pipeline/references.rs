@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 use super::Error;
 use super::commit::{apply, state};
 use super::plan::Plan;
-use super::prepare::{Prepared, Refused};
+use super::prepare::{Refused, SourceBatch};
 use crate::domain::{
     CanonicalId, Coercion, CopyFields, Document, Reason, Reference, Rejection, Row, RowKey, Sought,
     SourceIndex, TableName,
@@ -46,8 +46,8 @@ pub(super) struct Leaving {
 
 impl Leaving {
     /// The documents that are deleted in this batch.
-    pub(super) fn of(prepared: &Prepared) -> Self {
-        let batches = prepared.sources.iter();
+    pub(super) fn of(batches: &[SourceBatch]) -> Self {
+        let batches = batches.iter();
         let documents = batches
             .flat_map(|batch| batch.deletes.iter().map(|(id, _)| (batch.source, id.clone())))
             .collect();
@@ -579,7 +579,11 @@ fn named(finder: &Finder) -> String {
 
 fn fill_in(row: &mut Row, offset: usize, field: &[u8]) {
     // The placeholder is a null: a length without bytes.
-    row.tuple.splice(offset..offset + 4, field.iter().copied());
+    let mut tuple = Vec::with_capacity(row.tuple.len() + field.len());
+    tuple.extend_from_slice(&row.tuple[..offset]);
+    tuple.extend_from_slice(field);
+    tuple.extend_from_slice(&row.tuple[offset + 4..]);
+    row.tuple = tuple.into();
 }
 
 fn finder_of(plan: &Plan, source: SourceIndex, reference: u16, finder: u16) -> &Finder {

@@ -53,6 +53,16 @@ struct ShapeColumn {
     generated: bool,
     nondeterministic: bool,
     labels: Option<Vec<String>>,
+    element: Option<ShapeElement>,
+}
+
+/// The type of an array's elements.
+#[derive(Deserialize)]
+struct ShapeElement {
+    type_oid: u32,
+    type_name: String,
+    cast_sql: String,
+    labels: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -214,6 +224,21 @@ impl From<ShapeForeignKey> for ForeignKey {
 
 /// Built-in types are known by oid, which no user can take; citext is an extension's and has only a name.
 fn column_type(shape: &ShapeColumn) -> ColumnType {
+    let whole = ShapeElement {
+        type_oid: shape.type_oid,
+        type_name: shape.type_name.clone(),
+        cast_sql: shape.cast_sql.clone(),
+        labels: shape.labels.clone(),
+    };
+    let Some(element) = &shape.element else { return value_type(&whole, shape.modifier) };
+    match value_type(element, shape.modifier) {
+        ColumnType::Other(_) => ColumnType::Other(whole.cast_sql),
+        element => ColumnType::Array { element: Box::new(element), cast_sql: whole.cast_sql },
+    }
+}
+
+/// The modifier of an array is its elements'.
+fn value_type(shape: &ShapeElement, modifier: i32) -> ColumnType {
     if let Some(labels) = &shape.labels {
         return ColumnType::Enum { labels: labels.clone() };
     }
@@ -227,12 +252,12 @@ fn column_type(shape: &ShapeColumn) -> ColumnType {
         114 => ColumnType::Json,
         700 => ColumnType::Float4,
         701 => ColumnType::Float8,
-        1042 => ColumnType::Text { kind: TextKind::Bpchar, limit: length_limit(shape.modifier) },
-        1043 => ColumnType::Text { kind: TextKind::Varchar, limit: length_limit(shape.modifier) },
+        1042 => ColumnType::Text { kind: TextKind::Bpchar, limit: length_limit(modifier) },
+        1043 => ColumnType::Text { kind: TextKind::Varchar, limit: length_limit(modifier) },
         1082 => ColumnType::Date,
-        1114 => ColumnType::Timestamp { precision: second_digits(shape.modifier) },
-        1184 => ColumnType::TimestampTz { precision: second_digits(shape.modifier) },
-        1700 => ColumnType::Numeric(numeric_limits(shape.modifier)),
+        1114 => ColumnType::Timestamp { precision: second_digits(modifier) },
+        1184 => ColumnType::TimestampTz { precision: second_digits(modifier) },
+        1700 => ColumnType::Numeric(numeric_limits(modifier)),
         2950 => ColumnType::Uuid,
         3802 => ColumnType::Jsonb,
         _ if shape.type_name == "citext" => ColumnType::Text { kind: TextKind::Citext, limit: None },

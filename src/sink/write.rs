@@ -45,8 +45,11 @@ pub async fn insert_new(
     portion: Portion,
 ) -> Result<Outcome, Error> {
     let bytes: usize = rows.iter().map(|row| row.tuple.len()).sum();
-    let as_text =
-        target.mapping.columns.iter().any(|column| matches!(column.column_type, ColumnType::Other(_)));
+    let as_text = target
+        .mapping
+        .columns
+        .iter()
+        .any(|column| matches!(column.column_type, ColumnType::Array { .. } | ColumnType::Other(_)));
     let by_rows = as_text || bytes < COPY_BYTES || !portion.is_whole();
     if by_rows || !target.statements.keys.adopt.is_empty() {
         return upsert(conn, target, rows, portion).await;
@@ -199,7 +202,7 @@ pub(super) fn merge_length(rows: &[&Row], portion: Portion) -> usize {
 
 async fn merge(conn: &mut PgConnection, target: &Target, rows: &[&Row]) -> Result<Outcome, Error> {
     let table = &target.mapping.table;
-    let arguments = arrays::arguments(&target.wire_types, rows.iter().map(|row| row.tuple.as_slice()))
+    let arguments = arrays::arguments(&target.wire_types, rows.iter().map(|row| &row.tuple[..]))
         .map_err(|source| Error::Malformed { table: table.clone(), source })?;
     let (inserted, updated): (i64, i64) =
         sqlx::query_as_with(statement::safe(&target.statements.merge), arguments)

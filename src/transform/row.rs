@@ -10,6 +10,8 @@ use super::custom::Custom;
 use super::encode::{self, encode, type_name};
 use super::expression::Evaluator;
 use super::fault::Fault;
+use super::filter::Filter;
+use super::json::Style;
 use super::path::{self, Fields, Found, Path};
 use super::reading::{self, Counted, Reader, Stored};
 use super::reference::Seek;
@@ -17,20 +19,17 @@ use super::time;
 use super::walk::{NULL, Raw, Value};
 use crate::config::{JsonForm, ValueSpec};
 use crate::domain::{
-    CanonicalId, ClusterTime, ColumnType, Document, IdType, Reason, Reference, Rejection, Row, RowKey,
-    TextKind, Transformers,
+    CanonicalId, ClusterTime, Coercion, ColumnType, Document, IdType, Reason, Reference, Rejection, Row,
+    RowKey, TextKind, Transformers, Tuples,
 };
 use crate::mapping::{ColumnPlan, KeyKind, Mapping, Problem, ReferencePlan};
-
-/// A document often comes twice, once as JSON and once as columns; with a column's own bytes that is
-/// enough for most rows to be written without growing.
-const BYTES_PER_DOCUMENT_BYTE: usize = 2;
-const BYTES_PER_COLUMN: usize = 16;
 
 /// Turns documents of one mapping into rows of its table.
 pub struct Transformer {
     mapping: Arc<Mapping>,
     namespace: Uuid,
+    /// `None`: every document has a row.
+    filter: Option<Filter>,
     fields: Fields,
     /// Code of the program's own. Most mappings have none, and pay nothing for it.
     custom: Option<Custom>,
@@ -129,11 +128,20 @@ impl Transformer {
         if !problems.is_empty() {
             return Err(problems);
         }
-        Ok(Self { mapping, namespace, fields, custom, columns })
+        let filter = mapping.filter.as_ref().map(Filter::new);
+        Ok(Self { mapping, namespace, filter, fields, custom, columns })
     }
 
     pub fn mapping(&self) -> &Arc<Mapping> {
         &self.mapping
+    }
+
+    /// Whether the document belongs to the mapping. One that does not has no row, as if it were not there.
+    pub fn wants(&self, document: &Document) -> Result<bool, Rejection> {
+        match &self.filter {
+            None => Ok(true),
+            Some(filter) => filter.matches(document.as_bytes()).map_err(|fault| fault.in_column(None)),
+        }
     }
 
     /// The row of a document. `time` is the commit time of its change; a snapshot has none.
@@ -142,15 +150,16 @@ impl Transformer {
         id: &CanonicalId,
         document: &Document,
         time: Option<ClusterTime>,
+        tuples: &mut Tuples,
     ) -> Result<Row, Rejection> {
-        self.row_of(id.clone(), id.source_id(self.mapping.id_type), document, time)
+        self.row_of(id.clone(), id.source_id(self.mapping.id_type), document, time, tuples)
     }
 
     /// A row that stands for no document of its own: its `source_id` is given, its columns are taken from the
     /// document that refers to it.
     pub fn stub(&self, source_id: &str, document: &Document) -> Result<Row, Rejection> {
         let id = CanonicalId::from_bson(&bson::Bson::String(source_id.to_owned()));
-        self.row_of(id, source_id.to_owned(), document, None)
+        self.row_of(id, source_id.to_owned(), document, None, &mut Tuples::default())
     }
 
     fn row_of(
@@ -159,6 +168,7 @@ impl Transformer {
         source_id: String,
         document: &Document,
         time: Option<ClusterTime>,
+        tuples: &mut Tuples,
     ) -> Result<Row, Rejection> {
         let document = document.as_bytes();
         let fields = match self.fields.is_empty() {
@@ -177,9 +187,15 @@ impl Transformer {
             time,
             transformer: self,
         };
-        let mut tuple = Vec::with_capacity(
-            BYTES_PER_DOCUMENT_BYTE * document.len() + BYTES_PER_COLUMN * (self.columns.len() + 1),
-        );
+        let (tuple, (coercions, references)) = tuples.tuple(|tuple| self.append(&input, tuple))?;
+        Ok(Row { id, source_id, tuple, coercions, references })
+    }
+
+    fn append(
+        &self,
+        input: &Input<'_>,
+        tuple: &mut Vec<u8>,
+    ) -> Result<(Vec<Coercion>, Vec<Reference>), Rejection> {
         // PostgreSQL's tables have at most 1,600 columns.
         tuple.extend_from_slice(&(self.columns.len() as i16).to_be_bytes());
         let (mut coercions, mut references) = (Vec::new(), Vec::new());
@@ -187,12 +203,10 @@ impl Transformer {
             let counted = Counted { column: index as u16, into: &mut coercions };
             let mut made = Made { counted, references: &mut references };
             column
-                .append(plan, &input, &mut tuple, &mut made)
+                .append(plan, input, tuple, &mut made)
                 .map_err(|fault| fault.in_column(Some(&plan.name)))?;
         }
-        // Tens of thousands of rows wait for their commit: what they do not need is half of their memory.
-        tuple.shrink_to_fit();
-        Ok(Row { id, source_id, tuple, coercions, references })
+        Ok((coercions, references))
     }
 
     /// The key of the row of a document, if it follows from the id alone and the id fits.
@@ -352,10 +366,11 @@ impl Column {
             Write::Document { without, form, strip_nul } => measured(tuple, |tuple| {
                 encode::begin_json(column, tuple);
                 let start = tuple.len();
+                let style = Style::of(*form, column);
                 reading::append_document(
                     input.document,
                     without,
-                    (*form, *strip_nul),
+                    (style, *strip_nul),
                     tuple,
                     &mut made.counted,
                 )?;
@@ -417,21 +432,20 @@ impl Column {
         counted: &mut Counted<'_>,
     ) -> Result<(), Fault> {
         let start = tuple.len();
-        match measured(tuple, |tuple| reader.store(value, &plan.column_type, tuple, counted))? {
-            Stored::Value => return Ok(()),
-            stored => {
-                tuple.truncate(start);
-                match stored {
-                    Stored::Default => append_instead(&self.if_absent, "absent", plan, tuple),
-                    Stored::Null | Stored::Value => append_instead(&self.if_null, "null", plan, tuple),
-                    Stored::NullByRule if plan.not_null => {
-                        append_instead(&Instead::Reject, "null by on_error", plan, tuple)
-                    }
-                    Stored::NullByRule => {
-                        tuple.extend_from_slice(&field(None));
-                        Ok(())
-                    }
-                }
+        let stored = measured(tuple, |tuple| reader.store(value, &plan.column_type, tuple, counted))?;
+        if stored != Stored::Value {
+            tuple.truncate(start);
+        }
+        match stored {
+            Stored::Value => Ok(()),
+            Stored::Default => append_instead(&self.if_absent, "absent", plan, tuple),
+            Stored::Null => append_instead(&self.if_null, "null", plan, tuple),
+            Stored::NullByRule if plan.not_null => {
+                append_instead(&Instead::Reject, "null by on_error", plan, tuple)
+            }
+            Stored::NullByRule => {
+                tuple.extend_from_slice(&field(None));
+                Ok(())
             }
         }
     }

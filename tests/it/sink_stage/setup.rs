@@ -88,6 +88,7 @@ pub(super) fn target(table: &Table, key: KeySpec, names: &[&str]) -> Target {
         table: table.name.clone(),
         id_type: IdType::String,
         key,
+        filter: None,
         columns,
         references: Vec::new(),
         deletes: Deletes::Hard,
@@ -155,7 +156,13 @@ pub(super) fn row(id: &str, fields: &[Field]) -> Row {
             }
         }
     }
-    Row { id: canonical(id), source_id: id.into(), tuple, coercions: Vec::new(), references: Vec::new() }
+    Row {
+        id: canonical(id),
+        source_id: id.into(),
+        tuple: tuple.into(),
+        coercions: Vec::new(),
+        references: Vec::new(),
+    }
 }
 
 /// A row keyed by ("venmo", id).
@@ -206,4 +213,9 @@ pub(super) async fn drop_rows(conn: &mut PgConnection, target: &Target) -> Dropp
     let dropped = sink::drop_rows(&mut transaction, target, Portion::WHOLE).await.expect("drop");
     transaction.commit().await.expect("commit");
     dropped
+}
+
+/// Enough bytes for a first load to take the way of COPY.
+pub(super) fn large(ids: std::ops::Range<i32>) -> Vec<Row> {
+    ids.map(|id| venmo(&format!("{id:05}"), &[Field::Int4(id), text(&"x".repeat(1000))])).collect()
 }
