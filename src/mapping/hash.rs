@@ -37,9 +37,19 @@ pub(super) fn meaning(spec: &MappingSpec, id_type: IdType, columns: &[ColumnSpec
 }
 
 /// What stands at each place of a meaning; those without a word are not told by name.
-const PARTS: [&str; 9] =
-    ["the form", "source", "collection", "table", "key", "id_type", "deletes", "columns", "transform"];
-const COLUMNS: usize = 7;
+const PARTS: [&str; 10] = [
+    "the form",
+    "source",
+    "collection",
+    "table",
+    "key",
+    "id_type",
+    "deletes",
+    "filter",
+    "columns",
+    "transform",
+];
+const COLUMNS: usize = 8;
 
 pub(super) fn hash(meaning: &str) -> String {
     let digest = Sha256::digest(meaning);

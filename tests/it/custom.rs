@@ -102,6 +102,39 @@ async fn a_mistake_in_an_expression_is_one_of_the_configuration_with_its_place()
     Ok(())
 }
 
+#[tokio::test]
+async fn a_filter_that_is_an_expression_chooses_documents_and_its_errors_are_held() -> Result<()> {
+    let stage = Stage::new("filter_expression").await?;
+    stage
+        .execute("create table things (source text, source_id text, n int, primary key (source, source_id))")
+        .await?;
+    let things = stage.collection("things");
+    things
+        .insert_many([
+            doc! { "_id": 1, "n": 1, "kind": "sale" },
+            doc! { "_id": 2, "n": 2, "kind": "gift" },
+            doc! { "_id": 3, "n": 3, "kind": "sale", "gone": true },
+            doc! { "_id": 4, "n": 4, "kind": 5 },
+            doc! { "_id": 5, "n": 5, "kind": { "a": 1 }, "odd": true },
+        ])
+        .await?;
+    let mapping = format!(
+        "  - {{ source: things, collection: {}.things, table: things, columns: {{ n: n }},\n      \
+         filter: 'has(doc.odd) ? doc.kind : doc.kind == \"sale\" && !has(doc.gone)' }}\n",
+        stage.name
+    );
+    let daemon = Daemon::start(&stage.config(&mapping))?;
+    let rows = "select string_agg(source_id, ' ' order by source_id) from things";
+    becomes(&stage, &daemon, rows, Some("1")).await?;
+    let told = "5 expression the filter's expression gives neither true nor false";
+    becomes(&stage, &daemon, OPEN, Some(told)).await?;
+    things.update_one(doc! { "_id": 1 }, doc! { "$set": { "gone": true } }).await?;
+    things.update_one(doc! { "_id": 2 }, doc! { "$set": { "kind": "sale" } }).await?;
+    things.delete_one(doc! { "_id": 5 }).await?;
+    becomes(&stage, &daemon, rows, Some("2")).await?;
+    becomes(&stage, &daemon, OPEN, None).await
+}
+
 /// The program of `examples/transformer.rs`, which `cargo test` builds beside the tests.
 fn own_program(arguments: &[&str], config: &str) -> Result<(Option<i32>, String)> {
     let program = Path::new(env!("CARGO_BIN_EXE_rowstream")).with_file_name("examples").join("transformer");
