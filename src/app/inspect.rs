@@ -393,7 +393,7 @@ impl Inspection {
                 MissingPlan::Hold | MissingPlan::Null | MissingPlan::Keep => None,
             });
         }
-        match Transformer::new(Arc::clone(&mapping), config.namespace) {
+        match Transformer::with_transformers(Arc::clone(&mapping), config.namespace, &config.transformers) {
             Err(problems) => problems.into_iter().for_each(|problem| self.problem(problem)),
             Ok(transformer) => {
                 self.add(
@@ -481,6 +481,7 @@ fn whole(collection: Namespace, schema: &str) -> MappingSpec {
         id_type: None,
         key: KeySpec::SourceId { source: Some("source".to_owned()), source_id: "source_id".to_owned() },
         adopt: None,
+        transform: None,
         shared: false,
         filter: None,
         columns: None,

@@ -104,6 +104,8 @@ pub(crate) fn is_derived(names: &[String], columns: &[ColumnSpec]) -> bool {
                     | ValueSpec::KeyPrefixed(_) => true,
                     ValueSpec::Path { from, .. } => matches!(from.as_slice(), [path] if path == "_id"),
                     ValueSpec::Document { .. }
+                    | ValueSpec::Expression { .. }
+                    | ValueSpec::Transformed { .. }
                     | ValueSpec::ClusterTime
                     | ValueSpec::Collect { .. }
                     | ValueSpec::Reference(_) => false,

@@ -6,7 +6,9 @@ use super::columns::columns;
 use super::defaults;
 use super::filter::filter;
 use super::key;
-use super::model::{Deletes, KeySpec, MappingSpec, OnDrop, OnMappingChange, SchemaMode};
+use super::model::{
+    ColumnSpec, Deletes, KeySpec, MappingSpec, OnDrop, OnMappingChange, SchemaMode, ValueSpec,
+};
 use super::tree::{Field, Section};
 use crate::domain::{IdType, Namespace, TableName};
 
@@ -82,6 +84,11 @@ fn mapping(mut section: Section<'_>) -> Option<(Place<'_>, MappingSpec)> {
     let columns = section.field_or_null("columns").map(|field| columns(field, &key));
     key::check(&section, &key, columns.as_deref(), adopt.as_deref(), shared);
     let whole_documents = columns.is_none();
+    let transform = section.field("transform").and_then(|field| field.text());
+    let asks = |column: &ColumnSpec| matches!(column.value, ValueSpec::Transformed { .. });
+    if transform.is_none() && columns.iter().flatten().any(asks) {
+        section.mistake_at("transform", "is required where a column is $transform", "the transformer's name");
+    }
     let deletes = section.choice("deletes", &[("hard", Delete::Hard), ("keep", Delete::Keep)]);
     let schema = schema_mode(&mut section, whole_documents);
     let on_drop = section.choice("on_drop", &[("delete", OnDrop::Delete), ("halt", OnDrop::Halt)]);
@@ -100,6 +107,7 @@ fn mapping(mut section: Section<'_>) -> Option<(Place<'_>, MappingSpec)> {
         key,
         adopt,
         shared,
+        transform,
         filter,
         columns,
         deletes: deletes.map_or(Deletes::Hard, Delete::into_model),

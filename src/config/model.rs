@@ -7,9 +7,10 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::date_format::DateFormat;
+use super::expression::Expression;
 use super::filter::Filter;
 use super::reading::{JsonForm, Reading};
-use crate::domain::{IdType, Namespace, TableName};
+use crate::domain::{IdType, Namespace, TableName, Transformers};
 
 /// Everything `rowstream` was told, checked.
 #[derive(Debug, Clone)]
@@ -28,6 +29,8 @@ pub struct Config {
     /// Root of every deterministic id. Changing it changes all of them.
     pub namespace: Uuid,
     pub mappings: Mappings,
+    /// What the program was built with; no part of the file.
+    pub transformers: Transformers,
 }
 
 /// What is copied: the mappings of the file, or every collection of one database as whole documents.
@@ -172,6 +175,8 @@ pub struct MappingSpec {
     pub adopt: Option<Vec<Vec<String>>>,
     /// Several documents may stand for one row.
     pub shared: bool,
+    /// A transformer of the program's own, by its name.
+    pub transform: Option<String>,
     /// `None`: every document of the collection.
     pub filter: Option<Filter>,
     /// `None`: whole documents.
@@ -302,6 +307,15 @@ pub enum ValueSpec {
     KeyUuid,
     /// A prefix and the ULID text of that UUID.
     KeyPrefixed(String),
+    /// What CEL makes of the document.
+    Expression {
+        expression: Expression,
+        reading: Reading,
+    },
+    /// What the mapping's transformer gives under the column's name.
+    Transformed {
+        reading: Reading,
+    },
     /// What stands in another row.
     Reference(Box<ReferenceSpec>),
 }

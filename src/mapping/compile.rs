@@ -30,6 +30,8 @@ pub struct Mapping {
     /// Written columns: those of the key that rowstream adds first (source if there is one, then source_id),
     /// then in file order.
     pub columns: Vec<ColumnPlan>,
+    /// A transformer of the program's own, by its name.
+    pub transform: Option<String>,
     /// Columns whose values stand in other rows; complete once the mapping is linked.
     pub references: Vec<ReferencePlan>,
     pub deletes: Deletes,
@@ -141,6 +143,7 @@ pub fn compile(
         fingerprint: table.fingerprint.clone(),
         hash: hash(&meaning),
         meaning,
+        transform: spec.transform.clone(),
     };
     Ok((mapping, problems.into_found()))
 }

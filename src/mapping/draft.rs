@@ -242,10 +242,19 @@ impl Drafting {
                 };
                 Self { inferred: Some(inferred), ..known(shape, spec.required) }
             }
-            ValueSpec::Path { reading, .. } => {
+            ValueSpec::Path { reading, .. }
+            | ValueSpec::Expression { reading, .. }
+            | ValueSpec::Transformed { reading }
+                if !reading.rules.is_empty() || reading.labels.is_some() =>
+            {
                 let shapes = reading.rules.iter().map(Shape::of_rule);
                 let shape = shapes.reduce(Shape::join).unwrap_or(Shape::Text);
                 known(shape, spec.required)
+            }
+            // What comes out is not known before it runs.
+            ValueSpec::Path { .. } | ValueSpec::Expression { .. } | ValueSpec::Transformed { .. } => {
+                let inferred = Some(Inferred { documents: sample.len() as u64, ..Inferred::default() });
+                Self { inferred, ..known(Shape::Nothing, spec.required) }
             }
             ValueSpec::Document { .. } => known(Shape::Anything, true),
             ValueSpec::SourceId => known(Shape::Text, true),

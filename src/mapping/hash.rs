@@ -31,14 +31,25 @@ pub(super) fn meaning(spec: &MappingSpec, id_type: IdType, columns: &[ColumnSpec
         deletes_name(&spec.deletes),
         spec.filter.as_ref().map(Filter::to_yaml),
         columns,
+        spec.transform,
     ]);
     meaning.to_string()
 }
 
 /// What stands at each place of a meaning; those without a word are not told by name.
-const PARTS: [&str; 8] =
-    ["the form", "source", "collection", "table", "key", "id_type", "deletes", "columns"];
-const COLUMNS: usize = 7;
+const PARTS: [&str; 10] = [
+    "the form",
+    "source",
+    "collection",
+    "table",
+    "key",
+    "id_type",
+    "deletes",
+    "filter",
+    "columns",
+    "transform",
+];
+const COLUMNS: usize = 8;
 
 pub(super) fn hash(meaning: &str) -> String {
     let digest = Sha256::digest(meaning);
@@ -87,6 +98,10 @@ fn column(spec: &ColumnSpec) -> Value {
         ValueSpec::Document { without, json, strip_nul } => {
             json!(["document", without, json.as_str(), strip_nul])
         }
+        ValueSpec::Expression { expression, reading } => {
+            json!(["expression", expression.text(), reading.settings()])
+        }
+        ValueSpec::Transformed { reading } => json!(["transformed", reading.settings()]),
         ValueSpec::SourceId => json!(["source_id"]),
         ValueSpec::ClusterTime => json!(["cluster_time"]),
         ValueSpec::Constant(constant) => json!(["constant", scalar(constant)]),

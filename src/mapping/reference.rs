@@ -385,6 +385,7 @@ fn stub_spec(
         key,
         adopt: Some(Vec::new()),
         shared: false,
+        transform: None,
         filter: None,
         columns: Some(columns),
         deletes: Deletes::Hard,

@@ -7,6 +7,7 @@
 mod array;
 mod base64;
 mod constant;
+mod custom;
 mod date_text;
 mod decimal;
 mod encode;

@@ -60,6 +60,7 @@ fn transformer(columns: Vec<ColumnPlan>) -> Result<Transformer, Vec<Problem>> {
         critical: false,
         fingerprint: String::new(),
         table_oid: 1,
+        transform: None,
         meaning: String::new(),
         hash: String::new(),
     };

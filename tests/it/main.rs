@@ -10,6 +10,7 @@ mod stage;
 mod check;
 mod chunk_order;
 mod command_line;
+mod custom;
 mod demo;
 mod filter;
 mod health;

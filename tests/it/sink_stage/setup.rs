@@ -97,6 +97,7 @@ pub(super) fn target(table: &Table, key: KeySpec, names: &[&str]) -> Target {
         critical: false,
         fingerprint: table.fingerprint.clone(),
         table_oid: 1,
+        transform: None,
         meaning: String::new(),
         hash: String::new(),
     }))
