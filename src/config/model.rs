@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::date_format::DateFormat;
 use super::filter::Filter;
 use super::reading::{JsonForm, Reading};
+use super::sync::SyncSpec;
 use crate::domain::{IdType, Namespace, TableName};
 
 /// Everything `rowstream` was told, checked.
@@ -177,6 +178,7 @@ pub struct MappingSpec {
     /// `None`: whole documents.
     pub columns: Option<Vec<ColumnSpec>>,
     pub deletes: Deletes,
+    pub sync: Option<SyncSpec>,
     pub schema: SchemaMode,
     pub on_drop: OnDrop,
     pub on_mapping_change: OnMappingChange,
@@ -236,6 +238,10 @@ impl KeySpec {
 pub enum Deletes {
     Hard,
     Keep,
+    /// The row stays, and this column says that its document is gone.
+    Soft {
+        column: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
