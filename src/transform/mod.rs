@@ -28,3 +28,6 @@ mod time;
 mod walk;
 
 pub use row::Transformer;
+
+#[cfg(test)]
+mod property_tests;
