@@ -7,7 +7,6 @@ use anyhow::{Context, Result, ensure};
 use bson::oid::ObjectId;
 use bson::spec::BinarySubtype;
 use bson::{Binary, Bson, DateTime, Decimal128, JavaScriptCodeWithScope, Regex, Timestamp, doc};
-use sqlx::Row;
 
 use crate::daemon::command;
 use crate::stage::Stage;
@@ -222,6 +221,17 @@ async fn each_cell_of_the_table_of_types_is_as_postgresql_says() -> Result<()> {
             let (mut stored, mut held, mut ruled) = (0, 0, 0);
             for (sample, (value, text)) in samples(bson_type)?.into_iter().enumerate() {
                 let id = format!("{bson_type} {sample}");
+                let sql = format!(
+                    "select (select count(*) from plain_{place} where id = $1),
+                            (select count(*) from ruled_{place} where id = $1)"
+                );
+                let (plain, by_rule): (i64, i64) =
+                    sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(&id).fetch_one(&mut connection).await?;
+                ruled += by_rule;
+                if plain == 0 {
+                    held += 1;
+                    continue;
+                }
                 let is_json = column.starts_with("json");
                 let sql = match (is_json, text) {
                     // What another program makes of the value's extended JSON.
@@ -235,24 +245,18 @@ async fn each_cell_of_the_table_of_types_is_as_postgresql_says() -> Result<()> {
                 };
                 let json = value.clone().into_relaxed_extjson().to_string();
                 let text = if is_json { Some(json.as_str()) } else { text };
-                let equal: Result<Option<bool>, sqlx::Error> = sqlx::query(sqlx::AssertSqlSafe(sql))
+                let equal: Result<Option<bool>, sqlx::Error> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
                     .bind(&id)
                     .bind(text)
-                    .fetch_optional(&mut connection)
-                    .await
-                    .map(|row| row.map(|row| row.get::<Option<bool>, _>(0).unwrap_or(false)));
+                    .fetch_one(&mut connection)
+                    .await;
                 match equal {
                     Ok(Some(true)) => stored += 1,
-                    Ok(None) => held += 1,
-                    Ok(Some(false)) => {
-                        wrong.push(format!("{id} × {column}: stored otherwise than PostgreSQL does"))
-                    }
+                    Ok(_) => wrong.push(format!("{id} × {column}: stored otherwise than PostgreSQL does")),
                     Err(error) => {
-                        wrong.push(format!("{id} × {column}: stored, but PostgreSQL refuses it: {error}"))
+                        wrong.push(format!("{id} × {column}: stored, but PostgreSQL refuses it: {error}"));
                     }
                 }
-                let sql = format!("select count(*) from ruled_{place} where id = '{id}'");
-                ruled += stage.number(&sql).await?;
             }
             let is_right = match word {
                 "exact" => held == 0 && stored > 0,
