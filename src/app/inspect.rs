@@ -486,6 +486,7 @@ fn whole(collection: Namespace, schema: &str) -> MappingSpec {
         filter: None,
         columns: None,
         deletes: crate::config::Deletes::Hard,
+        sync: None,
         schema: SchemaMode::Create,
         on_drop: crate::config::OnDrop::Delete,
         on_mapping_change: OnMappingChange::Resync,

@@ -121,7 +121,7 @@ fn names(field: Field<'_>) -> Vec<String> {
     field.items().unwrap_or_default().iter().filter_map(column_name).collect()
 }
 
-fn column_name(field: &Field<'_>) -> Option<String> {
+pub(super) fn column_name(field: &Field<'_>) -> Option<String> {
     let name = field.text()?;
     if name.len() > NAME_BYTES {
         field.mistake("must not be longer than 63 bytes", "PostgreSQL cuts longer names off");

@@ -10,6 +10,7 @@ use super::date_format::DateFormat;
 use super::expression::Expression;
 use super::filter::Filter;
 use super::reading::{JsonForm, Reading};
+use super::sync::SyncSpec;
 use crate::domain::{IdType, Namespace, TableName, Transformers};
 
 /// Everything `rowstream` was told, checked.
@@ -182,6 +183,7 @@ pub struct MappingSpec {
     /// `None`: whole documents.
     pub columns: Option<Vec<ColumnSpec>>,
     pub deletes: Deletes,
+    pub sync: Option<SyncSpec>,
     pub schema: SchemaMode,
     pub on_drop: OnDrop,
     pub on_mapping_change: OnMappingChange,
@@ -241,6 +243,10 @@ impl KeySpec {
 pub enum Deletes {
     Hard,
     Keep,
+    /// The row stays, and this column says that its document is gone.
+    Soft {
+        column: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -136,11 +136,15 @@ fn mapping(out: &mut String, spec: &MappingSpec) {
             line(out, 3, &quoted(&column.name), &value(column));
         }
     }
-    let deletes = match spec.deletes {
-        Deletes::Hard => "hard",
-        Deletes::Keep => "keep",
+    let deletes = match &spec.deletes {
+        Deletes::Hard => "hard".to_owned(),
+        Deletes::Keep => "keep".to_owned(),
+        Deletes::Soft { column } => format!("{{ soft: {} }}", quoted(column)),
     };
-    line(out, 2, "deletes", deletes);
+    line(out, 2, "deletes", &deletes);
+    if let Some(sync) = &spec.sync {
+        line(out, 2, "sync", &sync.to_yaml());
+    }
     let schema = match spec.schema {
         SchemaMode::Expect => "expect",
         SchemaMode::Create => "create",

@@ -112,7 +112,7 @@ mappings[4].table: must not be rowstream, the schema of rowstream's own state, g
 mappings[6].source: must differ from mappings[5].source, given "f"
 mappings[6].table: must not be the table of mappings[5], since one of the two has key.source: null (a shared table needs a source column, so that each mapping knows its own rows)
 mappings[8].columns: must name at least one column, given a map (leave the key out to write whole documents)
-mappings[9].deletes: must be one of hard, keep, given "soft"
+mappings[9].deletes: must be hard, keep or { soft: <column> }, given "soft"
 mappings[10].source: must be text, given 2024 (put it in quotes)
 mappings[10].collection: must be text, given a list
 mappings[11]: must be a map

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::{
     Aim, ColumnSpec, Deletes, Filter, KeySpec, MappingSpec, MatchSpec, Missing, ReferenceSpec, Scalar,
-    Targets, ValueSpec,
+    SyncSpec, Targets, ValueSpec,
 };
 use crate::domain::IdType;
 
@@ -28,16 +28,17 @@ pub(super) fn meaning(spec: &MappingSpec, id_type: IdType, columns: &[ColumnSpec
         [spec.table.schema, spec.table.name],
         key,
         id_type.to_string(),
-        deletes_name(&spec.deletes),
-        spec.filter.as_ref().map(Filter::to_yaml),
+        deletes(&spec.deletes),
         columns,
+        spec.filter.as_ref().map(Filter::to_yaml),
+        spec.sync.as_ref().map(SyncSpec::to_yaml),
         spec.transform,
     ]);
     meaning.to_string()
 }
 
 /// What stands at each place of a meaning; those without a word are not told by name.
-const PARTS: [&str; 10] = [
+const PARTS: [&str; 11] = [
     "the form",
     "source",
     "collection",
@@ -45,11 +46,12 @@ const PARTS: [&str; 10] = [
     "key",
     "id_type",
     "deletes",
-    "filter",
     "columns",
+    "filter",
+    "sync",
     "transform",
 ];
-const COLUMNS: usize = 8;
+const COLUMNS: usize = 7;
 
 pub(super) fn hash(meaning: &str) -> String {
     let digest = Sha256::digest(meaning);
@@ -157,9 +159,10 @@ fn scalar(scalar: &Scalar) -> Value {
     }
 }
 
-fn deletes_name(deletes: &Deletes) -> &'static str {
+fn deletes(deletes: &Deletes) -> Value {
     match deletes {
-        Deletes::Hard => "hard",
-        Deletes::Keep => "keep",
+        Deletes::Hard => json!("hard"),
+        Deletes::Keep => json!("keep"),
+        Deletes::Soft { column } => json!(["soft", column]),
     }
 }

@@ -389,6 +389,7 @@ fn stub_spec(
         filter: None,
         columns: Some(columns),
         deletes: Deletes::Hard,
+        sync: None,
         schema: SchemaMode::Expect,
         on_drop: OnDrop::Delete,
         on_mapping_change: of.on_mapping_change,

@@ -118,6 +118,7 @@ fn venmo() -> MappingSpec {
             },
         ]),
         deletes: Deletes::Hard,
+        sync: None,
         schema: SchemaMode::Expect,
         on_drop: OnDrop::Delete,
         on_mapping_change: OnMappingChange::Resync,

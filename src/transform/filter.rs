@@ -174,6 +174,11 @@ fn compare(value: Option<Value<'_>>, operand: &Bson) -> Option<Ordering> {
     }
 }
 
+#[cfg(test)]
+pub(super) fn same(value: &Value<'_>, other: &Bson) -> bool {
+    compare(Some(*value), other) == Some(Ordering::Equal)
+}
+
 /// By value, exactly: the double 0.1 is a little more than the decimal 0.1. NaN is equal to NaN alone.
 fn compare_numbers(left: &Value<'_>, right: &Value<'_>) -> Option<Ordering> {
     if let (Some(left), Some(right)) = (whole(left), whole(right)) {

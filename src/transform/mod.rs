@@ -29,3 +29,6 @@ mod time;
 mod walk;
 
 pub use row::Transformer;
+
+#[cfg(test)]
+mod property_tests;

@@ -2,6 +2,7 @@
 //! serves any number of them; by join, since `= any(…)` is a linear search per row in PostgreSQL 13 once the
 //! planner scans the table.
 
+use super::marks::{Going, going};
 use super::{WireType, list, own_rows, qualified, quoted, text_cast, wire_cast};
 use crate::config::KeySpec;
 use crate::domain::{ColumnType, TextKind};
@@ -28,7 +29,12 @@ impl KeyStatements {
         let wanted = wanted(mapping, "wanted", "");
         let is_wanted = is_wanted(mapping, "wanted");
         Self {
-            delete: format!("delete from {rows} as target using {wanted} where {is_wanted}"),
+            delete: match going(mapping) {
+                Going::Deleted => format!("delete from {rows} as target using {wanted} where {is_wanted}"),
+                Going::Marked { set, unless } => {
+                    format!("update {rows} as target set {set} from {wanted} where {is_wanted} and {unless}")
+                }
+            },
             present: format!(
                 "select wanted.place from {} join {rows} as target on {is_wanted}",
                 self::wanted(mapping, "wanted", "place")
