@@ -5,8 +5,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::{
     Aim, ColumnSpec, Deletes, Filter, KeySpec, MappingSpec, MatchSpec, Missing, ReferenceSpec, Scalar,
-    SyncSpec,
-    Targets, ValueSpec,
+    SyncSpec, Targets, ValueSpec,
 };
 use crate::domain::IdType;
 
