@@ -207,7 +207,7 @@ impl Linking<'_> {
                 id_type: target.id_type,
             }),
             key: SoughtColumn::of_mapping(target),
-            take: self.take(own, table, reference, problems)?,
+            take: self.take(own, table, Some(target), reference, problems)?,
             column_type: own.column_type.clone(),
             type_sql: own.type_sql.clone(),
         })
@@ -261,16 +261,18 @@ impl Linking<'_> {
             );
         }
         let awaited = format!("table {table} ({})", columns.join(", "));
-        let take = self.take(own, shape, reference, problems)?;
+        let take = self.take(own, shape, None, reference, problems)?;
         let (column_type, type_sql) = (own.column_type.clone(), own.type_sql.clone());
         Some(Finder { awaited, table: table.clone(), target: None, key, take, column_type, type_sql })
     }
 
-    /// What is said, or what the column's foreign key to that table refers to, or its only key column.
+    /// What is said, or what the column's foreign key to that table refers to, or the only column of the
+    /// target's own key.
     fn take(
         &self,
         own: &Column,
         table: &Table,
+        target: Option<&Mapping>,
         reference: &ReferenceSpec,
         problems: &mut Problems,
     ) -> Option<String> {
@@ -286,7 +288,13 @@ impl Linking<'_> {
             let place = key.columns.iter().position(|column| *column == own.name)?;
             (key.references == table.name).then(|| key.referenced_columns.get(place).cloned())?
         });
-        if by_key.is_none() {
+        let found = by_key.or_else(|| match &target?.key.spec {
+            KeySpec::Columns(names) => {
+                <&[String; 1]>::try_from(names.as_slice()).ok().map(|[only]| only.clone())
+            }
+            KeySpec::SourceId { .. } => None,
+        });
+        if found.is_none() {
             let message = format!("has no foreign key to {}, so it is not clear what to take", table.name);
             problems.fatal(
                 name,
@@ -294,7 +302,7 @@ impl Linking<'_> {
                 format!("say take: the column of {} that is meant", quoted(&table.name.name)),
             );
         }
-        by_key
+        found
     }
 
     fn stub(
