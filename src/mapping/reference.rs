@@ -172,7 +172,7 @@ impl Linking<'_> {
             }
         };
         let foreign_key = self.table.foreign_keys.iter().find(|key| {
-            key.columns.iter().any(|column| *column == own.name) && key.references == first.table
+            key.columns.contains(&own.name) && key.references == first.table
         });
         let on_delete = match foreign_key.map(|key| key.on_delete) {
             None => OnDelete::Nothing,

@@ -3,7 +3,7 @@
 //! Every transaction has one shape: fence, apply rows, hold rejections, move on, commit. If any step
 //! fails, or the answer to the commit is lost, the session ends and the next one loads the state anew.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
