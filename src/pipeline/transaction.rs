@@ -366,6 +366,12 @@ impl<'a> Open<'a> {
             (entry.source_id.clone(), status, entry.rejection.to_string())
         };
         let marks: Vec<_> = entries.iter().map(mark).collect();
+        let collides = |entry: &&Entry| entry.rejection.reason == Reason::UniqueViolation;
+        let colliding: Vec<&str> =
+            entries.iter().filter(collides).map(|entry| entry.source_id.as_str()).collect();
+        if !colliding.is_empty() {
+            held::try_together(transaction, pipeline, name, &colliding).await.map_err(state)?;
+        }
         sink::mark_held(&mut self.transaction, &mapped.target, &marks).await.map_err(apply)
     }
 

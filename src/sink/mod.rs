@@ -8,6 +8,7 @@ mod arrays;
 mod catalog;
 mod copy;
 mod error;
+mod exchange;
 mod find;
 mod guard;
 mod isolate;

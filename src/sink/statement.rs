@@ -15,7 +15,7 @@ use std::fmt::Write;
 use sqlx::AssertSqlSafe;
 
 pub(super) use create::{create, named_in_comment};
-pub(super) use key::{KeyStatements, key_wire};
+pub(super) use key::{KeyStatements, give_way, key_wire, placeholder};
 use marks::Going;
 
 use super::catalog::is_partitioned;

@@ -6,6 +6,7 @@ use super::arrays;
 use super::catalog;
 use super::copy;
 use super::error::{Disposition, Error};
+use super::exchange::exchange;
 use super::isolate::{Attempt, isolated, run};
 use super::keyed::{Delete, insert, take_over};
 use super::statement::{self, ROLLBACK, SAVEPOINT};
@@ -31,6 +32,9 @@ pub async fn upsert(
 ) -> Result<Outcome, Error> {
     let ordered = in_key_order(rows);
     let (mut outcome, refused) = isolated(conn, target, &Merge { target, portion }, &ordered).await?;
+    let refused = refused.into_iter().map(|(row, rejection)| (*row, rejection)).collect();
+    let (exchanged, refused) = exchange(conn, target, portion, refused).await?;
+    outcome.add(exchanged);
     outcome.rejected.extend(refused.into_iter().map(|(row, rejection)| (row.id.clone(), rejection)));
     outcome.unchanged += (rows.len() - ordered.len()) as u64;
     Ok(outcome)
@@ -206,9 +210,9 @@ pub(super) fn in_key_order(rows: &[Row]) -> Vec<&Row> {
     ordered
 }
 
-struct Merge<'a> {
-    target: &'a Target,
-    portion: Portion,
+pub(super) struct Merge<'a> {
+    pub(super) target: &'a Target,
+    pub(super) portion: Portion,
 }
 
 impl Attempt<&Row> for Merge<'_> {

@@ -12,6 +12,7 @@ mod chunk_order;
 mod command_line;
 mod custom;
 mod demo;
+mod exchange;
 mod filter;
 mod health;
 mod held;
