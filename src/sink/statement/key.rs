@@ -155,6 +155,7 @@ pub(in crate::sink) fn placeholder(column: &ColumnPlan) -> Option<String> {
         | ColumnType::Json
         | ColumnType::Jsonb
         | ColumnType::Enum { .. }
+        | ColumnType::Array { .. }
         | ColumnType::Other(_) => None,
     }
 }
