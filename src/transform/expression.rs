@@ -288,6 +288,11 @@ fn fault(error: &ExecutionError) -> Fault {
             overload.function(),
             overload.argument_types().join(", ")
         )),
+        ExecutionError::UnsupportedBinaryOperator(operator, left, right) => failed(format!(
+            "applies {operator} to types that it does not take: {}, {}",
+            left.type_of(),
+            right.type_of()
+        )),
         ExecutionError::UndeclaredReference(name) => failed(format!("calls {name}, which does not exist")),
         ExecutionError::FunctionError { function, .. } => failed(format!("fails in {function}")),
         ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) => failed("divides by zero"),
@@ -345,6 +350,25 @@ mod tests {
         assert_eq!(evaluate("doc._id", &doc! { "_id": id }), Ok(Some(Bson::String("0a".repeat(12)))));
         let price: bson::Decimal128 = "1.10".parse().expect("a decimal");
         assert_eq!(evaluate("doc.p + '!'", &doc! { "p": price }), Ok(Some(Bson::String("1.10!".into()))));
+    }
+
+    #[test]
+    fn what_the_reference_shows_works() {
+        let document = doc! { "net": 10, "tax": 1.5, "name": "Ada", "items": [{ "n": "x", "paid": true }, { "n": "y" }] };
+        let text = |text: &str| Ok(Some(Bson::String(text.into())));
+        for (given, expected) in [
+            ("has(doc.net) ? double(doc.net) + doc.tax : null", Ok(Some(Bson::Double(11.5)))),
+            ("double(doc.net) + doc.?tax.orValue(0.0)", Ok(Some(Bson::Double(11.5)))),
+            ("has(doc.none) ? doc.none : null", Ok(None)),
+            ("doc.name.lowerAscii() + (size(doc.items) > 1 ? '!' : '')", text("ada!")),
+            ("doc.?at.orValue(null)", Ok(None)),
+            (
+                "doc.items.filter(i, has(i.paid)).map(i, i.n)",
+                Ok(Some(Bson::Array(vec![Bson::String("x".into())]))),
+            ),
+        ] {
+            assert_eq!(evaluate(given, &document), expected, "{given}");
+        }
     }
 
     #[test]

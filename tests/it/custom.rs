@@ -83,7 +83,7 @@ async fn expressions_make_values_and_their_errors_are_held() -> Result<()> {
     })
     .await
     .with_context(|| daemon.last_words())?;
-    things.update_many(doc! {}, doc! { "$set": { "name": "Good", "net": 1, "tax": 1 } }).await?;
+    things.update_many(doc! {}, doc! { "$set": { "name": "Good", "net": 1, "tax": 1.0 } }).await?;
     becomes(&stage, &daemon, OPEN, None).await?;
     assert!(daemon.log().iter().all(|line| !line.contains("SECRET")));
     Ok(())
