@@ -124,11 +124,13 @@ impl Transformer {
                 Err(misfit) => problems.push(misfit.problem(&mapping, plan)),
             }
         }
-        let custom = mapping.transform.as_ref().map(|name| match transformers.get(name) {
-            Some(transformer) => Ok(Custom::new(transformer, given)),
-            None => Err(unknown_transformer(&mapping, name, transformers)),
+        let custom = mapping.transform.as_ref().and_then(|name| match transformers.get(name) {
+            Some(transformer) => Some(Custom::new(transformer, given)),
+            None => {
+                problems.push(unknown_transformer(&mapping, name, transformers));
+                None
+            }
         });
-        let custom = custom.transpose().map_err(|problem| problems.push(problem)).unwrap_or_default();
         if !problems.is_empty() {
             return Err(problems);
         }
