@@ -433,7 +433,7 @@ mod tests {
         let decimal: Decimal128 = "1.10".parse().expect("a decimal");
         let (int, double, long) = (Bson::Int32(1), Bson::Double(1.5), Bson::Int64(i64::MAX));
         let text = Bson::String("a".into());
-        assert_eq!(inferred(&[int.clone()]), "bigint");
+        assert_eq!(inferred(std::slice::from_ref(&int)), "bigint");
         assert_eq!(inferred(&[int.clone(), Bson::Int64(7)]), "bigint");
         assert_eq!(inferred(&[int.clone(), double.clone()]), "double precision");
         assert_eq!(inferred(&[long, double.clone()]), "numeric", "a double has no room for it");

@@ -58,10 +58,11 @@ impl Evaluator {
                     std::str::from_utf8(name).is_ok_and(|name| names.contains(name))
                 }
             };
-            if is_wanted && let Ok(name) = std::str::from_utf8(name) {
-                if fields.insert(key(name), value(raw, 0)).is_some() {
-                    return Err(Fault::new(Reason::DuplicateField, "a field occurs twice in the document"));
-                }
+            if is_wanted
+                && let Ok(name) = std::str::from_utf8(name)
+                && fields.insert(key(name), value(raw, 0)).is_some()
+            {
+                return Err(Fault::new(Reason::DuplicateField, "a field occurs twice in the document"));
             }
         }
         // Not even a mistake in the evaluator may stop the pipeline.
