@@ -124,13 +124,16 @@ impl Transformer {
                 Err(misfit) => problems.push(misfit.problem(&mapping, plan)),
             }
         }
-        let custom = mapping.transform.as_ref().and_then(|name| match transformers.get(name) {
-            Some(transformer) => Some(Custom::new(transformer, given)),
-            None => {
-                problems.push(unknown_transformer(&mapping, name, transformers));
-                None
+        let custom = match &mapping.transform {
+            None => None,
+            Some(name) => {
+                let transformer = transformers.get(name);
+                if transformer.is_none() {
+                    problems.push(unknown_transformer(&mapping, name, transformers));
+                }
+                transformer.map(|transformer| Custom::new(transformer, given))
             }
-        });
+        };
         if !problems.is_empty() {
             return Err(problems);
         }
