@@ -2,6 +2,7 @@
 
 use ::config::ValueKind;
 
+use super::children;
 use super::columns::columns;
 use super::defaults;
 use super::key;
@@ -78,6 +79,10 @@ fn mapping(mut section: Section<'_>) -> Option<(Place<'_>, MappingSpec)> {
     let adopt = key::adopt(&mut section);
     let shared = section.flag("shared", false);
     let columns = section.field_or_null("columns").map(|field| columns(field, &key));
+    let children = section.field("children").map(children::children).unwrap_or_default();
+    if !children.is_empty() && columns.is_none() {
+        section.mistake_at("children", "must not be given without columns", "list the columns of the table");
+    }
     key::check(&section, &key, columns.as_deref(), adopt.as_deref(), shared);
     let whole_documents = columns.is_none();
     let deletes = section.choice("deletes", &[("hard", Delete::Hard), ("keep", Delete::Keep)]);
@@ -99,6 +104,7 @@ fn mapping(mut section: Section<'_>) -> Option<(Place<'_>, MappingSpec)> {
         adopt,
         shared,
         columns,
+        children,
         deletes: deletes.map_or(Deletes::Hard, Delete::into_model),
         schema,
         on_drop: on_drop.unwrap_or(OnDrop::Delete),

@@ -83,6 +83,10 @@ impl KeyPath {
         &self.shown
     }
 
+    fn is_of_child(&self) -> bool {
+        self.pattern.starts_with("mappings[].children[].columns")
+    }
+
     fn variable(&self) -> String {
         format!("{ENVIRONMENT_PREFIX}{}", self.shown.replace('.', "__").to_uppercase())
     }
@@ -236,6 +240,11 @@ pub(super) struct Field<'r> {
 impl<'r> Field<'r> {
     pub(super) fn is_from_environment(&self) -> bool {
         self.value.origin() == Some(ENVIRONMENT)
+    }
+
+    /// Within the columns of `children`, whose paths begin with `$element` or `$document`.
+    pub(super) fn is_of_child(&self) -> bool {
+        self.path.is_of_child()
     }
 
     pub(super) fn is_null(&self) -> bool {

@@ -1,5 +1,6 @@
 use std::borrow::Cow;
 
+use super::child::ChildPlan;
 use super::fit::{fit, fit_source, fit_source_id};
 use super::hash::{hash, meaning};
 use super::key::{KeyPlan, check_adopt, check_key_column, check_own_key};
@@ -28,6 +29,8 @@ pub struct Mapping {
     pub columns: Vec<ColumnPlan>,
     /// Columns whose values stand in other rows; complete once the mapping is linked.
     pub references: Vec<ReferencePlan>,
+    /// Rows of other tables; complete once the mapping is linked.
+    pub children: Vec<ChildPlan>,
     pub deletes: Deletes,
     pub on_drop: OnDrop,
     pub critical: bool,
@@ -101,6 +104,7 @@ pub fn compile(
         key,
         columns,
         references: Vec::new(),
+        children: Vec::new(),
         deletes: spec.deletes.clone(),
         on_drop: spec.on_drop,
         critical: spec.critical,

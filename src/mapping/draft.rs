@@ -351,6 +351,7 @@ mod tests {
             adopt: None,
             shared: false,
             columns,
+            children: Vec::new(),
             deletes: Deletes::Hard,
             schema: SchemaMode::Create,
             on_drop: OnDrop::Delete,

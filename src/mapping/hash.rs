@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::config::{
-    Aim, ColumnSpec, Deletes, KeySpec, MappingSpec, MatchSpec, Missing, ReferenceSpec, Scalar, Targets,
+    Aim, ChildSpec, ColumnSpec, Deletes, KeySpec, MappingSpec, MatchSpec, Missing, ReferenceSpec, Scalar, Targets,
     ValueSpec,
 };
 use crate::domain::IdType;
@@ -21,7 +21,7 @@ pub(super) fn meaning(spec: &MappingSpec, id_type: IdType, columns: &[ColumnSpec
         KeySpec::Columns(names) if spec.shared => json!({ "shared": names }),
         KeySpec::Columns(names) => json!({ "columns": names }),
     };
-    let meaning = json!([
+    let mut meaning = json!([
         "mapping/1",
         spec.source,
         [spec.collection.database, spec.collection.collection],
@@ -31,12 +31,15 @@ pub(super) fn meaning(spec: &MappingSpec, id_type: IdType, columns: &[ColumnSpec
         deletes_name(&spec.deletes),
         columns,
     ]);
+    if let (Value::Array(parts), [_, ..]) = (&mut meaning, spec.children.as_slice()) {
+        parts.push(spec.children.iter().map(child).collect());
+    }
     meaning.to_string()
 }
 
 /// What stands at each place of a meaning; those without a word are not told by name.
-const PARTS: [&str; 8] =
-    ["the form", "source", "collection", "table", "key", "id_type", "deletes", "columns"];
+const PARTS: [&str; 9] =
+    ["the form", "source", "collection", "table", "key", "id_type", "deletes", "columns", "children"];
 const COLUMNS: usize = 7;
 
 pub(super) fn hash(meaning: &str) -> String {
@@ -80,6 +83,13 @@ fn column_differences(old: &Value, new: &Value) -> Vec<String> {
     found
 }
 
+fn child(spec: &ChildSpec) -> Value {
+    let mut columns: Vec<&ColumnSpec> = spec.columns.iter().collect();
+    columns.sort_by(|left, right| left.name.cmp(&right.name));
+    let columns: Vec<Value> = columns.into_iter().map(column).collect();
+    json!([spec.table.schema, spec.table.name, spec.origin(), spec.key, columns])
+}
+
 fn column(spec: &ColumnSpec) -> Value {
     let value = match &spec.value {
         ValueSpec::Path { from, reading } => json!(["path", from, reading.settings()]),
@@ -105,6 +115,7 @@ fn reference(spec: &ReferenceSpec) -> Value {
             };
             json!(["document", to, from, strip_prefix])
         }
+        Aim::Parent => json!(["parent"]),
         Aim::Row { table, matches } => {
             let matches: Vec<Value> = matches
                 .iter()
@@ -120,6 +131,7 @@ fn reference(spec: &ReferenceSpec) -> Value {
         Missing::Hold => json!("hold"),
         Missing::Null => json!("null"),
         Missing::Keep => json!("keep"),
+        Missing::Drop => json!("drop"),
         Missing::Create(stub) => {
             let columns: Vec<Value> = stub.columns.iter().map(column).collect();
             json!(["create", stub.source, stub.prefix, columns])

@@ -114,6 +114,7 @@ fn venmo() -> MappingSpec {
                 ..value("transaction_date", path("date_created", Some(Rule::UnixSeconds)))
             },
         ]),
+        children: Vec::new(),
         deletes: Deletes::Hard,
         schema: SchemaMode::Expect,
         on_drop: OnDrop::Delete,

@@ -74,6 +74,17 @@ pub struct Tally {
     pub held: Vec<(CanonicalId, crate::domain::Rejection)>,
     /// A snapshot chunk that could not be copied straight into the table.
     pub fell_back: bool,
+    /// Of child tables.
+    pub coerced: Vec<Coerced>,
+}
+
+/// Values of one column that a rule altered, or elements that it left out.
+#[derive(Debug, Clone)]
+pub struct Coerced {
+    pub table: String,
+    pub column: String,
+    pub rule: &'static str,
+    pub count: u64,
 }
 
 /// What became of a chunk.
@@ -192,8 +203,7 @@ impl Writer {
     async fn begin(&mut self, touched: &[SourceIndex]) -> Result<Open<'_>, Error> {
         let for_whom = &self.for_whom;
         let mapped = || touched.iter().map(|source| for_whom.plan.of(*source));
-        let stubs = mapped().flat_map(|mapped| &mapped.stubs).flatten().map(|stub| &stub.target);
-        let targets: Vec<&Target> = mapped().map(|mapped| &mapped.target).chain(stubs).collect();
+        let targets: Vec<&Target> = mapped().flat_map(Mapped::targets).collect();
         let (pipeline, epoch) = (&for_whom.pipeline, for_whom.epoch);
         let transaction = begin_fenced(&mut self.connection, pipeline, epoch, &targets).await?;
         Ok(Open::new(transaction, for_whom))
@@ -233,6 +243,10 @@ pub(super) async fn drop_rows(
     mapped: &Mapped,
     portion: Portion,
 ) -> Result<u64, Error> {
+    for child in mapped.children.iter().rev() {
+        let plan = child.transformer.plan();
+        sink::drop_children(connection, &mapped.target, &child.target, plan).await.map_err(apply)?;
+    }
     let dropped = sink::drop_rows(connection, &mapped.target, portion).await.map_err(apply)?;
     let Some(rejection) = dropped.refused.first() else { return Ok(dropped.deleted) };
     let mapping = &mapped.mapping;

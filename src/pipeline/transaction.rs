@@ -2,16 +2,18 @@
 //! It is begun in `commit`, and nowhere else.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use sqlx::PgConnection;
 
 use super::Error;
 use super::commit::{ForWhom, HeldPolicy, Tally, Tx, apply, drop_rows, state};
+use super::plan::Plan;
 use super::prepare::{Prepared, Refused, SourceBatch, read};
 use super::references::{Leaving, Settling};
-use crate::domain::{CanonicalId, ClusterTime, Document, Portion, Position, SourceIndex};
+use crate::domain::{CanonicalId, ClusterTime, Document, Portion, Position, RowKey, SourceIndex};
 use crate::mapping::OnDelete;
-use crate::sink::{self, Outcome};
+use crate::sink::{self, Family, Outcome, Refusal, Target};
 use crate::source;
 use crate::state::held::Entry;
 use crate::state::wait::Wait;
@@ -43,7 +45,7 @@ impl<'a> Open<'a> {
         (&mut self.transaction, &self.for_whom.pipeline, &self.for_whom.plan.of(source).mapping.source)
     }
 
-    fn settling<'s>(&'s mut self, leaving: &'s Leaving) -> Settling<'s> {
+    pub(super) fn settling<'s>(&'s mut self, leaving: &'s Leaving) -> Settling<'s> {
         Settling {
             connection: &mut self.transaction,
             pipeline: &self.for_whom.pipeline,
@@ -51,6 +53,58 @@ impl<'a> Open<'a> {
             waiting: &self.for_whom.waiting,
             leaving,
         }
+    }
+
+    pub(super) fn plan(&self) -> &Arc<Plan> {
+        &self.for_whom.plan
+    }
+
+    pub(super) async fn remember(&mut self, batch: &SourceBatch) -> Result<(), Error> {
+        let target = &self.for_whom.plan.of(batch.source).target;
+        sink::remember(&mut self.transaction, target).await.map_err(apply)
+    }
+
+    pub(super) async fn take_back(&mut self, batch: &SourceBatch) -> Result<(), Error> {
+        let target = &self.for_whom.plan.of(batch.source).target;
+        sink::take_back(&mut self.transaction, target).await.map_err(apply)
+    }
+
+    pub(super) async fn replace(
+        &mut self,
+        target: &Target,
+        parent: usize,
+        families: &[Family],
+        refusal: Refusal,
+    ) -> Result<(Outcome, u64), sink::Error> {
+        let portion = self.portion;
+        sink::replace_children(&mut self.transaction, target, parent, families, refusal, portion).await
+    }
+
+    /// The rows of the documents themselves.
+    pub(super) async fn write(&mut self, batch: &SourceBatch, way: Way) -> Result<Outcome, Error> {
+        let target = &self.for_whom.plan.of(batch.source).target;
+        let outcome = match way {
+            Way::Merge => sink::upsert(&mut self.transaction, target, &batch.rows, self.portion).await,
+            Way::Straight => sink::insert_new(&mut self.transaction, target, &batch.rows, self.portion).await,
+        };
+        outcome.map_err(apply)
+    }
+
+    pub(super) async fn delete_rows(
+        &mut self,
+        batch: &SourceBatch,
+        keys: &[(CanonicalId, RowKey)],
+    ) -> Result<Outcome, Error> {
+        let target = &self.for_whom.plan.of(batch.source).target;
+        sink::delete(&mut self.transaction, target, keys, self.portion).await.map_err(apply)
+    }
+
+    /// With their children, if they have any.
+    async fn delete_with_children(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
+        if self.for_whom.plan.of(batch.source).children.is_empty() {
+            return self.delete_rows(batch, &batch.keys()).await;
+        }
+        self.delete_families(batch).await
     }
 
     /// References first, then the rows; what waits from now on.
@@ -61,14 +115,19 @@ impl<'a> Open<'a> {
         way: Way,
         tallies: &mut Tallies,
     ) -> Result<Vec<Wait>, Error> {
-        let filled = self.settling(leaving).fill(batch.source, &mut batch.rows, &batch.documents).await?;
+        let plan = Arc::clone(self.plan());
+        let mapped = plan.of(batch.source);
+        let mut filled =
+            self.settling(leaving).fill(mapped.referring(), &mut batch.rows, &batch.documents).await?;
         batch.refused.extend(filled.refused);
-        let target = &self.for_whom.plan.of(batch.source).target;
-        let outcome = match way {
-            Way::Merge => sink::upsert(&mut self.transaction, target, &batch.rows, self.portion).await,
-            Way::Straight => sink::insert_new(&mut self.transaction, target, &batch.rows, self.portion).await,
+        let outcome = if mapped.children.is_empty() {
+            self.write(batch, way).await?
+        } else {
+            let families = self.put_families(batch, leaving, way).await?;
+            filled.waits.extend(families.waits);
+            tallies.entry(batch.source).or_default().coerced.extend(families.coerced);
+            families.outcome
         };
-        let outcome = outcome.map_err(apply)?;
         self.settle(batch, batch.written(), &batch.refused, outcome, tallies).await?;
         if self.for_whom.plan.has_references() {
             let all = batch.source_ids(&self.for_whom.plan);
@@ -107,10 +166,7 @@ impl<'a> Open<'a> {
         let mut batches: Vec<&SourceBatch> = with_deletes.chain(&also).collect();
         batches.sort_by_key(|batch| batch.source);
         for batch in batches.into_iter().rev() {
-            let target = &self.for_whom.plan.of(batch.source).target;
-            let outcome = sink::delete(&mut self.transaction, target, &batch.keys(), self.portion)
-                .await
-                .map_err(apply)?;
+            let outcome = self.delete_with_children(batch).await?;
             self.settle(batch, batch.deleted(), &[], outcome, tallies).await?;
             self.no_longer_wait(batch).await?;
         }
@@ -224,10 +280,7 @@ impl<'a> Open<'a> {
             }
             let also = self.let_go(vec![(source, ids)], &mut leaving, read_after, tallies).await?;
             for batch in also.iter().rev() {
-                let target = &self.for_whom.plan.of(batch.source).target;
-                let outcome = sink::delete(&mut self.transaction, target, &batch.keys(), self.portion)
-                    .await
-                    .map_err(apply)?;
+                let outcome = self.delete_with_children(batch).await?;
                 self.settle(batch, batch.deleted(), &[], outcome, tallies).await?;
                 self.no_longer_wait(batch).await?;
             }

@@ -24,4 +24,4 @@ mod text;
 mod time;
 mod walk;
 
-pub use row::Transformer;
+pub use row::{ChildTransformer, Transformer};

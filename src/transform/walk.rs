@@ -6,6 +6,7 @@ use super::fault::Fault;
 pub(super) const DOCUMENT: u8 = 0x03;
 pub(super) const ARRAY: u8 = 0x04;
 pub(super) const NULL: u8 = 0x0a;
+pub(super) const INT32: u8 = 0x10;
 
 /// A value not yet looked into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
