@@ -72,7 +72,9 @@ impl Open<'_> {
             refused.append(&mut raised.refused);
             self.take_back(batch).await?;
         }
-        refused.dedup_by(|later, first| later.id == first.id);
+        // Of several reasons the first is told.
+        let mut told = HashSet::new();
+        refused.retain(|refused| told.insert(refused.id.clone()));
         let refused = refused.into_iter().map(|refused| (refused.id, refused.rejection));
         families.outcome.rejected.extend(refused);
         Ok(families)

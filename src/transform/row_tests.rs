@@ -53,6 +53,7 @@ fn transformer(columns: Vec<ColumnPlan>) -> Result<Transformer, Vec<Problem>> {
         key: key_of(&KeySpec::Columns(Vec::new())),
         columns,
         references: Vec::new(),
+        children: Vec::new(),
         deletes: Deletes::Hard,
         on_drop: OnDrop::Delete,
         critical: false,

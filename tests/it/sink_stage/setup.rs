@@ -90,6 +90,7 @@ pub(super) fn target(table: &Table, key: KeySpec, names: &[&str]) -> Target {
         key,
         columns,
         references: Vec::new(),
+        children: Vec::new(),
         deletes: Deletes::Hard,
         on_drop: OnDrop::Delete,
         critical: false,
@@ -160,6 +161,7 @@ pub(super) fn row(id: &str, fields: &[Field]) -> Row {
         tuple: tuple.into(),
         coercions: Vec::new(),
         references: Vec::new(),
+        element: 0,
     }
 }
 
