@@ -11,7 +11,7 @@ use mongodb::Client;
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
-use super::schema::draft;
+use super::schema;
 use crate::config::{Config, KeySpec, MappingSpec, Mappings, OnMappingChange, SchemaMode};
 use crate::domain::{IdType, Namespace, SourceIndex, Table, TableName};
 use crate::mapping::{self, ChildPlan, Mapping, MissingPlan, Problem, StubPlan};
@@ -137,22 +137,20 @@ pub async fn inspect(
             "add a mapping, enable one, or create a collection",
         );
     }
+    if tables == Tables::Create {
+        inspection.create(client, connection, &specs).await?;
+    }
     let mut found = Vec::with_capacity(specs.len());
     for spec in &specs {
         if let Some(facts) = facts.collections.iter().find(|facts| facts.namespace == spec.collection) {
             inspection.collection(spec, facts);
         }
-        found.push(inspection.table(client, connection, tables, spec, &specs).await?);
+        found.push(inspection.table(connection, spec, &specs).await?);
     }
     let named = found.iter().flatten().map(|table| (table.name.clone(), table.clone()));
     let mut shapes: HashMap<TableName, Table> = named.collect();
     inspection.looked_into(connection, &specs, &mut shapes).await?;
-    let tables: Vec<Option<Table>> = specs
-        .iter()
-        .zip(&found)
-        .map(|(spec, table)| table.as_ref().map(|table| mapping::with_children(spec, table, &shapes)))
-        .collect();
-    let order = mapping::parents_first(&tables.iter().map(Option::as_ref).collect::<Vec<_>>());
+    let order = mapping::parents_first(&specs, &found.iter().map(Option::as_ref).collect::<Vec<_>>());
     inspection.cycles(&order.cycles);
     let mut compiled = Vec::new();
     for (index, place) in order.places.into_iter().enumerate() {
@@ -167,6 +165,9 @@ pub async fn inspect(
         let place = facts.collections.iter().position(|facts| facts.namespace == mapping.namespace);
         if let Some(place) = place {
             inspection.shared_key(&mapping);
+            if !known_table(&known, &mapping) {
+                inspection.unowned_rows(connection, &mapping).await?;
+            }
             let of_collection = &facts.collections[place];
             inspection.finish(config, mapping, CollectionIndex(place as u16), of_collection);
         }
@@ -241,11 +242,29 @@ impl Inspection {
         }
     }
 
-    async fn table(
+    async fn create(
         &mut self,
         client: &Client,
         connection: &mut PgConnection,
-        tables: Tables,
+        specs: &[MappingSpec],
+    ) -> Result<(), Error> {
+        for created in schema::create(client, connection, specs).await? {
+            let subject = format!("table {}", created.draft.table);
+            for column in created.draft.columns.iter().filter(|column| column.is_unknown()) {
+                let message = "no document tells the type of the column: it is created as jsonb";
+                self.add(Verdict::Warning, format!("{subject}, column {}", column.name), message, "");
+            }
+            if let Some(refused) = created.refused {
+                let hint = "grant create on the schema, or create the table yourself";
+                self.add(Verdict::Failed, subject, refused, hint);
+            }
+        }
+        Ok(())
+    }
+
+    async fn table(
+        &mut self,
+        connection: &mut PgConnection,
         spec: &MappingSpec,
         specs: &[MappingSpec],
     ) -> Result<Option<Table>, Error> {
@@ -258,32 +277,15 @@ impl Inspection {
         // One of several mappings of a table is enough to say that it may be made.
         let may_create =
             specs.iter().any(|other| other.table == spec.table && other.schema == SchemaMode::Create);
-        if !may_create {
+        if may_create {
+            let hint = if spec.columns.is_some() { "`rowstream schema` prints it" } else { "" };
+            self.add(Verdict::Passed, subject, "the table will be created", hint);
+        } else {
             let hint =
                 "create it with your own migrations, let `rowstream schema` print it, or say schema: create";
             self.add(Verdict::Failed, subject, "the table does not exist", hint);
-            return Ok(None);
         }
-        if tables == Tables::LeaveAlone {
-            let hint = if spec.columns.is_some() { "`rowstream schema` prints it" } else { "" };
-            self.add(Verdict::Passed, subject, "the table will be created", hint);
-            return Ok(None);
-        }
-        let draft = draft(client, &spec.table, specs).await?;
-        for column in draft.columns.iter().filter(|column| column.is_unknown()) {
-            let message = "no document tells the type of the column: it is created as jsonb";
-            self.add(Verdict::Warning, format!("{subject}, column {}", column.name), message, "");
-        }
-        if let Err(error) = sink::create_table(connection, &draft).await {
-            if !matches!(error.disposition(), sink::Disposition::Halt { .. }) {
-                return Err(failed(error));
-            }
-            let hint = "grant create on the schema, or create the table yourself";
-            self.add(Verdict::Failed, subject, Error::chain(&error), hint);
-            return Ok(None);
-        }
-        tracing::info!(table = %spec.table, source = spec.source, "table created");
-        sink::read_table(connection, &spec.table).await.map_err(failed)
+        Ok(None)
     }
 
     /// Declared, or what was stored when the mapping was first seen, or what most ids are.
@@ -338,6 +340,22 @@ impl Inspection {
                 self.add(Verdict::Failed, subject, message, &hint);
             }
         }
+    }
+
+    /// Rows that were there before the first copy must not be met by surprise.
+    async fn unowned_rows(&mut self, connection: &mut PgConnection, mapping: &Mapping) -> Result<(), Error> {
+        let Some(unique) = &mapping.key.in_the_way else { return Ok(()) };
+        let target = Target::new(Arc::new(mapping.clone()));
+        let found = sink::has_unowned_rows(connection, &target).await;
+        if found.map_err(|error| Error::retry("look for rows without an owner", error))? {
+            self.add(
+                Verdict::Failed,
+                format!("mapping {}, table {}", mapping.source, mapping.table),
+                format!("has rows that belong to no document, and documents can meet them in ({unique})"),
+                "adopt: names the unique keys by which they are taken over; adopt: [] leaves them alone, and holds the documents that meet one",
+            );
+        }
+        Ok(())
     }
 
     /// Two sources in one table need a column that tells them apart.
@@ -433,6 +451,12 @@ impl Inspection {
     }
 }
 
+/// Whether a mapping of this table was begun before: then rows may be its own.
+fn known_table(known: &[Known], mapping: &Mapping) -> bool {
+    let table = mapping.table.to_string();
+    known.iter().any(|known| known.target == table)
+}
+
 /// What the state knows of mappings, if it is there.
 pub(super) async fn known(config: &Config, connection: &mut PgConnection) -> Result<Vec<Known>, Error> {
     let failed = |error| Error::retry("load the state", error);
@@ -478,6 +502,7 @@ fn whole(collection: Namespace, schema: &str) -> MappingSpec {
         key: KeySpec::SourceId { source: Some("source".to_owned()), source_id: "source_id".to_owned() },
         adopt: None,
         shared: false,
+        filter: None,
         columns: None,
         children: Vec::new(),
         deletes: crate::config::Deletes::Hard,

@@ -78,7 +78,7 @@ pub(super) fn any_column(name: String, field: Field<'_>) -> Option<ColumnSpec> {
         }
         ValueKind::Table(_) => described_column(name, field.into_section()?),
         _ => {
-            field.mistake("must be a path, or a map with from, value, key, ref or lookup", "");
+            field.mistake("must be a path, or a map with from, value, key, ref, lookup or collect", "");
             None
         }
     }
@@ -91,6 +91,8 @@ fn described_column(name: String, mut section: Section<'_>) -> Option<ColumnSpec
     let ref_field = section.field("ref");
     let lookup_field = section.field("lookup");
     let missing_field = section.field_or_null("missing");
+    let collect_field = section.field("collect");
+    let distinct_field = section.field("distinct");
     let rules = RuleKeys::take(&mut section);
     let without_field = section.field("without");
     let required_field = section.field("required");
@@ -102,11 +104,16 @@ fn described_column(name: String, mut section: Section<'_>) -> Option<ColumnSpec
         + usize::from(constant_field.is_some())
         + usize::from(key_field.is_some())
         + usize::from(ref_field.is_some())
-        + usize::from(lookup_field.is_some());
+        + usize::from(lookup_field.is_some())
+        + usize::from(collect_field.is_some());
     if given != 1 {
-        section.mistake("must have one of from, value, key, ref and lookup", "");
+        section.mistake("must have one of from, value, key, ref, lookup and collect", "");
         return None;
     }
+    if let Some(field) = distinct_field.as_ref().filter(|_| collect_field.is_none()) {
+        field.mistake("must be left out without collect", "");
+    }
+    let distinct = distinct_field.as_ref().and_then(Field::flag).unwrap_or(false);
     let origin = match origin_field {
         Some(field) => Some(origin(field)?),
         None => None,
@@ -149,9 +156,13 @@ fn described_column(name: String, mut section: Section<'_>) -> Option<ColumnSpec
         (Some(Origin::Word(Word::Parent)), _, _) => parent(),
         (None, Some(field), _) => ValueSpec::Constant(constant(&field)?),
         (None, None, Some(field)) => key_value(field)?,
-        (None, None, None) => {
-            ValueSpec::Reference(Box::new(references::reference(ref_field, lookup_field, missing_field)?))
-        }
+        (None, None, None) => match collect_field {
+            Some(field) => ValueSpec::Collect { from: path(&field)?, distinct },
+            None => {
+                let reference = references::reference(ref_field, lookup_field, missing_field)?;
+                ValueSpec::Reference(Box::new(reference))
+            }
+        },
     };
     Some(ColumnSpec { name, value, insert_only: writes.unwrap_or(false), required, default })
 }

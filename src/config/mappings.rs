@@ -5,6 +5,7 @@ use ::config::ValueKind;
 use super::children;
 use super::columns::columns;
 use super::defaults;
+use super::filter::filter;
 use super::key;
 use super::model::{Deletes, KeySpec, MappingSpec, OnDrop, OnMappingChange, SchemaMode};
 use super::tree::{Field, Section};
@@ -78,8 +79,13 @@ fn mapping(mut section: Section<'_>) -> Option<(Place<'_>, MappingSpec)> {
     let key = key::key(&mut section);
     let adopt = key::adopt(&mut section);
     let shared = section.flag("shared", false);
+    let filter = section.field("filter").and_then(filter);
     let columns = section.field_or_null("columns").map(|field| columns(field, &key));
     let children = section.field("children").map(children::children).unwrap_or_default();
+    if !children.is_empty() && shared {
+        let hint = "their documents would replace each other's rows";
+        section.mistake_at("children", "must not be given together with shared: true", hint);
+    }
     if !children.is_empty() && columns.is_none() {
         section.mistake_at("children", "must not be given without columns", "list the columns of the table");
     }
@@ -103,6 +109,7 @@ fn mapping(mut section: Section<'_>) -> Option<(Place<'_>, MappingSpec)> {
         key,
         adopt,
         shared,
+        filter,
         columns,
         children,
         deletes: deletes.map_or(Deletes::Hard, Delete::into_model),

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::children::ChildSpec;
 use super::date_format::DateFormat;
+use super::filter::Filter;
 use super::reading::{JsonForm, Reading};
 use crate::domain::{IdType, Namespace, TableName};
 
@@ -172,6 +173,8 @@ pub struct MappingSpec {
     pub adopt: Option<Vec<Vec<String>>>,
     /// Several documents may stand for one row.
     pub shared: bool,
+    /// `None`: every document of the collection.
+    pub filter: Option<Filter>,
     /// `None`: whole documents.
     pub columns: Option<Vec<ColumnSpec>>,
     /// Rows of other tables that are made from inside of the documents.
@@ -292,6 +295,12 @@ pub enum ValueSpec {
     /// Commit time of the change in MongoDB. Null when it came by snapshot.
     ClusterTime,
     Constant(Scalar),
+    /// The value at a path of every document that stands for the row, as a JSON array in the order of their
+    /// source_ids; `distinct`: each value once.
+    Collect {
+        from: String,
+        distinct: bool,
+    },
     /// UUIDv5 of (namespace, source, source_id).
     KeyUuid,
     /// A prefix and the ULID text of that UUID.

@@ -125,6 +125,9 @@ fn mapping(out: &mut String, spec: &MappingSpec) {
     if spec.shared {
         line(out, 2, "shared", "true");
     }
+    if let Some(filter) = &spec.filter {
+        line(out, 2, "filter", &filter.to_yaml());
+    }
     if let Some(columns) = &spec.columns {
         line(out, 2, "columns", "");
         for column in columns {
@@ -173,6 +176,9 @@ pub(super) fn value(column: &ColumnSpec) -> String {
         ValueSpec::SourceId => vec!["from: $id".to_owned()],
         ValueSpec::ClusterTime => vec!["from: $cluster_time".to_owned()],
         ValueSpec::Constant(scalar) => vec![format!("value: {}", scalar.to_yaml())],
+        ValueSpec::Collect { from, distinct } => {
+            vec![format!("collect: {}", quoted(from)), format!("distinct: {distinct}")]
+        }
         ValueSpec::KeyUuid => vec!["key: uuid".to_owned()],
         ValueSpec::KeyPrefixed(prefix) => vec![format!("key: {{ prefix: {} }}", quoted(prefix))],
         ValueSpec::Reference(spec) if spec.aim == Aim::Parent => vec!["from: $parent".to_owned()],

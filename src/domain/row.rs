@@ -19,6 +19,8 @@ pub struct Row {
     pub references: Vec<Reference>,
     /// Of a row that is made of an element: which one it is in its document. Else 0.
     pub element: u32,
+    /// What the document adds to columns that collect from several: a JSON object by column.
+    pub collected: Option<String>,
 }
 
 /// A field whose value must be looked for when the row is written.
@@ -107,6 +109,7 @@ pub enum Reason {
     InvalidDate,
     DuplicateField,
     Malformed,
+    Expression,
     Constraint,
     UniqueViolation,
     ForeignKeyViolation,
@@ -117,7 +120,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::MissingRequired,
         Self::WrongType,
         Self::OutOfRange,
@@ -129,6 +132,7 @@ impl Reason {
         Self::InvalidDate,
         Self::DuplicateField,
         Self::Malformed,
+        Self::Expression,
         Self::Constraint,
         Self::UniqueViolation,
         Self::ForeignKeyViolation,
@@ -151,6 +155,7 @@ impl Reason {
             Self::InvalidDate => "invalid_date",
             Self::DuplicateField => "duplicate_field",
             Self::Malformed => "malformed",
+            Self::Expression => "expression",
             Self::Constraint => "constraint",
             Self::UniqueViolation => "unique_violation",
             Self::ForeignKeyViolation => "foreign_key_violation",

@@ -147,16 +147,6 @@ fn check_key(child: &ChildSpec, parent: &ColumnSpec, key: &[String], problems: &
     }
 }
 
-/// The table of a mapping as far as the order of mappings goes: its children's references are its own.
-pub fn with_children(spec: &MappingSpec, table: &Table, tables: &HashMap<TableName, Table>) -> Table {
-    let mut table = table.clone();
-    for child in &spec.children {
-        let keys = tables.get(&child.table).into_iter().flat_map(|table| &table.foreign_keys);
-        table.foreign_keys.extend(keys.cloned());
-    }
-    table
-}
-
 /// Tables that the children of a mapping need: their own, and those they look into.
 pub(super) fn tables_of(spec: &MappingSpec) -> impl Iterator<Item = &TableName> {
     spec.children.iter().flat_map(|child| {

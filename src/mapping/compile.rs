@@ -8,9 +8,11 @@ use super::problem::{Problem, Problems, quoted, quoted_table};
 use super::reference::ReferencePlan;
 use super::table::{check_columns_access, check_table, check_unmapped_columns};
 use crate::config::{
-    ColumnSpec, Deletes, JsonForm, KeySpec, MappingSpec, OnDrop, Scalar, ValueSpec, nearest,
+    ColumnSpec, Deletes, Filter, JsonForm, KeySpec, MappingSpec, OnDrop, Scalar, ValueSpec, nearest,
 };
-use crate::domain::{Column, ColumnType, IdType, Namespace, SourceIndex, Table, TableName};
+use crate::domain::{
+    Column, ColumnType, CopyFields, IdType, Namespace, Sequence, SourceIndex, Table, TableName,
+};
 
 /// The column of whole documents.
 const DOCUMENT: &str = "document";
@@ -24,6 +26,8 @@ pub struct Mapping {
     pub table: TableName,
     pub id_type: IdType,
     pub key: KeyPlan,
+    /// Which documents of the collection have a row.
+    pub filter: Option<Filter>,
     /// Written columns: those of the key that rowstream adds first (source if there is one, then source_id),
     /// then in file order.
     pub columns: Vec<ColumnPlan>,
@@ -62,6 +66,34 @@ pub struct ColumnPlan {
     pub insert_only: bool,
     pub required: bool,
     pub default: Option<Scalar>,
+    /// To be kept past what is written.
+    pub sequence: Option<Sequence>,
+}
+
+impl Mapping {
+    /// Places of the columns that collect from several documents, and whether each value stands once.
+    pub fn collects(&self) -> impl Iterator<Item = (usize, bool)> {
+        self.columns.iter().enumerate().filter_map(|(place, column)| match &column.value {
+            ValueSpec::Collect { distinct, .. } => Some((place, *distinct)),
+            _ => None,
+        })
+    }
+
+    /// A COPY tuple with this JSON in the place of one of its fields.
+    pub fn with_json(&self, tuple: &[u8], place: usize, json: &str) -> Vec<u8> {
+        let version: &[u8] = if self.columns[place].column_type == ColumnType::Jsonb { &[1] } else { &[] };
+        let mut changed = tuple.get(..2).unwrap_or_default().to_vec();
+        for (number, field) in CopyFields::of_tuple(tuple).enumerate() {
+            if number == place {
+                changed.extend_from_slice(&((version.len() + json.len()) as i32).to_be_bytes());
+                changed.extend_from_slice(version);
+                changed.extend_from_slice(json.as_bytes());
+            } else {
+                changed.extend_from_slice(field);
+            }
+        }
+        changed
+    }
 }
 
 /// Compiles one mapping against its table.
@@ -93,7 +125,7 @@ pub fn compile(
             .for_each(|column| column.not_null = true);
     }
     let meaning = meaning(spec, id_type, &specs);
-    let key = KeyPlan::new(&spec.key, &specs, &columns).map(|key| key.with_rules(spec, &columns));
+    let key = KeyPlan::new(&spec.key, &specs, &columns).map(|key| key.with_rules(spec, table, &columns));
     let (Some(key), false) = (key, problems.has_fatal()) else { return Err(problems.into_found()) };
     let mapping = Mapping {
         index,
@@ -102,6 +134,7 @@ pub fn compile(
         table: table.name.clone(),
         id_type,
         key,
+        filter: spec.filter.clone(),
         columns,
         references: Vec::new(),
         children: Vec::new(),
@@ -179,6 +212,8 @@ fn key_plan(column: &Column, value: ValueSpec) -> ColumnPlan {
         insert_only: false,
         required: false,
         default: None,
+        // One that counts down, or turns around, is the user's own affair.
+        sequence: column.sequence.clone().filter(|sequence| sequence.increment > 0),
     }
 }
 

@@ -46,6 +46,7 @@ fn mismatch(value: &ValueSpec, to: &ColumnType) -> Option<(&'static str, &'stati
     let (fits, what, types) = match value {
         ValueSpec::Path { .. } | ValueSpec::Constant(_) | ValueSpec::Reference(_) => return None,
         ValueSpec::Document { .. } => (is_json, "a whole document", JSON),
+        ValueSpec::Collect { .. } => (matches!(to, T::Json | T::Jsonb), "collect", "json or jsonb"),
         ValueSpec::SourceId => (is_text, "$id", TEXT),
         ValueSpec::ClusterTime => (is_timestamp, "$cluster_time", "timestamp or timestamptz"),
         ValueSpec::KeyUuid => (is_text || matches!(to, T::Uuid), "key: uuid", "uuid, text or varchar"),
@@ -63,6 +64,7 @@ fn fit_length(value: &ValueSpec, column: &Column, problems: &mut Problems) {
         | ValueSpec::Document { .. }
         | ValueSpec::SourceId
         | ValueSpec::ClusterTime
+        | ValueSpec::Collect { .. }
         | ValueSpec::Constant(_)
         | ValueSpec::Reference(_) => return,
     };
@@ -110,6 +112,7 @@ fn fit_not_null(spec: &ColumnSpec, column: &Column, problems: &mut Problems) {
         | ValueSpec::Document { .. }
         | ValueSpec::SourceId
         | ValueSpec::Constant(_)
+        | ValueSpec::Collect { .. }
         | ValueSpec::KeyUuid
         | ValueSpec::KeyPrefixed(_)
         | ValueSpec::Reference(_) => {}

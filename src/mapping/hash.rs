@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::config::{
-    Aim, ChildSpec, ColumnSpec, Deletes, KeySpec, MappingSpec, MatchSpec, Missing, ReferenceSpec, Scalar, Targets,
-    ValueSpec,
+    Aim, ChildSpec, ColumnSpec, Deletes, Filter, KeySpec, MappingSpec, MatchSpec, Missing, ReferenceSpec,
+    Scalar, Targets, ValueSpec,
 };
 use crate::domain::IdType;
 
@@ -29,6 +29,7 @@ pub(super) fn meaning(spec: &MappingSpec, id_type: IdType, columns: &[ColumnSpec
         key,
         id_type.to_string(),
         deletes_name(&spec.deletes),
+        spec.filter.as_ref().map(Filter::to_yaml),
         columns,
     ]);
     if let (Value::Array(parts), [_, ..]) = (&mut meaning, spec.children.as_slice()) {
@@ -99,6 +100,7 @@ fn column(spec: &ColumnSpec) -> Value {
         ValueSpec::SourceId => json!(["source_id"]),
         ValueSpec::ClusterTime => json!(["cluster_time"]),
         ValueSpec::Constant(constant) => json!(["constant", scalar(constant)]),
+        ValueSpec::Collect { from, distinct } => json!(["collect", from, distinct]),
         ValueSpec::KeyUuid => json!(["key_uuid"]),
         ValueSpec::KeyPrefixed(prefix) => json!(["key_prefixed", prefix]),
         ValueSpec::Reference(reference) => self::reference(reference),

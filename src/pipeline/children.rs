@@ -4,16 +4,23 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use sqlx::PgConnection;
+
 use super::Error;
-use super::commit::{Coerced, apply};
+use super::commit::{Coerced, apply, state};
+use super::plan::Mapped;
 use super::prepare::{Refused, SourceBatch};
-use super::references::Leaving;
+use super::references::{Leaving, tuple_of_key};
 use super::transaction::{Open, Way};
 use crate::config::ElementError;
-use crate::domain::{CanonicalId, Coercion, Reason, Rejection, Row};
+use crate::domain::{CanonicalId, Coercion, Portion, Reason, Rejection, Row};
 use crate::mapping::{ChildPlan, Mapping};
-use crate::sink::{Family, Outcome, Refusal};
+use crate::sink::{self, Family, Outcome, Refusal};
+use crate::state::row;
 use crate::state::wait::Wait;
+
+/// Documents of one statement.
+const PAGE: i64 = 5_000;
 
 /// The rows that the documents of a batch have in one child table.
 #[derive(Debug, Default)]
@@ -148,8 +155,8 @@ impl Open<'_> {
     }
 
     /// Rows go with their children, those first. A document one of whose rows is refused keeps all of them.
-    pub(super) async fn delete_families(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
-        let mut going = batch.keys();
+    pub(super) async fn remove_families(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
+        let mut going = batch.deletes.clone();
         let mut refused = Vec::new();
         self.remember(batch).await?;
         loop {
@@ -157,7 +164,7 @@ impl Open<'_> {
             let mut stay = self.remove_children(batch, &ids, &Leaving::default()).await?;
             let mut outcome = Outcome::default();
             if stay.is_empty() {
-                outcome = self.delete_rows(batch, &going).await?;
+                outcome = self.remove(batch.source, &going).await?;
                 stay.append(&mut outcome.rejected);
             }
             if stay.is_empty() {
@@ -169,6 +176,54 @@ impl Open<'_> {
             self.take_back(batch).await?;
         }
     }
+}
+
+/// The child rows of a collection that is gone, before the rows of its documents.
+pub(super) async fn drop_rows(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    mapped: &Mapped,
+    portion: Portion,
+) -> Result<(), Error> {
+    for child in mapped.children.iter().rev() {
+        let plan = child.transformer.plan();
+        if !mapped.mapping.key.is_claimed() {
+            sink::drop_children(connection, &mapped.target, &child.target, plan).await.map_err(apply)?;
+            continue;
+        }
+        let target = mapped.mapping.table.to_string();
+        let scope = row::Scope {
+            pipeline,
+            source: &mapped.mapping.source,
+            target: &target,
+            shared: mapped.mapping.key.shared,
+        };
+        let mut last: Option<String> = None;
+        loop {
+            let claims = row::page(connection, scope, last.as_deref(), PAGE).await.map_err(state)?;
+            last = claims.last().map(|claim| claim.source_id.clone());
+            if last.is_none() {
+                break;
+            }
+            let (mut ids, mut keys) = (Vec::new(), Vec::new());
+            for claim in claims {
+                if let Some(key) = &claim.key {
+                    keys.push(tuple_of_key(&mapped.mapping, key));
+                    ids.push(claim.id);
+                }
+            }
+            let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+            let owners = sink::find(connection, plan.owner(), &keys).await.map_err(apply)?;
+            let (families, _) = families(plan, &ids, owners, Vec::new());
+            let parent = plan.parent;
+            // What is refused here keeps its document's row, too, and that is told.
+            let refusal = Refusal::OfFamily;
+            sink::replace_children(connection, &child.target, parent, &families, refusal, portion)
+                .await
+                .map_err(apply)?;
+        }
+    }
+    Ok(())
 }
 
 /// By document; with the rows that have no key. Of rows with one key the first counts.

@@ -12,14 +12,15 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Transaction};
 use tokio::sync::Notify;
 
 use super::Error;
+use super::claims::Claims;
 use super::holding::Holding;
 use super::pace::Pace;
 use super::plan::{Mapped, Plan};
 use super::prepare::{Prepared, SourceBatch};
 use super::references::{Leaving, Waiting};
 use super::transaction::{Open, Way};
-use crate::domain::{CanonicalId, Portion, SourceIndex};
-use crate::sink::{self, Target};
+use crate::domain::{CanonicalId, ClusterTime, Portion, SourceIndex};
+use crate::sink::{self, Greatest, Target};
 use crate::state::chunk::Chunk;
 use crate::state::held::Backoff;
 use crate::state::lease::Epoch;
@@ -38,6 +39,8 @@ pub struct HeldPolicy {
 pub(super) struct Writer {
     connection: PgConnection,
     for_whom: ForWhom,
+    /// What sequences are known to be past.
+    sequences: HashMap<SourceIndex, Greatest>,
 }
 
 /// What every writer of a session shares.
@@ -99,14 +102,14 @@ pub(super) type Tx<'a> = Transaction<'a, Postgres>;
 
 impl Writer {
     pub(super) fn new(connection: PgConnection, for_whom: ForWhom) -> Self {
-        Self { connection, for_whom }
+        Self { connection, for_whom, sequences: HashMap::new() }
     }
 
     /// One batch of the stream: rows, held changes and checkpoint together.
     /// `seq` is the number of the commit before.
     pub(super) async fn batch(&mut self, prepared: &mut Prepared, seq: i64) -> Result<Committed, Error> {
         let began = Instant::now();
-        let leaving = Leaving::of(prepared);
+        let leaving = Leaving::of(&prepared.sources);
         let written = prepared.sources.iter().map(|batch| batch.source);
         let written = written.chain(prepared.dropped.iter().copied());
         let touched: Vec<SourceIndex> = written.chain(self.for_whom.plan.referring(&leaving)).collect();
@@ -121,7 +124,7 @@ impl Writer {
         for batch in &mut prepared.sources {
             open.put(batch, &leaving, Way::Merge, &mut tallies).await?;
         }
-        open.delete(prepared, leaving, &mut tallies).await?;
+        open.delete(&prepared.sources, leaving, prepared.read_after, &mut tallies).await?;
         if let Some(position) = &prepared.position {
             open.advance(position, seq).await?;
         }
@@ -140,15 +143,21 @@ impl Writer {
         documents: u64,
         batch: &mut SourceBatch,
         straight: bool,
+        read_after: ClusterTime,
     ) -> Result<ChunkOutcome, Error> {
         let began = Instant::now();
-        let mut open = self.begin(&[batch.source]).await?;
+        let leaving = Leaving::of(std::slice::from_ref(batch));
+        let touched: Vec<SourceIndex> =
+            std::iter::once(batch.source).chain(self.for_whom.plan.referring(&leaving)).collect();
+        let mut open = self.begin(&touched).await?;
         if !open.finish_chunk(batch.source, number, documents as i64).await? {
             return Ok(ChunkOutcome::Gone);
         }
         let way = if straight { Way::Straight } else { Way::Merge };
         let mut tallies = HashMap::new();
-        let waits = open.put(batch, &Leaving::default(), way, &mut tallies).await?;
+        let waits = open.put(batch, &leaving, way, &mut tallies).await?;
+        // Documents that do not belong, whose rows an earlier snapshot may have left.
+        open.delete(std::slice::from_ref(batch), leaving, read_after, &mut tallies).await?;
         let apply = began.elapsed();
         open.commit().await?;
         let commit = began.elapsed().saturating_sub(apply);
@@ -206,7 +215,7 @@ impl Writer {
         let targets: Vec<&Target> = mapped().flat_map(Mapped::targets).collect();
         let (pipeline, epoch) = (&for_whom.pipeline, for_whom.epoch);
         let transaction = begin_fenced(&mut self.connection, pipeline, epoch, &targets).await?;
-        Ok(Open::new(transaction, for_whom))
+        Ok(Open::new(transaction, for_whom, &mut self.sequences))
     }
 }
 
@@ -240,16 +249,17 @@ pub(super) async fn begin_fenced<'a>(
 /// their documents nobody would ever touch them again, so somebody has to decide.
 pub(super) async fn drop_rows(
     connection: &mut PgConnection,
+    pipeline: &str,
     mapped: &Mapped,
     portion: Portion,
 ) -> Result<u64, Error> {
-    for child in mapped.children.iter().rev() {
-        let plan = child.transformer.plan();
-        sink::drop_children(connection, &mapped.target, &child.target, plan).await.map_err(apply)?;
-    }
-    let dropped = sink::drop_rows(connection, &mapped.target, portion).await.map_err(apply)?;
-    let Some(rejection) = dropped.refused.first() else { return Ok(dropped.deleted) };
+    super::children::drop_rows(connection, pipeline, mapped, portion).await?;
     let mapping = &mapped.mapping;
+    let dropped = match mapping.key.is_claimed() {
+        true => Claims::new(connection, pipeline, mapped, portion).drop_rows().await?,
+        false => sink::drop_rows(connection, &mapped.target, portion).await.map_err(apply)?,
+    };
+    let Some(rejection) = dropped.refused.first() else { return Ok(dropped.deleted) };
     let rows = match dropped.refused.len() {
         1 => "1 row".to_owned(),
         count => format!("{count} rows"),
@@ -269,7 +279,7 @@ pub(super) fn apply(error: sink::Error) -> Error {
         sink::Disposition::Refresh => Error::Rebuild { because: "the catalog of the target changed" },
         sink::Disposition::Halt { hint } => Error::halt(Error::chain(&error), hint),
         sink::Disposition::Retry | sink::Disposition::Suspect(_) => Error::retry("apply", error),
-        sink::Disposition::Shrink => Error::TimedOut { source: error },
+        sink::Disposition::Shrink => Error::TimedOut { source: Box::new(error) },
         // A refusal outside of any single row's savepoint would come again and again.
         sink::Disposition::Hold(rejection) => Error::halt(
             format!("{}: {rejection}", Error::chain(&error)),
@@ -282,7 +292,7 @@ pub(super) fn apply(error: sink::Error) -> Error {
 pub(super) fn state(error: sqlx::Error) -> Error {
     match apply(sink::Error::of_state(error)) {
         // Nothing of it grows with a batch.
-        Error::TimedOut { source } => Error::retry("apply", source),
+        Error::TimedOut { source } => Error::retry("apply", *source),
         other => other,
     }
 }

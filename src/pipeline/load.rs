@@ -3,6 +3,7 @@
 use sqlx::PgConnection;
 
 use super::Error;
+use super::claims::Claims;
 use super::commit::{begin_fenced, drop_rows, state};
 use super::pace::Pace;
 use super::plan::Plan;
@@ -23,8 +24,7 @@ pub struct Loaded {
     pub done: Vec<crate::domain::SourceIndex>,
     /// Sources with held changes that are not resolved.
     pub held: Vec<crate::domain::SourceIndex>,
-    /// What is awaited, and by whose documents: (awaited, source).
-    pub waits: Vec<(String, String)>,
+    pub waits: wait::Overview,
 }
 
 /// `now`: an operation time asked of the server before this call; a pipeline without a checkpoint
@@ -42,6 +42,9 @@ pub async fn load(
     let known = mapping::load(&mut transaction, pipeline).await.map_err(state)?;
     for mapped in &plan.mapped {
         let known = known.iter().find(|known| known.source == mapped.mapping.source);
+        if mapped.mapping.key.is_claimed() {
+            Claims::new(&mut transaction, pipeline, mapped, pace.portion()).take_up().await?;
+        }
         bring_up_to_date(&mut transaction, pipeline, mapped, known, mode, pace.portion()).await?;
     }
     let followed: Vec<&str> = plan.mapped.iter().map(|mapped| mapped.mapping.source.as_str()).collect();
@@ -73,7 +76,7 @@ pub async fn load(
     let counts = held::counts(&mut transaction, pipeline).await.map_err(state)?;
     let open = counts.iter().filter(|count| count.state != "resolved");
     let held = open.filter_map(|count| plan.source(&count.source)).collect();
-    let waits = wait::awaited(&mut transaction, pipeline).await.map_err(state)?;
+    let waits = wait::overview(&mut transaction, pipeline).await.map_err(state)?;
     transaction.commit().await.map_err(|error| Error::retry("commit", error))?;
     Ok(Loaded { checkpoint, pending, done, held, waits })
 }
@@ -123,7 +126,7 @@ async fn bring_up_to_date(
     } else if mapping.deletes == Deletes::Keep {
         tracing::warn!(source = mapping.source, "the collection was not followed, copying it again");
     } else {
-        let deleted = drop_rows(connection, mapped, portion).await?;
+        let deleted = drop_rows(connection, pipeline, mapped, portion).await?;
         tracing::warn!(
             source = mapping.source,
             deleted,

@@ -6,6 +6,7 @@
 
 mod batch;
 mod children;
+mod claims;
 mod commit;
 mod error;
 mod holding;

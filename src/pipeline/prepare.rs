@@ -11,7 +11,7 @@ use super::children::ChildRows;
 use super::plan::{Mapped, Plan};
 use crate::config::Deletes;
 use crate::domain::{
-    CanonicalId, Change, ChangeKind, ClusterTime, Document, Position, Rejection, Row, RowKey, SourceIndex,
+    CanonicalId, Change, ChangeKind, ClusterTime, Document, Position, Rejection, Row, SourceIndex,
     Tuples,
 };
 use crate::source::{self, CollectionIndex};
@@ -84,11 +84,6 @@ impl SourceBatch {
         }
     }
 
-    /// The keys of the rows that go.
-    pub(super) fn keys(&self) -> Vec<(CanonicalId, RowKey)> {
-        self.deletes.iter().map(|(id, source_id)| (id.clone(), RowKey::of_text(source_id))).collect()
-    }
-
     /// Every document of the batch.
     pub(super) fn source_ids(&self, plan: &Plan) -> Vec<String> {
         let id_type = plan.id_type(self.source);
@@ -117,21 +112,35 @@ impl SourceBatch {
     ) -> Result<(), Rejection> {
         self.children.resize_with(mapped.children.len(), ChildRows::default);
         for (child, into) in mapped.children.iter().zip(&mut self.children) {
-            into.left_out +=
-                child.transformer.rows(id, document, time, &mut self.tuples, &mut into.rows)?;
+            into.left_out += child.transformer.rows(id, document, time, &mut self.tuples, &mut into.rows)?;
         }
         Ok(())
     }
 
-    /// Takes one document in, as a row or with the reason why it has none.
+    /// Takes one document in: as a row, with the reason why it has none, or as gone if it does not belong.
     pub fn put(&mut self, plan: &Plan, id: &CanonicalId, document: Document, time: Option<ClusterTime>) {
         let mapped = plan.of(self.source);
-        let row = mapped.transformer.row(id, &document, time, &mut self.tuples);
-        match row.and_then(|row| self.put_children(mapped, id, &document, time).map(|()| row)) {
-            Ok(row) => self.rows.push(row),
+        match mapped.transformer.wants(&document) {
+            Ok(true) => {
+                let row = mapped.transformer.row(id, &document, time, &mut self.tuples);
+                match row.and_then(|row| self.put_children(mapped, id, &document, time).map(|()| row)) {
+                    Ok(row) => self.rows.push(row),
+                    Err(rejection) => self.refused.push(Refused { id: id.clone(), rejection }),
+                }
+            }
+            Ok(false) => return self.gone(plan, id.clone()),
             Err(rejection) => self.refused.push(Refused { id: id.clone(), rejection }),
         }
         self.documents.push((id.clone(), document));
+    }
+
+    /// Takes in that a document is gone, or does not belong to the mapping any more.
+    pub fn gone(&mut self, plan: &Plan, id: CanonicalId) {
+        let source_id = id.source_id(plan.id_type(self.source));
+        match plan.of(self.source).mapping.deletes {
+            Deletes::Hard => self.deletes.push((id, source_id)),
+            Deletes::Keep => self.kept.push((id, source_id)),
+        }
     }
 }
 
@@ -207,13 +216,7 @@ fn sort(plan: &Plan, changes: Vec<Change>, time: Option<ClusterTime>) -> Vec<Sou
         let batch = sources[usize::from(source.0)].get_or_insert_with(|| SourceBatch::new(source));
         match change.kind {
             ChangeKind::Put(document) => batch.put(plan, &change.key.id, document, time),
-            ChangeKind::Delete | ChangeKind::Touch | ChangeKind::Updated => {
-                let source_id = change.key.id.source_id(plan.id_type(source));
-                match plan.of(source).mapping.deletes {
-                    Deletes::Hard => batch.deletes.push((change.key.id, source_id)),
-                    Deletes::Keep => batch.kept.push((change.key.id, source_id)),
-                }
-            }
+            ChangeKind::Delete | ChangeKind::Touch | ChangeKind::Updated => batch.gone(plan, change.key.id),
         }
     }
     let mut sources: Vec<SourceBatch> = sources.into_iter().flatten().collect();

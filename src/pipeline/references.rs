@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 use super::Error;
 use super::commit::{apply, state};
 use super::plan::{Mapped, MappedChild, Plan};
-use super::prepare::{Prepared, Refused};
+use super::prepare::{Refused, SourceBatch};
 use crate::domain::{
     CanonicalId, Coercion, CopyFields, Document, Reason, Reference, Rejection, Row, RowKey, Sought,
     SourceIndex, TableName,
@@ -46,8 +46,8 @@ pub(super) struct Leaving {
 
 impl Leaving {
     /// The documents that are deleted in this batch.
-    pub(super) fn of(prepared: &Prepared) -> Self {
-        let batches = prepared.sources.iter();
+    pub(super) fn of(batches: &[SourceBatch]) -> Self {
+        let batches = batches.iter();
         let documents = batches
             .flat_map(|batch| batch.deletes.iter().map(|(id, _)| (batch.source, id.clone())))
             .collect();
@@ -133,20 +133,25 @@ impl StubMaker {
 pub(super) struct Waiting {
     sources: HashMap<String, AtomicBool>,
     awaited: HashMap<String, AtomicBool>,
+    /// By table: whether it has stubs.
+    stubbed: HashMap<String, AtomicBool>,
 }
 
 impl Waiting {
-    /// `known`: (awaited, source) of every wait in the state.
-    pub(super) fn new(plan: &Plan, known: &[(String, String)]) -> Self {
+    pub(super) fn new(plan: &Plan, known: &wait::Overview) -> Self {
         let mut waiting = Self::default();
         for mapped in plan.mapped.iter().filter(|mapped| mapped.has_references()) {
             waiting.sources.insert(mapped.mapping.source.clone(), AtomicBool::new(false));
             for finder in mapped.all_referring().flat_map(Referring::finders) {
                 waiting.awaited.insert(finder.awaited.clone(), AtomicBool::new(false));
+                waiting.stubbed.insert(finder.table.to_string(), AtomicBool::new(false));
             }
         }
-        for (awaited, source) in known {
+        for (awaited, source) in &known.awaited {
             waiting.mark(awaited, source);
+        }
+        for table in &known.stubbed {
+            waiting.mark_stubbed(table);
         }
         waiting
     }
@@ -157,6 +162,16 @@ impl Waiting {
                 flag.store(true, Ordering::Release);
             }
         }
+    }
+
+    fn mark_stubbed(&self, table: &str) {
+        if let Some(flag) = self.stubbed.get(table) {
+            flag.store(true, Ordering::Release);
+        }
+    }
+
+    fn has_stubs(&self, table: &str) -> bool {
+        self.stubbed.get(table).is_some_and(|flag| flag.load(Ordering::Acquire))
     }
 
     fn may_wait(&self, source: &str) -> bool {
@@ -204,6 +219,7 @@ impl Settling<'_> {
             return Ok(settled);
         }
         let found = self.find(of, rows).await?;
+        settled.waits.extend(self.users_of_stubs(of, rows, &found).await?);
         let stubs = self.make_stubs(of, rows, documents, &found).await?;
         let mapping = of.mapping;
         rows.retain_mut(|row| {
@@ -403,6 +419,7 @@ impl Settling<'_> {
             let inserted: Vec<Stub> =
                 inserted.into_iter().map(|(key, hash)| Stub { target: target.clone(), key, hash }).collect();
             if !inserted.is_empty() {
+                self.waiting.mark_stubbed(&target);
                 wait::add_stubs(self.connection, self.pipeline, &inserted).await.map_err(state)?;
             }
             let keys: Vec<&[u8]> = of_rows.iter().map(|(_, key)| key.as_slice()).collect();
@@ -419,6 +436,58 @@ impl Settling<'_> {
         Ok(stubs)
     }
 
+    /// Who looks a stub up uses it as much as the one for whom it was made: it stays as long as one of them does.
+    async fn users_of_stubs(
+        &mut self,
+        of: Referring<'_>,
+        rows: &[Row],
+        found: &Found,
+    ) -> Result<Vec<Wait>, Error> {
+        let mut users = Vec::new();
+        for (place, reference) in of.mapping.references.iter().enumerate() {
+            let (MissingPlan::Create(_), Some(finder)) = (&reference.missing, reference.finders.first())
+            else {
+                continue;
+            };
+            let table = finder.table.to_string();
+            let place = (place as u16, 0);
+            let (Some(fields), true) = (found.get(&place), finder.target.is_none()) else { continue };
+            if !self.waiting.has_stubs(&table) {
+                continue;
+            }
+            let names: Vec<&[u8]> = fields.found.keys().map(Vec::as_slice).collect();
+            let stubs = wait::stubs(self.connection, self.pipeline, &table, &names).await.map_err(state)?;
+            let stubs: HashSet<Vec<u8>> = stubs.into_iter().collect();
+            for row in rows {
+                let of_plan = row.references.iter().filter(|reference| reference.plan == place.0);
+                for (_, sought) in of_plan.flat_map(|reference| &reference.choices) {
+                    let name = name_of(finder, sought);
+                    if stubs.contains(&name) {
+                        users.push(Wait {
+                            source_id: row.source_id.clone(),
+                            id: row.id.clone(),
+                            awaited: format!("stub {table}"),
+                            key: name.clone(),
+                            stub: Some(name),
+                        });
+                    }
+                }
+            }
+        }
+        Ok(users)
+    }
+
+    /// Rows that a document has made its own are stubs no longer.
+    pub(super) async fn own(&mut self, source: SourceIndex, rows: &[Row]) -> Result<(), Error> {
+        let mapping = &self.plan.of(source).mapping;
+        let table = mapping.table.to_string();
+        if rows.is_empty() || !self.waiting.has_stubs(&table) {
+            return Ok(());
+        }
+        let keys: Vec<Vec<u8>> = rows.iter().map(|row| key_of(&row.tuple, mapping)).collect();
+        wait::forget_stubs(self.connection, self.pipeline, &table, &keys).await.map_err(state)
+    }
+
     /// What the documents of a batch wait for from now on. Stubs that nobody stands behind any more go.
     pub(super) async fn wait(
         &mut self,
@@ -433,7 +502,11 @@ impl Settling<'_> {
         if !self.waiting.may_wait(name) {
             return Ok(());
         }
-        let left = wait::replace(self.connection, self.pipeline, name, source_ids, waits);
+        // Several elements of one document may wait for the same row.
+        let mut once = HashSet::new();
+        let mut waits = waits.to_vec();
+        waits.retain(|wait| once.insert((wait.source_id.clone(), wait.awaited.clone(), wait.key.clone())));
+        let left = wait::replace(self.connection, self.pipeline, name, source_ids, &waits);
         let left = left.await.map_err(state)?;
         if left.is_empty() {
             return Ok(());
@@ -704,7 +777,7 @@ fn sought_by(finder: &Finder, name: &[u8]) -> Sought {
 }
 
 /// A row's key as a tuple of the columns that [`SoughtColumn::of_mapping`] gives.
-fn tuple_of_key(mapping: &Mapping, key: &RowKey) -> Vec<u8> {
+pub(super) fn tuple_of_key(mapping: &Mapping, key: &RowKey) -> Vec<u8> {
     let has_source = mapping.key.source().is_some();
     let count = mapping.key.columns.len() + usize::from(has_source);
     let mut tuple = (count as i16).to_be_bytes().to_vec();

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use sqlx::PgConnection;
 
 use super::Error;
+use super::claims::Claims;
 use super::commit::{ForWhom, HeldPolicy, Tally, Tx, apply, drop_rows, state};
 use super::plan::Plan;
-use super::prepare::{Prepared, Refused, SourceBatch, read};
+use super::prepare::{Refused, SourceBatch, read};
 use super::references::{Leaving, Settling};
 use crate::domain::{CanonicalId, ClusterTime, Document, Portion, Position, RowKey, SourceIndex};
 use crate::mapping::OnDelete;
-use crate::sink::{self, Family, Outcome, Refusal, Target};
+use crate::sink::{self, Family, Greatest, Outcome, Refusal, Target};
 use crate::source;
 use crate::state::held::Entry;
 use crate::state::wait::Wait;
@@ -24,6 +25,7 @@ pub(super) struct Open<'a> {
     transaction: Tx<'a>,
     for_whom: &'a ForWhom,
     portion: Portion,
+    sequences: &'a mut HashMap<SourceIndex, Greatest>,
 }
 
 /// How rows come into a table.
@@ -37,8 +39,54 @@ pub(super) enum Way {
 type Tallies = HashMap<SourceIndex, Tally>;
 
 impl<'a> Open<'a> {
-    pub(super) fn new(transaction: Tx<'a>, for_whom: &'a ForWhom) -> Self {
-        Self { transaction, for_whom, portion: for_whom.pace.portion() }
+    pub(super) fn new(
+        transaction: Tx<'a>,
+        for_whom: &'a ForWhom,
+        sequences: &'a mut HashMap<SourceIndex, Greatest>,
+    ) -> Self {
+        Self { transaction, for_whom, portion: for_whom.pace.portion(), sequences }
+    }
+
+    fn claims(&mut self, source: SourceIndex) -> Option<Claims<'_>> {
+        let mapped = self.for_whom.plan.of(source);
+        let is_claimed = mapped.mapping.key.is_claimed();
+        is_claimed.then(|| Claims::new(&mut self.transaction, &self.for_whom.pipeline, mapped, self.portion))
+    }
+
+    /// The rows of the documents themselves.
+    pub(super) async fn write(&mut self, batch: &SourceBatch, way: Way) -> Result<Outcome, Error> {
+        if let Some(claims) = self.claims(batch.source) {
+            return claims.put(batch, way == Way::Straight).await;
+        }
+        let target = &self.for_whom.plan.of(batch.source).target;
+        let written = match way {
+            Way::Merge => sink::upsert(&mut self.transaction, target, &batch.rows, self.portion).await,
+            Way::Straight => sink::insert_new(&mut self.transaction, target, &batch.rows, self.portion).await,
+        };
+        written.map_err(apply)
+    }
+
+    pub(super) async fn remove(
+        &mut self,
+        source: SourceIndex,
+        deletes: &[(CanonicalId, String)],
+    ) -> Result<Outcome, Error> {
+        if let Some(claims) = self.claims(source) {
+            return claims.delete(deletes).await;
+        }
+        let target = &self.for_whom.plan.of(source).target;
+        let keys: Vec<(CanonicalId, RowKey)> =
+            deletes.iter().map(|(id, source_id)| (id.clone(), RowKey::of_text(source_id))).collect();
+        sink::delete(&mut self.transaction, target, &keys, self.portion).await.map_err(apply)
+    }
+
+    /// Before the rows are seen, so that nobody is handed a value that one of them has.
+    async fn keep_sequences(&mut self, batch: &SourceBatch, outcome: &Outcome) -> Result<(), Error> {
+        let target = &self.for_whom.plan.of(batch.source).target;
+        let refused: HashSet<&CanonicalId> = outcome.rejected.iter().map(|(id, _)| id).collect();
+        let written = batch.rows.iter().filter(|row| !refused.contains(&row.id));
+        let seen = self.sequences.entry(batch.source).or_default();
+        sink::keep_sequences(&mut self.transaction, target, written, seen).await.map_err(apply)
     }
 
     pub(super) fn named(&mut self, source: SourceIndex) -> (&mut PgConnection, &str, &str) {
@@ -80,31 +128,12 @@ impl<'a> Open<'a> {
         sink::replace_children(&mut self.transaction, target, parent, families, refusal, portion).await
     }
 
-    /// The rows of the documents themselves.
-    pub(super) async fn write(&mut self, batch: &SourceBatch, way: Way) -> Result<Outcome, Error> {
-        let target = &self.for_whom.plan.of(batch.source).target;
-        let outcome = match way {
-            Way::Merge => sink::upsert(&mut self.transaction, target, &batch.rows, self.portion).await,
-            Way::Straight => sink::insert_new(&mut self.transaction, target, &batch.rows, self.portion).await,
-        };
-        outcome.map_err(apply)
-    }
-
-    pub(super) async fn delete_rows(
-        &mut self,
-        batch: &SourceBatch,
-        keys: &[(CanonicalId, RowKey)],
-    ) -> Result<Outcome, Error> {
-        let target = &self.for_whom.plan.of(batch.source).target;
-        sink::delete(&mut self.transaction, target, keys, self.portion).await.map_err(apply)
-    }
-
     /// With their children, if they have any.
-    async fn delete_with_children(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
+    async fn remove_with_children(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
         if self.for_whom.plan.of(batch.source).children.is_empty() {
-            return self.delete_rows(batch, &batch.keys()).await;
+            return self.remove(batch.source, &batch.deletes).await;
         }
-        self.delete_families(batch).await
+        self.remove_families(batch).await
     }
 
     /// References first, then the rows; what waits from now on.
@@ -128,12 +157,14 @@ impl<'a> Open<'a> {
             tallies.entry(batch.source).or_default().coerced.extend(families.coerced);
             families.outcome
         };
+        self.keep_sequences(batch, &outcome).await?;
         self.settle(batch, batch.written(), &batch.refused, outcome, tallies).await?;
         if self.for_whom.plan.has_references() {
             let all = batch.source_ids(&self.for_whom.plan);
             let all: Vec<&str> = all.iter().map(String::as_str).collect();
             let rows: Vec<&str> = batch.rows.iter().map(|row| row.source_id.as_str()).collect();
             let mut settling = self.settling(leaving);
+            settling.own(batch.source, &batch.rows).await?;
             settling.wait(batch.source, &all, &filled.waits).await?;
             if settling.wake(batch.source, &rows).await? > 0 {
                 self.for_whom.woken.notify_one();
@@ -152,21 +183,22 @@ impl<'a> Open<'a> {
     /// Children first: the order of the configuration has parents first.
     pub(super) async fn delete(
         &mut self,
-        prepared: &Prepared,
+        sources: &[SourceBatch],
         mut leaving: Leaving,
+        read_after: ClusterTime,
         tallies: &mut Tallies,
     ) -> Result<(), Error> {
-        let with_deletes = prepared.sources.iter().filter(|batch| !batch.deletes.is_empty());
+        let with_deletes = sources.iter().filter(|batch| !batch.deletes.is_empty());
         let going: Vec<(SourceIndex, Vec<CanonicalId>)> = with_deletes
             .clone()
             .map(|batch| (batch.source, batch.deletes.iter().map(|(id, _)| id.clone()).collect()))
             .collect();
-        let mut also = self.let_go(going, &mut leaving, prepared.read_after, tallies).await?;
+        let mut also = self.let_go(going, &mut leaving, read_after, tallies).await?;
         also.sort_by_key(|batch| batch.source);
         let mut batches: Vec<&SourceBatch> = with_deletes.chain(&also).collect();
         batches.sort_by_key(|batch| batch.source);
         for batch in batches.into_iter().rev() {
-            let outcome = self.delete_with_children(batch).await?;
+            let outcome = self.remove_with_children(batch).await?;
             self.settle(batch, batch.deleted(), &[], outcome, tallies).await?;
             self.no_longer_wait(batch).await?;
         }
@@ -237,6 +269,7 @@ impl<'a> Open<'a> {
         for id in vanished.chain(refused) {
             gone.deletes.push((id.clone(), id.source_id(mapped.mapping.id_type)));
         }
+        gone.deletes.extend(batch.deletes);
         gone.held = batch.refused.into_iter().map(|refused| refused.id).collect();
         Ok(gone)
     }
@@ -250,7 +283,7 @@ impl<'a> Open<'a> {
     ) -> Result<(), Error> {
         self.let_source_go(source, read_after, tallies).await?;
         let mapped = self.for_whom.plan.of(source);
-        let deleted = drop_rows(&mut self.transaction, mapped, self.portion).await?;
+        let deleted = drop_rows(&mut self.transaction, &self.for_whom.pipeline, mapped, self.portion).await?;
         tallies.entry(source).or_default().deleted += deleted;
         let (transaction, pipeline, name) = self.named(source);
         held::resolve_source(transaction, pipeline, name).await.map_err(state)?;
@@ -280,7 +313,7 @@ impl<'a> Open<'a> {
             }
             let also = self.let_go(vec![(source, ids)], &mut leaving, read_after, tallies).await?;
             for batch in also.iter().rev() {
-                let outcome = self.delete_with_children(batch).await?;
+                let outcome = self.remove_with_children(batch).await?;
                 self.settle(batch, batch.deleted(), &[], outcome, tallies).await?;
                 self.no_longer_wait(batch).await?;
             }

@@ -13,6 +13,7 @@ mod find;
 mod guard;
 mod isolate;
 mod keyed;
+mod sequence;
 mod statement;
 mod write;
 
@@ -21,14 +22,15 @@ use std::sync::Arc;
 use crate::domain::{CanonicalId, Rejection};
 use crate::mapping::Mapping;
 
-pub use catalog::{create_sql, create_table, existing_comment, fingerprint, read_table};
+pub use catalog::{create_sql, create_table, existing_comment, fingerprint, missing_tables, read_table};
 pub use children::{
     Family, Refusal, drop_children, referring_parents, remember, replace_children, take_back,
 };
 pub use error::{Disposition, Error, MalformedTuple, ServerError};
 pub use find::{delete_stub, find, insert_stubs, referrers};
 pub use guard::{guard, lock, lock_error};
-pub use keyed::{Rekeyed, adoptable, delete, insert, present, rekey};
+pub use keyed::{Rekeyed, adoptable, delete, has_unowned_rows, insert, present, rekey};
+pub use sequence::{Greatest, keep_sequences};
 pub use write::{Dropped, analyze, drop_rows, insert_new, source_ids_after, upsert};
 
 /// One mapping's table with its statements. A mapping that is compiled again is a new target.
@@ -69,7 +71,8 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    fn add(&mut self, other: Self) {
+    /// Both together.
+    pub fn add(&mut self, other: Self) {
         self.inserted += other.inserted;
         self.updated += other.updated;
         self.unchanged += other.unchanged;

@@ -20,7 +20,7 @@ pub(super) use key::{KeyStatements, key_wire};
 
 use super::catalog::is_partitioned;
 use crate::config::KeySpec;
-use crate::domain::{ColumnType, TableName, TextKind};
+use crate::domain::{ColumnType, Sequence, TableName, TextKind};
 use crate::mapping::{ColumnPlan, Finder, Mapping};
 
 /// The savepoint of every attempt. Names may repeat: the newest hides the older.
@@ -169,6 +169,37 @@ pub(super) fn delete_stub(finder: &Finder) -> String {
     )
 }
 
+/// So many values away, a sequence is set; else it is counted on.
+const FAR: i64 = 1_000;
+
+/// ($1: the value that must be behind it). Values that a session has taken in advance come out of order, so
+/// that counting would not get anywhere.
+pub(super) fn advance(sequence: &Sequence) -> Sql {
+    let name = qualified(&sequence.name);
+    let regclass = format!("'{}'::regclass", name.replace('\'', "''"));
+    let Sequence { increment, maximum, cache, .. } = sequence;
+    let far = if *cache > 1 { 0 } else { FAR };
+    AssertSqlSafe(format!(
+        "select case \
+             when way <= 0 then null \
+             when way > {far}::numeric * {increment} or $1 >= {maximum} then setval({regclass}, least($1, {maximum})) \
+             else (select max(nextval({regclass})) from generate_series(1, ceil(way / {increment})::int8)) end \
+         from (select $1::int8::numeric - case when is_called then last_value else last_value - {increment} end as way \
+               from {name}) as sequence"
+    ))
+}
+
+/// Whether a table has rows without an owner.
+pub(super) fn has_unowned_rows(mapping: &Mapping) -> Sql {
+    let rows = own_rows(mapping);
+    AssertSqlSafe(match &mapping.key.spec {
+        KeySpec::SourceId { source_id, .. } => {
+            format!("select exists (select from {rows} where {} is null)", quoted(source_id))
+        }
+        KeySpec::Columns(_) => format!("select exists (select from {rows})"),
+    })
+}
+
 /// The rows of a table itself and of its partitions. Tables that inherit from an ordinary one hold rows
 /// that no merge of ours has written.
 fn own_rows(mapping: &Mapping) -> String {
@@ -312,7 +343,11 @@ impl WireType {
             ColumnType::TimestampTz { .. } => ("timestamptz", 1184, 1185),
             ColumnType::Json => ("json", 114, 199),
             ColumnType::Jsonb => ("jsonb", 3802, 3807),
-            ColumnType::Text { .. } | ColumnType::Enum { .. } | ColumnType::Other(_) => ("text", 25, 1009),
+            // `unnest` flattens arrays of arrays: an array's text is cast instead.
+            ColumnType::Text { .. }
+            | ColumnType::Enum { .. }
+            | ColumnType::Array { .. }
+            | ColumnType::Other(_) => ("text", 25, 1009),
         };
         Self { name, element, array }
     }
@@ -322,7 +357,7 @@ impl WireType {
 fn wire_cast(column: &ColumnPlan) -> Option<&str> {
     match &column.column_type {
         ColumnType::Enum { .. } => Some(&column.type_sql),
-        ColumnType::Other(name) => Some(name),
+        ColumnType::Array { cast_sql: name, .. } | ColumnType::Other(name) => Some(name),
         _ => None,
     }
 }

@@ -7,7 +7,7 @@ use super::catalog;
 use super::copy;
 use super::error::{Disposition, Error};
 use super::isolate::{Attempt, isolated, run};
-use super::keyed::{Delete, take_over};
+use super::keyed::{Delete, insert, take_over};
 use super::statement::{self, ROLLBACK, SAVEPOINT};
 use super::{Outcome, Target};
 use crate::domain::{ColumnType, Portion, Rejection, Row, RowKey};
@@ -45,11 +45,14 @@ pub async fn insert_new(
     portion: Portion,
 ) -> Result<Outcome, Error> {
     let bytes: usize = rows.iter().map(|row| row.tuple.len()).sum();
-    let as_text =
-        target.mapping.columns.iter().any(|column| matches!(column.column_type, ColumnType::Other(_)));
+    let as_text = target
+        .mapping
+        .columns
+        .iter()
+        .any(|column| matches!(column.column_type, ColumnType::Array { .. } | ColumnType::Other(_)));
     let by_rows = as_text || bytes < COPY_BYTES || !portion.is_whole();
     if by_rows || !target.statements.keys.adopt.is_empty() {
-        return upsert(conn, target, rows, portion).await;
+        return write_new(conn, target, rows, portion).await;
     }
     check_fingerprint(conn, target).await?;
     run(conn, target, SAVEPOINT).await?;
@@ -65,7 +68,7 @@ pub async fn insert_new(
                 return Err(error);
             };
             run(conn, target, ROLLBACK).await?;
-            let outcome = upsert(conn, target, rows, portion).await?;
+            let outcome = write_new(conn, target, rows, portion).await?;
             Ok(Outcome { fell_back: true, ..outcome })
         }
     }
@@ -82,6 +85,20 @@ async fn delete_source(conn: &mut PgConnection, target: &Target) -> Result<u64, 
         .await
         .map_err(|source| Error::from_sqlx(&target.mapping.table, "delete the rows of a source", source))?;
     Ok(done.rows_affected())
+}
+
+/// Rows of which none should be there. Where rows do not say whose they are, one that is there is nobody's.
+async fn write_new(
+    conn: &mut PgConnection,
+    target: &Target,
+    rows: &[Row],
+    portion: Portion,
+) -> Result<Outcome, Error> {
+    if target.mapping.key.is_claimed() && !target.mapping.key.adopts_by_key {
+        insert(conn, target, rows, portion).await
+    } else {
+        upsert(conn, target, rows, portion).await
+    }
 }
 
 /// What became of the rows of a source: `drop_rows`.

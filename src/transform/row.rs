@@ -10,7 +10,8 @@ use uuid::Uuid;
 use super::constant;
 use super::encode::{self, encode, type_name};
 use super::fault::Fault;
-use super::json::Style;
+use super::filter::Filter;
+use super::json::{self, Style};
 use super::path::{self, Fields, Found, Path};
 use super::reading::{self, Counted, Reader, Stored};
 use super::reference::Seek;
@@ -29,6 +30,8 @@ pub use child::ChildTransformer;
 pub struct Transformer {
     mapping: Arc<Mapping>,
     namespace: Uuid,
+    /// `None`: every document has a row.
+    filter: Option<Filter>,
     fields: Fields,
     columns: Vec<Column>,
 }
@@ -59,6 +62,10 @@ enum Write {
     KeyUuid,
     KeyPrefixed(String),
     Reference(Seek),
+    /// A place to be filled once it is known what the other documents have.
+    Collect {
+        path: Path,
+    },
 }
 
 enum Instead {
@@ -101,11 +108,20 @@ impl Transformer {
         if !problems.is_empty() {
             return Err(problems);
         }
-        Ok(Self { mapping, namespace, fields, columns })
+        let filter = mapping.filter.as_ref().map(Filter::new);
+        Ok(Self { mapping, namespace, filter, fields, columns })
     }
 
     pub fn mapping(&self) -> &Arc<Mapping> {
         &self.mapping
+    }
+
+    /// Whether the document belongs to the mapping. One that does not has no row, as if it were not there.
+    pub fn wants(&self, document: &Document) -> Result<bool, Rejection> {
+        match &self.filter {
+            None => Ok(true),
+            Some(filter) => filter.matches(document.as_bytes()).map_err(|fault| fault.in_column(None)),
+        }
     }
 
     /// The row of a document. `time` is the commit time of its change; a snapshot has none.
@@ -148,8 +164,9 @@ impl Transformer {
             transformer: self,
             element: None,
         };
+        let collected = self.collected(&fields)?;
         let (tuple, (coercions, references)) = tuples.tuple(|tuple| self.append(&input, tuple))?;
-        Ok(Row { id, source_id, tuple, coercions, references, element: 0 })
+        Ok(Row { id, source_id, tuple, coercions, references, element: 0, collected })
     }
 
     fn append(
@@ -168,6 +185,26 @@ impl Transformer {
                 .map_err(|fault| fault.in_column(Some(&plan.name)))?;
         }
         Ok((coercions, references))
+    }
+
+    /// What the document adds to the columns that collect; a value that is absent or null adds nothing.
+    fn collected(&self, fields: &[Option<Raw<'_>>]) -> Result<Option<String>, Rejection> {
+        if self.mapping.collects().next().is_none() {
+            return Ok(None);
+        }
+        let mut members = Vec::new();
+        for (column, plan) in self.columns.iter().zip(&self.mapping.columns) {
+            let Write::Collect { path } = &column.write else { continue };
+            let in_column = |fault: Fault| fault.in_column(Some(&plan.name));
+            let found = path::first(std::slice::from_ref(path), fields).map_err(in_column)?;
+            let Found::Present(raw) = found else { continue };
+            let mut value = Vec::new();
+            let read = raw.value().map_err(in_column)?;
+            json::append_value(&read, &mut value).map_err(in_column)?;
+            let name = serde_json::Value::from(plan.name.as_str());
+            members.push(format!("{name}:{}", String::from_utf8_lossy(&value)));
+        }
+        Ok(Some(format!("{{{}}}", members.join(","))))
     }
 
     /// The key of the row of a document, if it follows from the id alone and the id fits.
@@ -294,6 +331,7 @@ impl Column {
         let column = &plan.column_type;
         match &self.write {
             Write::Fixed(field) => tuple.extend_from_slice(field),
+            Write::Collect { .. } => tuple.extend_from_slice(&field(None)),
             Write::Path { paths, reader } => match path::first(paths, input.fields)? {
                 Found::Present(raw) => {
                     let value = raw.value()?;
@@ -353,21 +391,20 @@ impl Column {
         counted: &mut Counted<'_>,
     ) -> Result<(), Fault> {
         let start = tuple.len();
-        match measured(tuple, |tuple| reader.store(value, &plan.column_type, tuple, counted))? {
-            Stored::Value => return Ok(()),
-            stored => {
-                tuple.truncate(start);
-                match stored {
-                    Stored::Default => append_instead(&self.if_absent, "absent", plan, tuple),
-                    Stored::Null | Stored::Value => append_instead(&self.if_null, "null", plan, tuple),
-                    Stored::NullByRule if plan.not_null => {
-                        append_instead(&Instead::Reject, "null by on_error", plan, tuple)
-                    }
-                    Stored::NullByRule => {
-                        tuple.extend_from_slice(&field(None));
-                        Ok(())
-                    }
-                }
+        let stored = measured(tuple, |tuple| reader.store(value, &plan.column_type, tuple, counted))?;
+        if stored != Stored::Value {
+            tuple.truncate(start);
+        }
+        match stored {
+            Stored::Value => Ok(()),
+            Stored::Default => append_instead(&self.if_absent, "absent", plan, tuple),
+            Stored::Null => append_instead(&self.if_null, "null", plan, tuple),
+            Stored::NullByRule if plan.not_null => {
+                append_instead(&Instead::Reject, "null by on_error", plan, tuple)
+            }
+            Stored::NullByRule => {
+                tuple.extend_from_slice(&field(None));
+                Ok(())
             }
         }
     }
@@ -446,6 +483,7 @@ impl Write {
                 }
                 Ok(Self::Fixed(field(value.as_deref())))
             }
+            ValueSpec::Collect { from, .. } => Ok(Self::Collect { path: fields.path(from) }),
             ValueSpec::KeyUuid => {
                 if !is_text && !matches!(column, ColumnType::Uuid) {
                     return Err(refuse("a uuid", "make the column uuid or text"));

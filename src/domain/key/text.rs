@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::IdType;
 use super::canonical::{
     ARRAY, BINARY, BOOL, DATE, DECIMAL128, DOCUMENT, DOUBLE, Decimal, INT64, MAX_DEPTH, MAX_KEY, MIN_KEY,
-    NULL, OBJECT_ID, STRING, TIMESTAMP, UNDEFINED, decode_decimal128, for_each_element, value_length,
+    NULL, OBJECT_ID, STRING, TIMESTAMP, UNDEFINED, decode_decimal128, for_each_element, sound_length,
 };
 
 /// Longer texts are hashed: an index entry of PostgreSQL holds 2,704 bytes at most, and the key is in
@@ -42,7 +42,7 @@ pub(super) fn source_id(element_type: u8, value: &[u8], plain: Option<IdType>) -
 
 /// `None`: bytes that are not a value of that type, or a kind too rare for a form of its own.
 fn readable(element_type: u8, value: &[u8], plain: Option<IdType>) -> Option<String> {
-    if value_length(element_type, value)? != value.len() {
+    if sound_length(element_type, value)? != value.len() {
         return None;
     }
     let text = match element_type {

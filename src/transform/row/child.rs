@@ -157,7 +157,8 @@ impl ChildTransformer {
         let input = Input { element: identity.as_deref(), ..input };
         let (tuple, (coercions, references)) = tuples.tuple(|tuple| transformer.append(&input, tuple))?;
         let (id, source_id) = (id.clone(), source_id.to_owned());
-        Ok(Row { id, source_id, tuple, coercions, references, element: index as u32 })
+        let element = index as u32;
+        Ok(Row { id, source_id, tuple, coercions, references, element, collected: None })
     }
 
     /// What tells the element from the others of its document: its values in the key, or else its place.

@@ -77,6 +77,7 @@ pub(super) fn target(table: &Table, key: KeySpec, names: &[&str]) -> Target {
                 insert_only: plain != *name,
                 required: false,
                 default: None,
+                sequence: None,
             }
         })
         .collect();
@@ -88,6 +89,7 @@ pub(super) fn target(table: &Table, key: KeySpec, names: &[&str]) -> Target {
         table: table.name.clone(),
         id_type: IdType::String,
         key,
+        filter: None,
         columns,
         references: Vec::new(),
         children: Vec::new(),
@@ -162,6 +164,7 @@ pub(super) fn row(id: &str, fields: &[Field]) -> Row {
         coercions: Vec::new(),
         references: Vec::new(),
         element: 0,
+        collected: None,
     }
 }
 
@@ -213,4 +216,9 @@ pub(super) async fn drop_rows(conn: &mut PgConnection, target: &Target) -> Dropp
     let dropped = sink::drop_rows(&mut transaction, target, Portion::WHOLE).await.expect("drop");
     transaction.commit().await.expect("commit");
     dropped
+}
+
+/// Enough bytes for a first load to take the way of COPY.
+pub(super) fn large(ids: std::ops::Range<i32>) -> Vec<Row> {
+    ids.map(|id| venmo(&format!("{id:05}"), &[Field::Int4(id), text(&"x".repeat(1000))])).collect()
 }
