@@ -120,6 +120,26 @@ mappings[11]: must be a map
 }
 
 #[test]
+fn mistakes_of_children_name_their_place() {
+    let yaml = format!(
+        r#"{SERVERS}
+mappings:
+  - source: a
+    collection: shop.a
+    columns: {{ a: a, b: $element.b, c: {{ ref: {{ to: a, from: x }}, missing: drop }} }}
+    children:
+      - {{ table: t, columns: {{ p: $parent }} }}
+      - {{ table: t, each: e, object: o, columns: {{ p: $parent }} }}
+      - {{ table: t, object: o, not_array: drop, columns: {{ p: $parent }} }}
+      - {{ table: t, each: e, key: [p, k], columns: {{ p: $parent, a: a, d: $document.x, i: $index.y, z: $parents }} }}
+      - {{ table: t, each: e, not_array: keep, on_error: null, columns: {{ a: {{ lookup: {{ table: u, match: {{ n: name }} }} }} }} }}
+  - {{ source: b, collection: shop.b, children: [ {{ table: t, each: e, columns: {{ p: $parent }} }} ] }}
+"#
+    );
+    insta::assert_snapshot!(mistakes(&yaml, &[]), @"");
+}
+
+#[test]
 fn mistakes_of_columns_name_their_place() {
     let yaml = format!(
         r#"{SERVERS}
