@@ -118,7 +118,10 @@ impl<'r> Section<'r> {
     pub(super) fn field_or_null(&mut self, key: &'static str) -> Option<Field<'r>> {
         self.asked.push(key);
         let path = self.path.key(key);
-        self.reader.known.borrow_mut().insert(path.pattern.clone());
+        // What these can say is what the columns of a mapping can say.
+        if !path.is_of_child() || path.pattern.ends_with("].columns") {
+            self.reader.known.borrow_mut().insert(path.pattern.clone());
+        }
         let value = self.entries.get(key)?.clone();
         Some(Field { reader: self.reader, path, value })
     }
