@@ -2,9 +2,10 @@
 
 use ::config::ValueKind;
 
+use super::children::{element_path, is_element_path};
 use super::expression::expression;
 use super::mappings::NAME_BYTES;
-use super::model::{ColumnSpec, KeySpec, Scalar, ValueSpec};
+use super::model::{Aim, ColumnSpec, KeySpec, Missing, ReferenceSpec, Scalar, ValueSpec};
 use super::nearest::nearest;
 use super::reading::{JsonForm, Reading};
 use super::references;
@@ -17,12 +18,15 @@ const INEXACT_FROM: f64 = 9_007_199_254_740_992.0;
 /// number may be left.
 const EXACT_DIGITS: usize = 15;
 
-const WORDS: [(&str, Word); 4] = [
+const WORDS: [(&str, Word); 5] = [
     ("$document", Word::Document),
     ("$id", Word::Id),
     ("$cluster_time", Word::ClusterTime),
     ("$transform", Word::Transform),
+    ("$parent", Word::Parent),
 ];
+/// Of these, the ones that a mapping's own columns can have.
+const DOCUMENT_WORDS: usize = 4;
 
 /// What a value is taken from, besides a path.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,6 +35,7 @@ enum Word {
     Id,
     ClusterTime,
     Transform,
+    Parent,
 }
 
 enum Origin {
@@ -71,6 +76,7 @@ pub(super) fn any_column(name: String, field: Field<'_>) -> Option<ColumnSpec> {
                 Origin::Word(Word::Id) => ValueSpec::SourceId,
                 Origin::Word(Word::ClusterTime) => ValueSpec::ClusterTime,
                 Origin::Word(Word::Transform) => ValueSpec::Transformed { reading: Reading::default() },
+                Origin::Word(Word::Parent) => parent(),
             };
             Some(ColumnSpec { name, value, insert_only: false, required: false, default: None })
         }
@@ -162,6 +168,7 @@ fn described_column(name: String, mut section: Section<'_>) -> Option<ColumnSpec
             expression: expression(&expression_field?)?,
             reading: rules.reading(&section, has_default),
         },
+        (Some(Origin::Word(Word::Parent)), _, _) => parent(),
         (None, Some(field), _) => ValueSpec::Constant(constant(&field)?),
         (None, None, Some(field)) => key_value(field)?,
         (None, None, None) => match collect_field {
@@ -175,6 +182,10 @@ fn described_column(name: String, mut section: Section<'_>) -> Option<ColumnSpec
     Some(ColumnSpec { name, value, insert_only: writes.unwrap_or(false), required, default })
 }
 
+fn parent() -> ValueSpec {
+    ValueSpec::Reference(Box::new(ReferenceSpec { aim: Aim::Parent, take: None, missing: Missing::Hold }))
+}
+
 /// A path, a list of paths, or one of the words with a `$`.
 fn origin(field: Field<'_>) -> Option<Origin> {
     if let ValueKind::Array(items) = field.value() {
@@ -186,7 +197,13 @@ fn origin(field: Field<'_>) -> Option<Origin> {
         return Some(Origin::Paths(paths.into_iter().collect::<Option<_>>()?));
     }
     match field.value() {
-        ValueKind::String(text) if text.starts_with('$') => field.choice(&WORDS).map(Origin::Word),
+        ValueKind::String(text) if field.is_of_child() && is_element_path(text) => {
+            Some(Origin::Paths(vec![path(&field)?]))
+        }
+        ValueKind::String(text) if text.starts_with('$') => {
+            let words = if field.is_of_child() { &WORDS[..] } else { &WORDS[..DOCUMENT_WORDS] };
+            field.choice(words).map(Origin::Word)
+        }
         ValueKind::String(_) => Some(Origin::Paths(vec![path(&field)?])),
         _ => {
             field.mistake("must be a path, a list of paths, $document, $id, $cluster_time or $transform", "");
@@ -196,6 +213,10 @@ fn origin(field: Field<'_>) -> Option<Origin> {
 }
 
 pub(super) fn path(field: &Field<'_>) -> Option<String> {
+    if field.is_of_child() { element_path(field) } else { document_path(field) }
+}
+
+pub(super) fn document_path(field: &Field<'_>) -> Option<String> {
     let path = field.text()?;
     if path.starts_with('$') {
         field.mistake("must be a path", "words with a $ stand alone, not in a list");

@@ -114,7 +114,7 @@ pub(crate) fn is_derived(names: &[String], columns: &[ColumnSpec]) -> bool {
     })
 }
 
-fn names(field: Field<'_>) -> Vec<String> {
+pub(super) fn names(field: Field<'_>) -> Vec<String> {
     if matches!(field.value(), ValueKind::Array(items) if items.is_empty()) {
         field.mistake("must name at least one column", "");
     }

@@ -2,6 +2,7 @@
 
 use ::config::ValueKind;
 
+use super::children;
 use super::columns::columns;
 use super::defaults;
 use super::filter::filter;
@@ -83,6 +84,14 @@ fn mapping(mut section: Section<'_>) -> Option<(Place<'_>, MappingSpec)> {
     let shared = section.flag("shared", false);
     let filter = section.field("filter").and_then(filter);
     let columns = section.field_or_null("columns").map(|field| columns(field, &key));
+    let children = section.field("children").map(children::children).unwrap_or_default();
+    if !children.is_empty() && shared {
+        let hint = "their documents would replace each other's rows";
+        section.mistake_at("children", "must not be given together with shared: true", hint);
+    }
+    if !children.is_empty() && columns.is_none() {
+        section.mistake_at("children", "must not be given without columns", "list the columns of the table");
+    }
     key::check(&section, &key, columns.as_deref(), adopt.as_deref(), shared);
     let whole_documents = columns.is_none();
     let transform = section.field("transform").and_then(|field| field.text());
@@ -116,6 +125,7 @@ fn mapping(mut section: Section<'_>) -> Option<(Place<'_>, MappingSpec)> {
         transform,
         filter,
         columns,
+        children,
         deletes: deletes.unwrap_or(Deletes::Hard),
         sync,
         schema,

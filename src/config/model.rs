@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::children::ChildSpec;
 use super::date_format::DateFormat;
 use super::expression::Expression;
 use super::filter::Filter;
@@ -182,6 +183,8 @@ pub struct MappingSpec {
     pub filter: Option<Filter>,
     /// `None`: whole documents.
     pub columns: Option<Vec<ColumnSpec>>,
+    /// Rows of other tables that are made from inside of the documents.
+    pub children: Vec<ChildSpec>,
     pub deletes: Deletes,
     pub sync: Option<SyncSpec>,
     pub schema: SchemaMode,
@@ -345,6 +348,8 @@ pub enum Aim {
         from: Vec<String>,
         strip_prefix: Option<String>,
     },
+    /// The row of the document that the element is in.
+    Parent,
     /// The row of any table that has these values.
     Row { table: TableName, matches: Vec<(String, MatchSpec)> },
 }
@@ -372,6 +377,8 @@ pub enum Missing {
     Null,
     /// The id as text.
     Keep,
+    /// The element has no row until then.
+    Drop,
     /// The row is made, as a stub.
     Create(StubSpec),
 }

@@ -17,6 +17,8 @@ pub struct Row {
     pub coercions: Vec<Coercion>,
     /// Fields that stand in other rows, in the order of the tuple: nulls so far.
     pub references: Vec<Reference>,
+    /// Of a row that is made of an element: which one it is in its document. Else 0.
+    pub element: u32,
     /// What the document adds to columns that collect from several: a JSON object by column.
     pub collected: Option<String>,
 }

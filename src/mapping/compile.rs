@@ -1,5 +1,6 @@
 use std::borrow::Cow;
 
+use super::child::ChildPlan;
 use super::fit::{fit, fit_source, fit_source_id};
 use super::hash::{hash, meaning};
 use super::key::{KeyPlan, check_adopt, check_key_column, check_own_key};
@@ -35,6 +36,8 @@ pub struct Mapping {
     pub transform: Option<String>,
     /// Columns whose values stand in other rows; complete once the mapping is linked.
     pub references: Vec<ReferencePlan>,
+    /// Rows of other tables; complete once the mapping is linked.
+    pub children: Vec<ChildPlan>,
     pub deletes: Deletes,
     pub sync: SyncPlan,
     pub on_drop: OnDrop,
@@ -143,6 +146,7 @@ pub fn compile(
         filter: spec.filter.clone(),
         columns,
         references: Vec::new(),
+        children: Vec::new(),
         deletes: spec.deletes.clone(),
         sync,
         on_drop: spec.on_drop,

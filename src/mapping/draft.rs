@@ -146,6 +146,7 @@ impl Surroundings<'_> {
     fn referred(&self, reference: &ReferenceSpec) -> Option<Referred> {
         let mut tables: Vec<&TableName> = match &reference.aim {
             Aim::Row { table, .. } => vec![table],
+            Aim::Parent => Vec::new(),
             Aim::Document { to, .. } => {
                 let is_named = |source: &String| match to {
                     Targets::First(sources) => sources.contains(source),

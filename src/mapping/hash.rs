@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::config::{
-    Aim, ColumnSpec, Deletes, Filter, KeySpec, MappingSpec, MatchSpec, Missing, ReferenceSpec, Scalar,
-    SyncSpec, Targets, ValueSpec,
+    Aim, ChildSpec, ColumnSpec, Deletes, Filter, KeySpec, MappingSpec, MatchSpec, Missing, ReferenceSpec,
+    Scalar, SyncSpec, Targets, ValueSpec,
 };
 use crate::domain::IdType;
 
@@ -21,7 +21,7 @@ pub(super) fn meaning(spec: &MappingSpec, id_type: IdType, columns: &[ColumnSpec
         KeySpec::Columns(names) if spec.shared => json!({ "shared": names }),
         KeySpec::Columns(names) => json!({ "columns": names }),
     };
-    let meaning = json!([
+    let mut meaning = json!([
         "mapping/1",
         spec.source,
         [spec.collection.database, spec.collection.collection],
@@ -34,11 +34,14 @@ pub(super) fn meaning(spec: &MappingSpec, id_type: IdType, columns: &[ColumnSpec
         spec.sync.as_ref().map(SyncSpec::to_yaml),
         spec.transform,
     ]);
+    if let (Value::Array(parts), [_, ..]) = (&mut meaning, spec.children.as_slice()) {
+        parts.push(spec.children.iter().map(child).collect());
+    }
     meaning.to_string()
 }
 
 /// What stands at each place of a meaning; those without a word are not told by name.
-const PARTS: [&str; 11] = [
+const PARTS: [&str; 12] = [
     "the form",
     "source",
     "collection",
@@ -50,6 +53,7 @@ const PARTS: [&str; 11] = [
     "filter",
     "sync",
     "transform",
+    "children",
 ];
 const COLUMNS: usize = 7;
 
@@ -94,6 +98,13 @@ fn column_differences(old: &Value, new: &Value) -> Vec<String> {
     found
 }
 
+fn child(spec: &ChildSpec) -> Value {
+    let mut columns: Vec<&ColumnSpec> = spec.columns.iter().collect();
+    columns.sort_by(|left, right| left.name.cmp(&right.name));
+    let columns: Vec<Value> = columns.into_iter().map(column).collect();
+    json!([spec.table.schema, spec.table.name, spec.origin(), spec.key, columns])
+}
+
 fn column(spec: &ColumnSpec) -> Value {
     let value = match &spec.value {
         ValueSpec::Path { from, reading } => json!(["path", from, reading.settings()]),
@@ -124,6 +135,7 @@ fn reference(spec: &ReferenceSpec) -> Value {
             };
             json!(["document", to, from, strip_prefix])
         }
+        Aim::Parent => json!(["parent"]),
         Aim::Row { table, matches } => {
             let matches: Vec<Value> = matches
                 .iter()
@@ -139,6 +151,7 @@ fn reference(spec: &ReferenceSpec) -> Value {
         Missing::Hold => json!("hold"),
         Missing::Null => json!("null"),
         Missing::Keep => json!("keep"),
+        Missing::Drop => json!("drop"),
         Missing::Create(stub) => {
             let columns: Vec<Value> = stub.columns.iter().map(column).collect();
             json!(["create", stub.source, stub.prefix, columns])

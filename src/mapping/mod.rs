@@ -4,6 +4,7 @@
 //! value fits (`fit`), `table` whether the table can be written to and merged into. Constants and defaults
 //! are the exception: [`crate::transform`] encodes them once, and refuses those that do not fit.
 
+mod child;
 mod compile;
 mod draft;
 mod fit;
@@ -16,6 +17,7 @@ mod problem;
 mod reference;
 mod table;
 
+pub use child::ChildPlan;
 pub use compile::{ColumnPlan, Mapping, compile};
 pub use draft::{Draft, DraftColumn, DraftForeignKey, DraftedFor, Inferred, Surroundings};
 pub use hash::differences;

@@ -117,6 +117,7 @@ fn venmo() -> MappingSpec {
                 ..value("transaction_date", path("date_created", Some(Rule::UnixSeconds)))
             },
         ]),
+        children: Vec::new(),
         deletes: Deletes::Hard,
         sync: None,
         schema: SchemaMode::Expect,

@@ -77,6 +77,17 @@ pub struct Tally {
     pub held: Vec<(CanonicalId, crate::domain::Rejection)>,
     /// A snapshot chunk that could not be copied straight into the table.
     pub fell_back: bool,
+    /// Of child tables.
+    pub coerced: Vec<Coerced>,
+}
+
+/// Values of one column that a rule altered, or elements that it left out.
+#[derive(Debug, Clone)]
+pub struct Coerced {
+    pub table: String,
+    pub column: String,
+    pub rule: &'static str,
+    pub count: u64,
 }
 
 /// What became of a chunk.
@@ -201,8 +212,7 @@ impl Writer {
     async fn begin(&mut self, touched: &[SourceIndex]) -> Result<Open<'_>, Error> {
         let for_whom = &self.for_whom;
         let mapped = || touched.iter().map(|source| for_whom.plan.of(*source));
-        let stubs = mapped().flat_map(|mapped| &mapped.stubs).flatten().map(|stub| &stub.target);
-        let targets: Vec<&Target> = mapped().map(|mapped| &mapped.target).chain(stubs).collect();
+        let targets: Vec<&Target> = mapped().flat_map(Mapped::targets).collect();
         let (pipeline, epoch) = (&for_whom.pipeline, for_whom.epoch);
         let transaction = begin_fenced(&mut self.connection, pipeline, epoch, &targets).await?;
         Ok(Open::new(transaction, for_whom, &mut self.sequences))
@@ -243,6 +253,7 @@ pub(super) async fn drop_rows(
     mapped: &Mapped,
     portion: Portion,
 ) -> Result<u64, Error> {
+    super::children::drop_rows(connection, pipeline, mapped, portion).await?;
     let mapping = &mapped.mapping;
     let dropped = match mapping.key.is_claimed() {
         true => Claims::new(connection, pipeline, mapped, portion).drop_rows().await?,

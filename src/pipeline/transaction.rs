@@ -2,18 +2,20 @@
 //! It is begun in `commit`, and nowhere else.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use sqlx::PgConnection;
 
 use super::Error;
 use super::claims::Claims;
 use super::commit::{ForWhom, HeldPolicy, Tally, Tx, apply, drop_rows, state};
+use super::plan::Plan;
 use super::prepare::{Refused, SourceBatch, read};
 use super::references::{Leaving, Settling};
 use crate::config::Deletes;
-use crate::domain::{CanonicalId, ClusterTime, Document, Portion, Position, Reason, SourceIndex};
+use crate::domain::{CanonicalId, ClusterTime, Document, Portion, Position, Reason, RowKey, SourceIndex};
 use crate::mapping::{FAILED, OnDelete, PENDING};
-use crate::sink::{self, Greatest, Outcome};
+use crate::sink::{self, Family, Greatest, Outcome, Refusal, Target};
 use crate::source;
 use crate::state::held::Entry;
 use crate::state::wait::Wait;
@@ -52,7 +54,8 @@ impl<'a> Open<'a> {
         is_claimed.then(|| Claims::new(&mut self.transaction, &self.for_whom.pipeline, mapped, self.portion))
     }
 
-    async fn write(&mut self, batch: &SourceBatch, way: Way) -> Result<Outcome, Error> {
+    /// The rows of the documents themselves.
+    pub(super) async fn write(&mut self, batch: &SourceBatch, way: Way) -> Result<Outcome, Error> {
         if let Some(claims) = self.claims(batch.source) {
             return claims.put(batch, way == Way::Straight).await;
         }
@@ -64,12 +67,18 @@ impl<'a> Open<'a> {
         written.map_err(apply)
     }
 
-    async fn remove(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
-        if let Some(claims) = self.claims(batch.source) {
-            return claims.delete(&batch.deletes).await;
+    pub(super) async fn remove(
+        &mut self,
+        source: SourceIndex,
+        deletes: &[(CanonicalId, String)],
+    ) -> Result<Outcome, Error> {
+        if let Some(claims) = self.claims(source) {
+            return claims.delete(deletes).await;
         }
-        let target = &self.for_whom.plan.of(batch.source).target;
-        sink::delete(&mut self.transaction, target, &batch.keys(), self.portion).await.map_err(apply)
+        let target = &self.for_whom.plan.of(source).target;
+        let keys: Vec<(CanonicalId, RowKey)> =
+            deletes.iter().map(|(id, source_id)| (id.clone(), RowKey::of_text(source_id))).collect();
+        sink::delete(&mut self.transaction, target, &keys, self.portion).await.map_err(apply)
     }
 
     /// Before the rows are seen, so that nobody is handed a value that one of them has.
@@ -85,7 +94,7 @@ impl<'a> Open<'a> {
         (&mut self.transaction, &self.for_whom.pipeline, &self.for_whom.plan.of(source).mapping.source)
     }
 
-    fn settling<'s>(&'s mut self, leaving: &'s Leaving) -> Settling<'s> {
+    pub(super) fn settling<'s>(&'s mut self, leaving: &'s Leaving) -> Settling<'s> {
         Settling {
             connection: &mut self.transaction,
             pipeline: &self.for_whom.pipeline,
@@ -93,6 +102,39 @@ impl<'a> Open<'a> {
             waiting: &self.for_whom.waiting,
             leaving,
         }
+    }
+
+    pub(super) fn plan(&self) -> &Arc<Plan> {
+        &self.for_whom.plan
+    }
+
+    pub(super) async fn remember(&mut self, batch: &SourceBatch) -> Result<(), Error> {
+        let target = &self.for_whom.plan.of(batch.source).target;
+        sink::remember(&mut self.transaction, target).await.map_err(apply)
+    }
+
+    pub(super) async fn take_back(&mut self, batch: &SourceBatch) -> Result<(), Error> {
+        let target = &self.for_whom.plan.of(batch.source).target;
+        sink::take_back(&mut self.transaction, target).await.map_err(apply)
+    }
+
+    pub(super) async fn replace(
+        &mut self,
+        target: &Target,
+        parent: usize,
+        families: &[Family],
+        refusal: Refusal,
+    ) -> Result<(Outcome, u64), sink::Error> {
+        let portion = self.portion;
+        sink::replace_children(&mut self.transaction, target, parent, families, refusal, portion).await
+    }
+
+    /// With their children, if they have any.
+    async fn remove_with_children(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
+        if self.for_whom.plan.of(batch.source).children.is_empty() {
+            return self.remove(batch.source, &batch.deletes).await;
+        }
+        self.remove_families(batch).await
     }
 
     /// References first, then the rows; what waits from now on.
@@ -103,9 +145,19 @@ impl<'a> Open<'a> {
         way: Way,
         tallies: &mut Tallies,
     ) -> Result<Vec<Wait>, Error> {
-        let filled = self.settling(leaving).fill(batch.source, &mut batch.rows, &batch.documents).await?;
+        let plan = Arc::clone(self.plan());
+        let mapped = plan.of(batch.source);
+        let mut filled =
+            self.settling(leaving).fill(mapped.referring(), &mut batch.rows, &batch.documents).await?;
         batch.refused.extend(filled.refused);
-        let outcome = self.write(batch, way).await?;
+        let outcome = if mapped.children.is_empty() {
+            self.write(batch, way).await?
+        } else {
+            let families = self.put_families(batch, leaving, way).await?;
+            filled.waits.extend(families.waits);
+            tallies.entry(batch.source).or_default().coerced.extend(families.coerced);
+            families.outcome
+        };
         self.keep_sequences(batch, &outcome).await?;
         self.settle(batch, batch.written(), &batch.refused, outcome, tallies).await?;
         if self.for_whom.plan.has_references() {
@@ -149,7 +201,7 @@ impl<'a> Open<'a> {
         let mut batches: Vec<&SourceBatch> = with_deletes.chain(&also).collect();
         batches.sort_by_key(|batch| batch.source);
         for batch in batches.into_iter().rev() {
-            let outcome = self.remove(batch).await?;
+            let outcome = self.remove_with_children(batch).await?;
             self.settle(batch, batch.deleted(), &[], outcome, tallies).await?;
             self.no_longer_wait(batch).await?;
         }
@@ -266,7 +318,7 @@ impl<'a> Open<'a> {
             }
             let also = self.let_go(vec![(source, ids)], &mut leaving, read_after, tallies).await?;
             for batch in also.iter().rev() {
-                let outcome = self.remove(batch).await?;
+                let outcome = self.remove_with_children(batch).await?;
                 self.settle(batch, batch.deleted(), &[], outcome, tallies).await?;
                 self.no_longer_wait(batch).await?;
             }

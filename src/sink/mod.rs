@@ -6,6 +6,7 @@
 
 mod arrays;
 mod catalog;
+mod children;
 mod copy;
 mod error;
 mod exchange;
@@ -23,6 +24,9 @@ use crate::domain::{CanonicalId, Rejection};
 use crate::mapping::Mapping;
 
 pub use catalog::{create_sql, create_table, existing_comment, fingerprint, missing_tables, read_table};
+pub use children::{
+    Family, Refusal, drop_children, referring_parents, remember, replace_children, take_back,
+};
 pub use error::{Disposition, Error, MalformedTuple, ServerError};
 pub use find::{delete_stub, find, insert_stubs, referrers};
 pub use guard::{guard, lock, lock_error};

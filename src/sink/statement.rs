@@ -6,6 +6,7 @@
 //! our back converts by value or fails, but never takes the bytes of one type for those of another, and
 //! no object of ours depends on a user's type.
 
+mod children;
 mod create;
 mod key;
 mod marks;
@@ -14,6 +15,7 @@ use std::fmt::Write;
 
 use sqlx::AssertSqlSafe;
 
+pub(super) use children::{drop_children, referring_parents, rows_of_owners};
 pub(super) use create::{create, named_in_comment};
 pub(super) use key::{KeyStatements, give_way, key_wire, placeholder};
 use marks::Going;
@@ -25,6 +27,9 @@ use crate::mapping::{ColumnPlan, Finder, Mapping};
 
 /// The savepoint of every attempt. Names may repeat: the newest hides the older.
 pub(super) const SAVEPOINT: &str = "savepoint rowstream_attempt";
+/// What was written for documents with children, taken back as one.
+pub(super) const SAVEPOINT_FAMILIES: &str = "savepoint rowstream_families";
+pub(super) const ROLLBACK_FAMILIES: &str = "rollback to savepoint rowstream_families";
 pub(super) const RELEASE: &str = "release savepoint rowstream_attempt";
 pub(super) const ROLLBACK: &str =
     "rollback to savepoint rowstream_attempt; release savepoint rowstream_attempt";

@@ -239,7 +239,7 @@ pub(super) fn merge_length(rows: &[&Row], portion: Portion) -> usize {
     fitting.count().max(1)
 }
 
-async fn merge(conn: &mut PgConnection, target: &Target, rows: &[&Row]) -> Result<Outcome, Error> {
+pub(super) async fn merge(conn: &mut PgConnection, target: &Target, rows: &[&Row]) -> Result<Outcome, Error> {
     let table = &target.mapping.table;
     let arguments = arrays::arguments(&target.wire_types, rows.iter().map(|row| &row.tuple[..]))
         .map_err(|source| Error::Malformed { table: table.clone(), source })?;

@@ -28,7 +28,7 @@ mod text;
 mod time;
 mod walk;
 
-pub use row::Transformer;
+pub use row::{ChildTransformer, Transformer};
 
 #[cfg(test)]
 mod property_tests;

@@ -1,7 +1,7 @@
 //! Dotted paths into a document.
 
 use super::fault::Fault;
-use super::walk::{ARRAY, DOCUMENT, Elements, NULL, Raw};
+use super::walk::{ARRAY, DOCUMENT, Elements, INT32, NULL, Raw};
 use crate::domain::Reason;
 
 /// A path whose first step is a numbered top-level field.
@@ -56,6 +56,22 @@ impl Fields {
 
     pub(super) fn is_empty(&self) -> bool {
         self.names.is_empty()
+    }
+
+    /// The fields of an element: what the words that paths begin with stand for.
+    pub(super) fn of_element<'a>(
+        &self,
+        element: Raw<'a>,
+        index: &'a [u8; 4],
+        document: &'a [u8],
+    ) -> Vec<Option<Raw<'a>>> {
+        let field = |name: &[u8]| match name {
+            b"$element" => Some(element),
+            b"$index" => Some(Raw { element_type: INT32, bytes: index }),
+            b"$document" => Some(Raw { element_type: DOCUMENT, bytes: document }),
+            _ => None,
+        };
+        self.names.iter().map(|name| field(name)).collect()
     }
 
     /// Finds all fields in one pass.

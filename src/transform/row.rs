@@ -1,5 +1,7 @@
 //! A mapping made ready to write rows.
 
+mod child;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -23,6 +25,8 @@ use crate::domain::{
     RowKey, TextKind, Transformers, Tuples,
 };
 use crate::mapping::{ColumnPlan, KeyKind, Mapping, Problem, ReferencePlan};
+
+pub use child::ChildTransformer;
 
 /// Turns documents of one mapping into rows of its table.
 pub struct Transformer {
@@ -98,6 +102,8 @@ struct Input<'a> {
     given: &'a [Option<Raw<'a>>],
     time: Option<ClusterTime>,
     transformer: &'a Transformer,
+    /// Of an element: what tells it from the others of its document.
+    element: Option<&'a [u8]>,
 }
 
 impl Transformer {
@@ -195,10 +201,11 @@ impl Transformer {
             fields: &fields,
             time,
             transformer: self,
+            element: None,
         };
         let collected = self.collected(&fields)?;
         let (tuple, (coercions, references)) = tuples.tuple(|tuple| self.append(&input, tuple))?;
-        Ok(Row { id, source_id, tuple, coercions, references, collected })
+        Ok(Row { id, source_id, tuple, coercions, references, element: 0, collected })
     }
 
     fn append(
@@ -264,6 +271,7 @@ impl Transformer {
             given: &[],
             time: None,
             transformer: self,
+            element: None,
         };
         let mut tuple = (self.columns.len() as i16).to_be_bytes().to_vec();
         for (place, (column, plan)) in self.columns.iter().zip(&self.mapping.columns).enumerate() {
@@ -278,12 +286,18 @@ impl Transformer {
         self.mapping.key.row_key(&tuple).ok()
     }
 
-    /// UUIDv5 of (namespace, source, source_id).
-    fn key(&self, source_id: &str) -> Uuid {
+    /// UUIDv5 of (namespace, source, source_id); of an element also of its table and what tells it apart.
+    fn key(&self, source_id: &str, element: Option<&[u8]>) -> Uuid {
         let mut name = Vec::with_capacity(self.mapping.source.len() + 1 + source_id.len());
         name.extend_from_slice(self.mapping.source.as_bytes());
         name.push(0);
         name.extend_from_slice(source_id.as_bytes());
+        if let Some(element) = element {
+            name.push(0);
+            name.extend_from_slice(self.mapping.table.to_string().as_bytes());
+            name.push(0);
+            name.extend_from_slice(element);
+        }
         Uuid::new_v5(&self.namespace, &name)
     }
 }
@@ -413,15 +427,15 @@ impl Column {
                 None => append_instead(&self.if_absent, "absent", plan, tuple)?,
             },
             Write::KeyUuid => measured(tuple, |tuple| {
-                let key = input.transformer.key(input.source_id);
+                let key = input.transformer.key(input.source_id, input.element);
                 encode(&Value::Binary { subtype: 4, bytes: key.as_bytes() }, column, tuple)
             })?,
             Write::KeyPrefixed(prefix) => measured(tuple, |tuple| {
-                let text = format!("{prefix}{}", ulid(input.transformer.key(input.source_id)));
+                let text = format!("{prefix}{}", ulid(input.transformer.key(input.source_id, input.element)));
                 encode(&Value::String(text.as_bytes()), column, tuple)
             })?,
             Write::Reference(seek) => {
-                let choices = seek.choices(input.fields)?;
+                let choices = seek.choices(input.id, input.fields)?;
                 if choices.is_empty() {
                     append_instead(&self.if_absent, "absent", plan, tuple)?;
                 } else {

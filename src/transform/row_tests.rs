@@ -55,6 +55,7 @@ fn transformer(columns: Vec<ColumnPlan>) -> Result<Transformer, Vec<Problem>> {
         filter: None,
         columns,
         references: Vec::new(),
+        children: Vec::new(),
         deletes: Deletes::Hard,
         sync: SyncPlan::default(),
         on_drop: OnDrop::Delete,

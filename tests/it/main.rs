@@ -8,6 +8,7 @@ mod oracle;
 mod stage;
 
 mod check;
+mod children;
 mod chunk_order;
 mod command_line;
 mod custom;

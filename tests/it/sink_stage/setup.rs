@@ -92,6 +92,7 @@ pub(super) fn target(table: &Table, key: KeySpec, names: &[&str]) -> Target {
         filter: None,
         columns,
         references: Vec::new(),
+        children: Vec::new(),
         deletes: Deletes::Hard,
         sync: SyncPlan::default(),
         on_drop: OnDrop::Delete,
@@ -164,6 +165,7 @@ pub(super) fn row(id: &str, fields: &[Field]) -> Row {
         tuple: tuple.into(),
         coercions: Vec::new(),
         references: Vec::new(),
+        element: 0,
         collected: None,
     }
 }
