@@ -186,7 +186,7 @@ fn failed(target: &Target, doing: &'static str, source: sqlx::Error) -> Error {
     Error::from_sqlx(&target.mapping.table, doing, source)
 }
 
-pub(super) fn malformed(target: &Target, source: MalformedTuple) -> Error {
+fn malformed(target: &Target, source: MalformedTuple) -> Error {
     Error::Malformed { table: target.mapping.table.clone(), source }
 }
 

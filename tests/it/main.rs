@@ -34,6 +34,7 @@ mod restored;
 mod schema;
 mod sink_stage;
 mod source_stage;
+mod systems;
 mod timeouts;
 mod types;
 mod whole_database;
