@@ -389,7 +389,7 @@ impl Inspection {
         let children: Vec<Option<MappedChild>> =
             mapping.children.iter().map(|child| self.child(config, child)).collect();
         let Some(children) = children.into_iter().collect::<Option<Vec<_>>>() else { return };
-        match Transformer::new(Arc::clone(&mapping), config.namespace) {
+        match Transformer::with_transformers(Arc::clone(&mapping), config.namespace, &config.transformers) {
             Err(problems) => problems.into_iter().for_each(|problem| self.problem(problem)),
             Ok(transformer) => {
                 self.add(
@@ -501,11 +501,13 @@ fn whole(collection: Namespace, schema: &str) -> MappingSpec {
         id_type: None,
         key: KeySpec::SourceId { source: Some("source".to_owned()), source_id: "source_id".to_owned() },
         adopt: None,
+        transform: None,
         shared: false,
         filter: None,
         columns: None,
         children: Vec::new(),
         deletes: crate::config::Deletes::Hard,
+        sync: None,
         schema: SchemaMode::Create,
         on_drop: crate::config::OnDrop::Delete,
         on_mapping_change: OnMappingChange::Resync,

@@ -104,6 +104,8 @@ pub(crate) fn is_derived(names: &[String], columns: &[ColumnSpec]) -> bool {
                     | ValueSpec::KeyPrefixed(_) => true,
                     ValueSpec::Path { from, .. } => matches!(from.as_slice(), [path] if path == "_id"),
                     ValueSpec::Document { .. }
+                    | ValueSpec::Expression { .. }
+                    | ValueSpec::Transformed { .. }
                     | ValueSpec::ClusterTime
                     | ValueSpec::Collect { .. }
                     | ValueSpec::Reference(_) => false,
@@ -119,7 +121,7 @@ pub(super) fn names(field: Field<'_>) -> Vec<String> {
     field.items().unwrap_or_default().iter().filter_map(column_name).collect()
 }
 
-fn column_name(field: &Field<'_>) -> Option<String> {
+pub(super) fn column_name(field: &Field<'_>) -> Option<String> {
     let name = field.text()?;
     if name.len() > NAME_BYTES {
         field.mistake("must not be longer than 63 bytes", "PostgreSQL cuts longer names off");

@@ -22,6 +22,7 @@ mod references;
 mod rules;
 mod sections;
 mod show;
+mod sync;
 mod tree;
 mod units;
 
@@ -36,6 +37,7 @@ pub use model::*;
 pub(crate) use nearest::nearest;
 pub use reading::{Case, EnumMap, JsonForm, OnError, Otherwise, Reading, Rounding, Scale};
 pub use show::redacted;
+pub use sync::SyncSpec;
 
 #[cfg(test)]
 mod tests;

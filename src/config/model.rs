@@ -8,9 +8,11 @@ use uuid::Uuid;
 
 use super::children::ChildSpec;
 use super::date_format::DateFormat;
+use super::expression::Expression;
 use super::filter::Filter;
 use super::reading::{JsonForm, Reading};
-use crate::domain::{IdType, Namespace, TableName};
+use super::sync::SyncSpec;
+use crate::domain::{IdType, Namespace, TableName, Transformers};
 
 /// Everything `rowstream` was told, checked.
 #[derive(Debug, Clone)]
@@ -29,6 +31,8 @@ pub struct Config {
     /// Root of every deterministic id. Changing it changes all of them.
     pub namespace: Uuid,
     pub mappings: Mappings,
+    /// What the program was built with; no part of the file.
+    pub transformers: Transformers,
 }
 
 /// What is copied: the mappings of the file, or every collection of one database as whole documents.
@@ -173,6 +177,8 @@ pub struct MappingSpec {
     pub adopt: Option<Vec<Vec<String>>>,
     /// Several documents may stand for one row.
     pub shared: bool,
+    /// A transformer of the program's own, by its name.
+    pub transform: Option<String>,
     /// `None`: every document of the collection.
     pub filter: Option<Filter>,
     /// `None`: whole documents.
@@ -180,6 +186,7 @@ pub struct MappingSpec {
     /// Rows of other tables that are made from inside of the documents.
     pub children: Vec<ChildSpec>,
     pub deletes: Deletes,
+    pub sync: Option<SyncSpec>,
     pub schema: SchemaMode,
     pub on_drop: OnDrop,
     pub on_mapping_change: OnMappingChange,
@@ -239,6 +246,10 @@ impl KeySpec {
 pub enum Deletes {
     Hard,
     Keep,
+    /// The row stays, and this column says that its document is gone.
+    Soft {
+        column: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -305,6 +316,15 @@ pub enum ValueSpec {
     KeyUuid,
     /// A prefix and the ULID text of that UUID.
     KeyPrefixed(String),
+    /// What CEL makes of the document.
+    Expression {
+        expression: Expression,
+        reading: Reading,
+    },
+    /// What the mapping's transformer gives under the column's name.
+    Transformed {
+        reading: Reading,
+    },
     /// What stands in another row.
     Reference(Box<ReferenceSpec>),
 }

@@ -125,6 +125,9 @@ fn mapping(out: &mut String, spec: &MappingSpec) {
     if spec.shared {
         line(out, 2, "shared", "true");
     }
+    if let Some(transform) = &spec.transform {
+        line(out, 2, "transform", &quoted(transform));
+    }
     if let Some(filter) = &spec.filter {
         line(out, 2, "filter", &filter.to_yaml());
     }
@@ -135,11 +138,15 @@ fn mapping(out: &mut String, spec: &MappingSpec) {
         }
     }
     children::show(out, &spec.children);
-    let deletes = match spec.deletes {
-        Deletes::Hard => "hard",
-        Deletes::Keep => "keep",
+    let deletes = match &spec.deletes {
+        Deletes::Hard => "hard".to_owned(),
+        Deletes::Keep => "keep".to_owned(),
+        Deletes::Soft { column } => format!("{{ soft: {} }}", quoted(column)),
     };
-    line(out, 2, "deletes", deletes);
+    line(out, 2, "deletes", &deletes);
+    if let Some(sync) = &spec.sync {
+        line(out, 2, "sync", &sync.to_yaml());
+    }
     let schema = match spec.schema {
         SchemaMode::Expect => "expect",
         SchemaMode::Create => "create",
@@ -172,6 +179,14 @@ pub(super) fn value(column: &ColumnSpec) -> String {
             parts.extend((*json != JsonForm::Relaxed).then(|| format!("json: {}", json.as_str())));
             parts.extend(strip_nul.then(|| "strip_nul: true".to_owned()));
             parts
+        }
+        ValueSpec::Expression { expression, reading } => {
+            let settings = reading.settings().into_iter().map(|(key, value)| format!("{key}: {value}"));
+            std::iter::once(format!("cel: {}", quoted(expression.text()))).chain(settings).collect()
+        }
+        ValueSpec::Transformed { reading } => {
+            let settings = reading.settings().into_iter().map(|(key, value)| format!("{key}: {value}"));
+            std::iter::once("from: $transform".to_owned()).chain(settings).collect()
         }
         ValueSpec::SourceId => vec!["from: $id".to_owned()],
         ValueSpec::ClusterTime => vec!["from: $cluster_time".to_owned()],

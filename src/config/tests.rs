@@ -112,7 +112,7 @@ mappings[4].table: must not be rowstream, the schema of rowstream's own state, g
 mappings[6].source: must differ from mappings[5].source, given "f"
 mappings[6].table: must not be the table of mappings[5], since one of the two has key.source: null (a shared table needs a source column, so that each mapping knows its own rows)
 mappings[8].columns: must name at least one column, given a map (leave the key out to write whole documents)
-mappings[9].deletes: must be one of hard, keep, given "soft"
+mappings[9].deletes: must be hard, keep or { soft: <column> }, given "soft"
 mappings[10].source: must be text, given 2024 (put it in quotes)
 mappings[10].collection: must be text, given a list
 mappings[11]: must be a map
@@ -179,9 +179,9 @@ mappings:
     );
     insta::assert_snapshot!(mistakes(&yaml, &[]), @r#"
 mappings[0].columns.source: must not be a column of the key (rowstream writes the key itself, into the columns that key: names)
-mappings[0].columns.none: must have one of from, value, key, ref, lookup and collect
-mappings[0].columns.both: must have one of from, value, key, ref, lookup and collect
-mappings[0].columns.word: must be one of $document, $id, $cluster_time, given "$documnt" (did you mean $document?)
+mappings[0].columns.none: must have one of from, value, cel, key, ref, lookup and collect
+mappings[0].columns.both: must have one of from, value, cel, key, ref, lookup and collect
+mappings[0].columns.word: must be one of $document, $id, $cluster_time, $transform, given "$documnt" (did you mean $document?)
 mappings[0].columns.words.from[0]: must be a path, given "$id" (words with a $ stand alone, not in a list)
 mappings[0].columns.words.from[1]: must be names joined by single dots, given "a..b"
 mappings[0].columns.words.from[2]: must not be empty, given ""
@@ -190,7 +190,7 @@ mappings[0].columns.without.without: must be left out unless from is $document, 
 mappings[0].columns.constant.required: must be left out unless from is a path, given true
 mappings[0].columns.key.key: must be uuid or { prefix: … }, given "uuidv5" (did you mean uuid?)
 mappings[0].columns.prefix.key.prefix: is required (for example txn_)
-mappings[0].columns.number: must be a path, or a map with from, value, key, ref, lookup or collect, given 7
+mappings[0].columns.number: must be a path, or a map with from, value, cel, key, ref, lookup or collect, given 7
 mappings[0].columns.map.value: must be text, a number, true, false or null, given a map
 mappings[0].columns.large.value: must be a number that is read exactly, given 123456789012345680000 (put it in quotes)
 mappings[0].columns."a.b".write: must be one of always, insert, given "never"

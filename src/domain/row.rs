@@ -110,6 +110,7 @@ pub enum Reason {
     DuplicateField,
     Malformed,
     Expression,
+    Transformer,
     Constraint,
     UniqueViolation,
     ForeignKeyViolation,
@@ -120,7 +121,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::MissingRequired,
         Self::WrongType,
         Self::OutOfRange,
@@ -133,6 +134,7 @@ impl Reason {
         Self::DuplicateField,
         Self::Malformed,
         Self::Expression,
+        Self::Transformer,
         Self::Constraint,
         Self::UniqueViolation,
         Self::ForeignKeyViolation,
@@ -156,6 +158,7 @@ impl Reason {
             Self::DuplicateField => "duplicate_field",
             Self::Malformed => "malformed",
             Self::Expression => "expression",
+            Self::Transformer => "transformer",
             Self::Constraint => "constraint",
             Self::UniqueViolation => "unique_violation",
             Self::ForeignKeyViolation => "foreign_key_violation",

@@ -4,6 +4,7 @@ use super::child::ChildPlan;
 use super::fit::{fit, fit_source, fit_source_id};
 use super::hash::{hash, meaning};
 use super::key::{KeyPlan, check_adopt, check_key_column, check_own_key};
+use super::marks::{SyncPlan, clock_mark, sync_plan, written_marks};
 use super::problem::{Problem, Problems, quoted, quoted_table};
 use super::reference::ReferencePlan;
 use super::table::{check_columns_access, check_table, check_unmapped_columns};
@@ -31,11 +32,14 @@ pub struct Mapping {
     /// Written columns: those of the key that rowstream adds first (source if there is one, then source_id),
     /// then in file order.
     pub columns: Vec<ColumnPlan>,
+    /// A transformer of the program's own, by its name.
+    pub transform: Option<String>,
     /// Columns whose values stand in other rows; complete once the mapping is linked.
     pub references: Vec<ReferencePlan>,
     /// Rows of other tables; complete once the mapping is linked.
     pub children: Vec<ChildPlan>,
     pub deletes: Deletes,
+    pub sync: SyncPlan,
     pub on_drop: OnDrop,
     pub critical: bool,
     /// Of the table this was compiled against.
@@ -111,12 +115,17 @@ pub fn compile(
     check_own_key(spec, table, &mut problems);
     check_adopt(spec, table, &mut problems);
     let mut columns = key_columns(spec, id_type, table, &mut problems);
-    let specs = specs_of(spec);
-    for column in specs.iter() {
+    let mut specs = specs_of(spec).into_owned();
+    specs.extend(written_marks(spec, table, &mut problems));
+    for column in &specs {
         columns.extend(written_column(spec, column, table, &mut problems));
     }
-    check_unmapped_columns(spec, &specs, table, &mut problems);
-    check_columns_access(spec, &specs, table, &mut problems);
+    let clock = clock_mark(spec);
+    let at = clock.as_ref().and_then(|mark| written_column(spec, mark, table, &mut problems));
+    let sync = sync_plan(spec, &columns, at, &mut problems);
+    let filled: Vec<ColumnSpec> = specs.iter().cloned().chain(clock).collect();
+    check_unmapped_columns(spec, &filled, table, &mut problems);
+    check_columns_access(spec, &filled, table, &mut problems);
     if let KeySpec::Columns(names) = &spec.key {
         // A row without a key is none, whatever the table says.
         columns
@@ -139,12 +148,14 @@ pub fn compile(
         references: Vec::new(),
         children: Vec::new(),
         deletes: spec.deletes.clone(),
+        sync,
         on_drop: spec.on_drop,
         critical: spec.critical,
         table_oid: table.oid,
         fingerprint: table.fingerprint.clone(),
         hash: hash(&meaning),
         meaning,
+        transform: spec.transform.clone(),
     };
     Ok((mapping, problems.into_found()))
 }

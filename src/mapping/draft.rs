@@ -243,10 +243,19 @@ impl Drafting {
                 };
                 Self { inferred: Some(inferred), ..known(shape, spec.required) }
             }
-            ValueSpec::Path { reading, .. } => {
+            ValueSpec::Path { reading, .. }
+            | ValueSpec::Expression { reading, .. }
+            | ValueSpec::Transformed { reading }
+                if !reading.rules.is_empty() || reading.labels.is_some() =>
+            {
                 let shapes = reading.rules.iter().map(Shape::of_rule);
                 let shape = shapes.reduce(Shape::join).unwrap_or(Shape::Text);
                 known(shape, spec.required)
+            }
+            // What comes out is not known before it runs.
+            ValueSpec::Path { .. } | ValueSpec::Expression { .. } | ValueSpec::Transformed { .. } => {
+                let inferred = Some(Inferred { documents: sample.len() as u64, ..Inferred::default() });
+                Self { inferred, ..known(Shape::Nothing, spec.required) }
             }
             ValueSpec::Document { .. } => known(Shape::Anything, true),
             ValueSpec::SourceId => known(Shape::Text, true),
@@ -426,7 +435,7 @@ mod tests {
         let decimal: Decimal128 = "1.10".parse().expect("a decimal");
         let (int, double, long) = (Bson::Int32(1), Bson::Double(1.5), Bson::Int64(i64::MAX));
         let text = Bson::String("a".into());
-        assert_eq!(inferred(&[int.clone()]), "bigint");
+        assert_eq!(inferred(std::slice::from_ref(&int)), "bigint");
         assert_eq!(inferred(&[int.clone(), Bson::Int64(7)]), "bigint");
         assert_eq!(inferred(&[int.clone(), double.clone()]), "double precision");
         assert_eq!(inferred(&[long, double.clone()]), "numeric", "a double has no room for it");

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::{
     Aim, ChildSpec, ColumnSpec, Deletes, Filter, KeySpec, MappingSpec, MatchSpec, Missing, ReferenceSpec,
-    Scalar, Targets, ValueSpec,
+    Scalar, SyncSpec, Targets, ValueSpec,
 };
 use crate::domain::IdType;
 
@@ -28,9 +28,11 @@ pub(super) fn meaning(spec: &MappingSpec, id_type: IdType, columns: &[ColumnSpec
         [spec.table.schema, spec.table.name],
         key,
         id_type.to_string(),
-        deletes_name(&spec.deletes),
-        spec.filter.as_ref().map(Filter::to_yaml),
+        deletes(&spec.deletes),
         columns,
+        spec.filter.as_ref().map(Filter::to_yaml),
+        spec.sync.as_ref().map(SyncSpec::to_yaml),
+        spec.transform,
     ]);
     if let (Value::Array(parts), [_, ..]) = (&mut meaning, spec.children.as_slice()) {
         parts.push(spec.children.iter().map(child).collect());
@@ -39,8 +41,20 @@ pub(super) fn meaning(spec: &MappingSpec, id_type: IdType, columns: &[ColumnSpec
 }
 
 /// What stands at each place of a meaning; those without a word are not told by name.
-const PARTS: [&str; 9] =
-    ["the form", "source", "collection", "table", "key", "id_type", "deletes", "columns", "children"];
+const PARTS: [&str; 12] = [
+    "the form",
+    "source",
+    "collection",
+    "table",
+    "key",
+    "id_type",
+    "deletes",
+    "columns",
+    "filter",
+    "sync",
+    "transform",
+    "children",
+];
 const COLUMNS: usize = 7;
 
 pub(super) fn hash(meaning: &str) -> String {
@@ -97,6 +111,10 @@ fn column(spec: &ColumnSpec) -> Value {
         ValueSpec::Document { without, json, strip_nul } => {
             json!(["document", without, json.as_str(), strip_nul])
         }
+        ValueSpec::Expression { expression, reading } => {
+            json!(["expression", expression.text(), reading.settings()])
+        }
+        ValueSpec::Transformed { reading } => json!(["transformed", reading.settings()]),
         ValueSpec::SourceId => json!(["source_id"]),
         ValueSpec::ClusterTime => json!(["cluster_time"]),
         ValueSpec::Constant(constant) => json!(["constant", scalar(constant)]),
@@ -154,9 +172,10 @@ fn scalar(scalar: &Scalar) -> Value {
     }
 }
 
-fn deletes_name(deletes: &Deletes) -> &'static str {
+fn deletes(deletes: &Deletes) -> Value {
     match deletes {
-        Deletes::Hard => "hard",
-        Deletes::Keep => "keep",
+        Deletes::Hard => json!("hard"),
+        Deletes::Keep => json!("keep"),
+        Deletes::Soft { column } => json!(["soft", column]),
     }
 }

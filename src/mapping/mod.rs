@@ -11,6 +11,7 @@ mod fit;
 mod fit_reading;
 mod hash;
 mod key;
+mod marks;
 mod order;
 mod problem;
 mod reference;
@@ -21,6 +22,7 @@ pub use compile::{ColumnPlan, Mapping, compile};
 pub use draft::{Draft, DraftColumn, DraftForeignKey, DraftedFor, Inferred, Surroundings};
 pub use hash::differences;
 pub use key::{KeyColumn, KeyKind, KeyPlan, NoKey};
+pub use marks::{FAILED, PENDING, SyncPlan};
 pub use order::{Order, parents_first};
 pub use problem::Problem;
 pub use reference::{

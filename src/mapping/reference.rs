@@ -178,7 +178,7 @@ impl Linking<'_> {
             }
         };
         let foreign_key = self.table.foreign_keys.iter().find(|key| {
-            key.columns.iter().any(|column| *column == own.name) && key.references == first.table
+            key.columns.contains(&own.name) && key.references == first.table
         });
         let on_delete = match foreign_key.map(|key| key.on_delete) {
             None => OnDelete::Nothing,
@@ -213,7 +213,7 @@ impl Linking<'_> {
                 id_type: target.id_type,
             }),
             key: SoughtColumn::of_mapping(target),
-            take: self.take(own, table, reference, single_key(target), problems)?,
+            take: self.take(own, table, Some(target), reference, problems)?,
             column_type: own.column_type.clone(),
             type_sql: own.type_sql.clone(),
         })
@@ -267,18 +267,19 @@ impl Linking<'_> {
             );
         }
         let awaited = format!("table {table} ({})", columns.join(", "));
-        let take = self.take(own, shape, reference, None, problems)?;
+        let take = self.take(own, shape, None, reference, problems)?;
         let (column_type, type_sql) = (own.column_type.clone(), own.type_sql.clone());
         Some(Finder { awaited, table: table.clone(), target: None, key, take, column_type, type_sql })
     }
 
-    /// What is said, or what the column's foreign key to that table refers to, or its only key column.
+    /// What is said, or what the column's foreign key to that table refers to, or the only column of the
+    /// target's own key.
     fn take(
         &self,
         own: &Column,
         table: &Table,
+        target: Option<&Mapping>,
         reference: &ReferenceSpec,
-        single_key: Option<&str>,
         problems: &mut Problems,
     ) -> Option<String> {
         let name = Some(own.name.as_str());
@@ -293,7 +294,7 @@ impl Linking<'_> {
             let place = key.columns.iter().position(|column| *column == own.name)?;
             (key.references == table.name).then(|| key.referenced_columns.get(place).cloned())?
         });
-        let taken = by_key.or_else(|| single_key.map(str::to_owned));
+        let taken = by_key.or_else(|| single_key(target?).map(str::to_owned));
         if taken.is_none() {
             let message = format!("has no foreign key to {}, so it is not clear what to take", table.name);
             problems.fatal(
@@ -394,10 +395,12 @@ pub(super) fn mapping_spec(
         key,
         adopt: Some(Vec::new()),
         shared: false,
+        transform: None,
         filter: None,
         columns: Some(columns),
         children: Vec::new(),
         deletes: Deletes::Hard,
+        sync: None,
         schema: SchemaMode::Expect,
         on_drop: OnDrop::Delete,
         on_mapping_change: of.on_mapping_change,

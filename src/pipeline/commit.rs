@@ -109,7 +109,7 @@ impl Writer {
     /// `seq` is the number of the commit before.
     pub(super) async fn batch(&mut self, prepared: &mut Prepared, seq: i64) -> Result<Committed, Error> {
         let began = Instant::now();
-        let leaving = Leaving::of(&prepared.sources);
+        let leaving = Leaving::of(&self.for_whom.plan, &prepared.sources);
         let written = prepared.sources.iter().map(|batch| batch.source);
         let written = written.chain(prepared.dropped.iter().copied());
         let touched: Vec<SourceIndex> = written.chain(self.for_whom.plan.referring(&leaving)).collect();
@@ -146,7 +146,7 @@ impl Writer {
         read_after: ClusterTime,
     ) -> Result<ChunkOutcome, Error> {
         let began = Instant::now();
-        let leaving = Leaving::of(std::slice::from_ref(batch));
+        let leaving = Leaving::of(&self.for_whom.plan, std::slice::from_ref(batch));
         let touched: Vec<SourceIndex> =
             std::iter::once(batch.source).chain(self.for_whom.plan.referring(&leaving)).collect();
         let mut open = self.begin(&touched).await?;

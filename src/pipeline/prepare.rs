@@ -138,7 +138,7 @@ impl SourceBatch {
     pub fn gone(&mut self, plan: &Plan, id: CanonicalId) {
         let source_id = id.source_id(plan.id_type(self.source));
         match plan.of(self.source).mapping.deletes {
-            Deletes::Hard => self.deletes.push((id, source_id)),
+            Deletes::Hard | Deletes::Soft { .. } => self.deletes.push((id, source_id)),
             Deletes::Keep => self.kept.push((id, source_id)),
         }
     }

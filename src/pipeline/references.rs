@@ -11,6 +11,7 @@ use super::Error;
 use super::commit::{apply, state};
 use super::plan::{Mapped, MappedChild, Plan};
 use super::prepare::{Refused, SourceBatch};
+use crate::config::Deletes;
 use crate::domain::{
     CanonicalId, Coercion, CopyFields, Document, Reason, Reference, Rejection, Row, RowKey, Sought,
     SourceIndex, TableName,
@@ -46,8 +47,9 @@ pub(super) struct Leaving {
 
 impl Leaving {
     /// The documents that are deleted in this batch.
-    pub(super) fn of(batches: &[SourceBatch]) -> Self {
-        let batches = batches.iter();
+    pub(super) fn of(plan: &Plan, batches: &[SourceBatch]) -> Self {
+        // A row that is only marked stays, and what points at it points at a row.
+        let batches = batches.iter().filter(|batch| plan.of(batch.source).mapping.deletes == Deletes::Hard);
         let documents = batches
             .flat_map(|batch| batch.deletes.iter().map(|(id, _)| (batch.source, id.clone())))
             .collect();

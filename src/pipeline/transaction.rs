@@ -12,8 +12,9 @@ use super::commit::{ForWhom, HeldPolicy, Tally, Tx, apply, drop_rows, state};
 use super::plan::Plan;
 use super::prepare::{Refused, SourceBatch, read};
 use super::references::{Leaving, Settling};
-use crate::domain::{CanonicalId, ClusterTime, Document, Portion, Position, RowKey, SourceIndex};
-use crate::mapping::OnDelete;
+use crate::config::Deletes;
+use crate::domain::{CanonicalId, ClusterTime, Document, Portion, Position, Reason, RowKey, SourceIndex};
+use crate::mapping::{FAILED, OnDelete, PENDING};
 use crate::sink::{self, Family, Greatest, Outcome, Refusal, Target};
 use crate::source;
 use crate::state::held::Entry;
@@ -130,7 +131,9 @@ impl<'a> Open<'a> {
 
     /// With their children, if they have any.
     async fn remove_with_children(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
-        if self.for_whom.plan.of(batch.source).children.is_empty() {
+        let mapped = self.for_whom.plan.of(batch.source);
+        // A row that is only marked keeps its children.
+        if mapped.children.is_empty() || mapped.mapping.deletes != Deletes::Hard {
             return self.remove(batch.source, &batch.deletes).await;
         }
         self.remove_families(batch).await
@@ -189,8 +192,10 @@ impl<'a> Open<'a> {
         tallies: &mut Tallies,
     ) -> Result<(), Error> {
         let with_deletes = sources.iter().filter(|batch| !batch.deletes.is_empty());
+        let plan = &self.for_whom.plan;
         let going: Vec<(SourceIndex, Vec<CanonicalId>)> = with_deletes
             .clone()
+            .filter(|batch| plan.of(batch.source).mapping.deletes == Deletes::Hard)
             .map(|batch| (batch.source, batch.deletes.iter().map(|(id, _)| id.clone()).collect()))
             .collect();
         let mut also = self.let_go(going, &mut leaving, read_after, tallies).await?;
@@ -281,7 +286,9 @@ impl<'a> Open<'a> {
         read_after: ClusterTime,
         tallies: &mut Tallies,
     ) -> Result<(), Error> {
-        self.let_source_go(source, read_after, tallies).await?;
+        if self.for_whom.plan.of(source).mapping.deletes == Deletes::Hard {
+            self.let_source_go(source, read_after, tallies).await?;
+        }
         let mapped = self.for_whom.plan.of(source);
         let deleted = drop_rows(&mut self.transaction, &self.for_whom.pipeline, mapped, self.portion).await?;
         tallies.entry(source).or_default().deleted += deleted;
@@ -404,7 +411,22 @@ impl<'a> Open<'a> {
             .collect();
         self.for_whom.holding.mark(batch.source);
         let (transaction, pipeline, name) = self.named(batch.source);
-        held::hold(transaction, pipeline, name, &entries, policy.backoff).await.map_err(state)
+        held::hold(transaction, pipeline, name, &entries, policy.backoff).await.map_err(state)?;
+        let mark = |entry: &Entry| {
+            let status = match entry.rejection.reason {
+                Reason::UnresolvedReference => PENDING,
+                _ => FAILED,
+            };
+            (entry.source_id.clone(), status, entry.rejection.to_string())
+        };
+        let marks: Vec<_> = entries.iter().map(mark).collect();
+        let collides = |entry: &&Entry| entry.rejection.reason == Reason::UniqueViolation;
+        let colliding: Vec<&str> =
+            entries.iter().filter(collides).map(|entry| entry.source_id.as_str()).collect();
+        if !colliding.is_empty() {
+            held::try_together(transaction, pipeline, name, &colliding).await.map_err(state)?;
+        }
+        sink::mark_held(&mut self.transaction, &mapped.target, &marks).await.map_err(apply)
     }
 
     pub(super) async fn advance(&mut self, position: &Position, seq: i64) -> Result<(), Error> {

@@ -148,7 +148,7 @@ pub(super) async fn take_over(conn: &mut PgConnection, target: &Target, rows: &[
     Ok(())
 }
 
-fn key_arguments<'k>(
+pub(super) fn key_arguments<'k>(
     target: &Target,
     keys: impl ExactSizeIterator<Item = &'k RowKey>,
 ) -> Result<PgArguments, MalformedTuple> {

@@ -9,6 +9,7 @@ mod catalog;
 mod children;
 mod copy;
 mod error;
+mod exchange;
 mod find;
 mod guard;
 mod isolate;
@@ -31,7 +32,7 @@ pub use find::{delete_stub, find, insert_stubs, referrers};
 pub use guard::{guard, lock, lock_error};
 pub use keyed::{Rekeyed, adoptable, delete, has_unowned_rows, insert, present, rekey};
 pub use sequence::{Greatest, keep_sequences};
-pub use write::{Dropped, analyze, drop_rows, insert_new, source_ids_after, upsert};
+pub use write::{Dropped, analyze, drop_rows, insert_new, mark_held, source_ids_after, upsert};
 
 /// One mapping's table with its statements. A mapping that is compiled again is a new target.
 #[derive(Debug, Clone)]

@@ -6,6 +6,7 @@ use super::arrays;
 use super::catalog;
 use super::copy;
 use super::error::{Disposition, Error};
+use super::exchange::exchange;
 use super::isolate::{Attempt, isolated, run};
 use super::keyed::{Delete, insert, take_over};
 use super::statement::{self, ROLLBACK, SAVEPOINT};
@@ -31,6 +32,9 @@ pub async fn upsert(
 ) -> Result<Outcome, Error> {
     let ordered = in_key_order(rows);
     let (mut outcome, refused) = isolated(conn, target, &Merge { target, portion }, &ordered).await?;
+    let refused = refused.into_iter().map(|(row, rejection)| (*row, rejection)).collect();
+    let (exchanged, refused) = exchange(conn, target, portion, refused).await?;
+    outcome.add(exchanged);
     outcome.rejected.extend(refused.into_iter().map(|(row, rejection)| (row.id.clone(), rejection)));
     outcome.unchanged += (rows.len() - ordered.len()) as u64;
     Ok(outcome)
@@ -49,7 +53,9 @@ pub async fn insert_new(
         .mapping
         .columns
         .iter()
-        .any(|column| matches!(column.column_type, ColumnType::Array { .. } | ColumnType::Other(_)));
+        .any(|column| matches!(column.column_type, ColumnType::Array { .. } | ColumnType::Other(_)))
+        // The time of a write is told by the merge.
+        || target.mapping.sync.at.is_some();
     let by_rows = as_text || bytes < COPY_BYTES || !portion.is_whole();
     if by_rows || !target.statements.keys.adopt.is_empty() {
         return write_new(conn, target, rows, portion).await;
@@ -72,6 +78,25 @@ pub async fn insert_new(
             Ok(Outcome { fell_back: true, ..outcome })
         }
     }
+}
+
+/// Marks the rows of documents that are held, where the mapping has columns for it: (source_id, status,
+/// error). What is marked so already is left alone.
+pub async fn mark_held(
+    conn: &mut PgConnection,
+    target: &Target,
+    held: &[(String, &str, String)],
+) -> Result<(), Error> {
+    let Some(mark) = &target.statements.mark else { return Ok(()) };
+    let ids: Vec<&str> = held.iter().map(|(id, _, _)| id.as_str()).collect();
+    let statuses: Vec<&str> = held.iter().map(|(_, status, _)| *status).collect();
+    let errors: Vec<&str> = held.iter().map(|(_, _, error)| error.as_str()).collect();
+    let mut query = sqlx::query(statement::safe(mark)).bind(ids).bind(statuses).bind(errors);
+    if target.mapping.key.source().is_some() {
+        query = query.bind(&target.mapping.source);
+    }
+    let done = query.execute(conn).await;
+    done.map(drop).map_err(|source| Error::from_sqlx(&target.mapping.table, "mark rows as held", source))
 }
 
 /// Deletes every row of the mapping's source; how many there were.
@@ -185,9 +210,9 @@ pub(super) fn in_key_order(rows: &[Row]) -> Vec<&Row> {
     ordered
 }
 
-struct Merge<'a> {
-    target: &'a Target,
-    portion: Portion,
+pub(super) struct Merge<'a> {
+    pub(super) target: &'a Target,
+    pub(super) portion: Portion,
 }
 
 impl Attempt<&Row> for Merge<'_> {

@@ -7,6 +7,7 @@
 mod array;
 mod base64;
 mod constant;
+mod custom;
 mod date_text;
 mod decimal;
 mod encode;
@@ -28,3 +29,6 @@ mod time;
 mod walk;
 
 pub use row::{ChildTransformer, Transformer};
+
+#[cfg(test)]
+mod property_tests;

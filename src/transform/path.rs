@@ -36,17 +36,22 @@ impl Fields {
     /// Compiles a path. Its first step is remembered as a field.
     pub(super) fn path(&mut self, text: &str) -> Path {
         let mut steps = text.split('.');
-        let first = steps.next().unwrap_or_default().as_bytes();
-        let field = match self.names.iter().position(|name| **name == *first) {
-            Some(field) => field,
-            None => {
-                self.names.push(first.into());
-                self.names.len() - 1
-            }
-        };
+        let first = steps.next().unwrap_or_default();
+        let field = self.field(first);
         let rest =
             steps.map(|step| Step { name: step.as_bytes().into(), index: array_index(step) }).collect();
         Path { field, rest }
+    }
+
+    /// A field by its whole name, dots and all.
+    pub(super) fn field(&mut self, name: &str) -> usize {
+        match self.names.iter().position(|known| **known == *name.as_bytes()) {
+            Some(field) => field,
+            None => {
+                self.names.push(name.as_bytes().into());
+                self.names.len() - 1
+            }
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {

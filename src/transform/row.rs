@@ -8,7 +8,9 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::constant;
+use super::custom::Custom;
 use super::encode::{self, encode, type_name};
+use super::expression::Evaluator;
 use super::fault::Fault;
 use super::filter::Filter;
 use super::json::{self, Style};
@@ -16,11 +18,11 @@ use super::path::{self, Fields, Found, Path};
 use super::reading::{self, Counted, Reader, Stored};
 use super::reference::Seek;
 use super::time;
-use super::walk::{Raw, Value};
+use super::walk::{NULL, Raw, Value};
 use crate::config::{JsonForm, ValueSpec};
 use crate::domain::{
     CanonicalId, ClusterTime, Coercion, ColumnType, Document, IdType, Reason, Reference, Rejection, Row,
-    RowKey, TextKind, Tuples,
+    RowKey, TextKind, Transformers, Tuples,
 };
 use crate::mapping::{ColumnPlan, KeyKind, Mapping, Problem, ReferencePlan};
 
@@ -33,6 +35,8 @@ pub struct Transformer {
     /// `None`: every document has a row.
     filter: Option<Filter>,
     fields: Fields,
+    /// Code of the program's own. Most mappings have none, and pay nothing for it.
+    custom: Option<Custom>,
     columns: Vec<Column>,
 }
 
@@ -50,6 +54,15 @@ enum Write {
     Path {
         paths: Vec<Path>,
         /// `None`: the value as it is.
+        reader: Option<Box<Reader>>,
+    },
+    Expression {
+        evaluator: Box<Evaluator>,
+        reader: Option<Box<Reader>>,
+    },
+    Transformed {
+        /// Place among the values that the transformer gave.
+        value: usize,
         reader: Option<Box<Reader>>,
     },
     Document {
@@ -85,6 +98,8 @@ struct Input<'a> {
     source_id: &'a str,
     document: &'a [u8],
     fields: &'a [Option<Raw<'a>>],
+    /// What the mapping's own transformer gave.
+    given: &'a [Option<Raw<'a>>],
     time: Option<ClusterTime>,
     transformer: &'a Transformer,
     /// Of an element: what tells it from the others of its document.
@@ -94,22 +109,37 @@ struct Input<'a> {
 impl Transformer {
     /// Encodes constants and defaults; those that cannot fit their column are problems, all at once.
     pub fn new(mapping: Arc<Mapping>, namespace: Uuid) -> Result<Self, Vec<Problem>> {
+        Self::with_transformers(mapping, namespace, &Transformers::default())
+    }
+
+    /// As `new`, with the transformers that the program was built with.
+    pub fn with_transformers(
+        mapping: Arc<Mapping>,
+        namespace: Uuid,
+        transformers: &Transformers,
+    ) -> Result<Self, Vec<Problem>> {
         let mut fields = Fields::default();
+        let mut given = Fields::default();
         let mut columns = Vec::with_capacity(mapping.columns.len());
         let mut problems = Vec::new();
         for (index, plan) in mapping.columns.iter().enumerate() {
             let reference = mapping.references.iter().position(|reference| reference.column == index);
             let reference = reference.map(|place| (place as u16, &mapping.references[place]));
-            match Column::new(plan, reference, &mut fields) {
+            match Column::new(plan, reference, &mut fields, &mut given) {
                 Ok(column) => columns.push(column),
                 Err(misfit) => problems.push(misfit.problem(&mapping, plan)),
             }
         }
+        let custom = mapping.transform.as_ref().map(|name| match transformers.get(name) {
+            Some(transformer) => Ok(Custom::new(transformer, given)),
+            None => Err(unknown_transformer(&mapping, name, transformers)),
+        });
+        let custom = custom.transpose().map_err(|problem| problems.push(problem)).unwrap_or_default();
         if !problems.is_empty() {
             return Err(problems);
         }
         let filter = mapping.filter.as_ref().map(Filter::new);
-        Ok(Self { mapping, namespace, filter, fields, columns })
+        Ok(Self { mapping, namespace, filter, fields, custom, columns })
     }
 
     pub fn mapping(&self) -> &Arc<Mapping> {
@@ -155,7 +185,11 @@ impl Transformer {
             true => Vec::new(),
             false => self.fields.find(document).map_err(|fault| fault.in_column(None))?,
         };
+        let given = self.custom.as_ref().map(|custom| Ok((custom, custom.call(document)?))).transpose()?;
+        let given = given.as_ref().map(|(custom, given)| custom.values(given)).transpose()?;
+        let given = given.as_deref().unwrap_or_default();
         let input = Input {
+            given,
             id: &id,
             source_id: &source_id,
             document,
@@ -229,6 +263,7 @@ impl Transformer {
             source_id: &source_id,
             document: &document,
             fields: &fields,
+            given: &[],
             time: None,
             transformer: self,
             element: None,
@@ -268,6 +303,22 @@ impl fmt::Debug for Transformer {
     }
 }
 
+fn unknown_transformer(mapping: &Mapping, name: &str, transformers: &Transformers) -> Problem {
+    let names: Vec<&str> = transformers.names().collect();
+    let has = match names.as_slice() {
+        [] => "none".to_owned(),
+        names => names.join(", "),
+    };
+    Problem {
+        source: mapping.source.clone(),
+        table: mapping.table.clone(),
+        column: None,
+        message: format!("the transformer {name} is not part of this program, which has {has}"),
+        hint: "build a program that registers it: see examples/transformer.rs".to_owned(),
+        fatal: true,
+    }
+}
+
 /// Why a column's plan cannot work, whatever the documents are.
 struct Misfit {
     message: String,
@@ -292,9 +343,12 @@ impl Column {
         plan: &ColumnPlan,
         reference: Option<(u16, &ReferencePlan)>,
         fields: &mut Fields,
+        given: &mut Fields,
     ) -> Result<Self, Misfit> {
         let (rules, default_for_null) = match &plan.value {
-            ValueSpec::Path { reading, .. } => (reading.rules.as_slice(), reading.default_for_null),
+            ValueSpec::Path { reading, .. }
+            | ValueSpec::Expression { reading, .. }
+            | ValueSpec::Transformed { reading } => (reading.rules.as_slice(), reading.default_for_null),
             _ => (&[][..], true),
         };
         let default = match &plan.default {
@@ -309,7 +363,7 @@ impl Column {
         };
         let if_absent = instead(default.as_deref());
         let if_null = instead(default.as_deref().filter(|_| default_for_null));
-        let write = Write::new(plan, reference, fields)?;
+        let write = Write::new(plan, reference, fields, given)?;
         if matches!((&write, &if_absent), (Write::ClusterTime, Instead::Reject)) {
             return Err(Misfit {
                 message: "the column takes no null, and a document of the snapshot has no cluster time"
@@ -332,17 +386,23 @@ impl Column {
         match &self.write {
             Write::Fixed(field) => tuple.extend_from_slice(field),
             Write::Collect { .. } => tuple.extend_from_slice(&field(None)),
-            Write::Path { paths, reader } => match path::first(paths, input.fields)? {
-                Found::Present(raw) => {
-                    let value = raw.value()?;
-                    match reader {
-                        None => measured(tuple, |tuple| encode(&value, column, tuple))?,
-                        Some(reader) => self.append_read(plan, reader, &value, tuple, &mut made.counted)?,
-                    }
-                }
-                Found::Null => append_instead(&self.if_null, "null", plan, tuple)?,
-                Found::Absent => append_instead(&self.if_absent, "absent", plan, tuple)?,
-            },
+            Write::Path { paths, reader } => {
+                let found = path::first(paths, input.fields)?;
+                self.append_found(plan, found, reader.as_deref(), tuple, made)?;
+            }
+            Write::Expression { evaluator, reader } => {
+                let result = evaluator.evaluate(input.document)?;
+                let found = result.raw().map_or(Found::Null, Found::Present);
+                self.append_found(plan, found, reader.as_deref(), tuple, made)?;
+            }
+            Write::Transformed { value, reader } => {
+                let found = match input.given.get(*value).copied().flatten() {
+                    None => Found::Absent,
+                    Some(raw) if raw.element_type == NULL => Found::Null,
+                    Some(raw) => Found::Present(raw),
+                };
+                self.append_found(plan, found, reader.as_deref(), tuple, made)?;
+            }
             Write::Document { without, form, strip_nul } => measured(tuple, |tuple| {
                 encode::begin_json(column, tuple);
                 let start = tuple.len();
@@ -380,6 +440,27 @@ impl Column {
             }
         }
         Ok(())
+    }
+
+    fn append_found(
+        &self,
+        plan: &ColumnPlan,
+        found: Found<'_>,
+        reader: Option<&Reader>,
+        tuple: &mut Vec<u8>,
+        made: &mut Made<'_>,
+    ) -> Result<(), Fault> {
+        match found {
+            Found::Present(raw) => {
+                let value = raw.value()?;
+                match reader {
+                    None => measured(tuple, |tuple| encode(&value, &plan.column_type, tuple)),
+                    Some(reader) => self.append_read(plan, reader, &value, tuple, &mut made.counted),
+                }
+            }
+            Found::Null => append_instead(&self.if_null, "null", plan, tuple),
+            Found::Absent => append_instead(&self.if_absent, "absent", plan, tuple),
+        }
     }
 
     fn append_read(
@@ -434,6 +515,7 @@ impl Write {
         plan: &ColumnPlan,
         reference: Option<(u16, &ReferencePlan)>,
         fields: &mut Fields,
+        given: &mut Fields,
     ) -> Result<Self, Misfit> {
         let column = &plan.column_type;
         let refuse = |what: &str, hint| Misfit {
@@ -442,6 +524,14 @@ impl Write {
         };
         let is_text = matches!(column, ColumnType::Text { .. } | ColumnType::Other(_));
         match &plan.value {
+            ValueSpec::Expression { expression, reading } => {
+                let reader = Reader::new(reading, column).map_err(|(what, fault)| misfit(what, &fault))?;
+                Ok(Self::Expression { evaluator: Box::new(Evaluator::new(expression)), reader })
+            }
+            ValueSpec::Transformed { reading } => {
+                let reader = Reader::new(reading, column).map_err(|(what, fault)| misfit(what, &fault))?;
+                Ok(Self::Transformed { value: given.field(&plan.name), reader })
+            }
             ValueSpec::Path { from, reading } => {
                 let reader = Reader::new(reading, column).map_err(|(what, fault)| misfit(what, &fault))?;
                 Ok(Self::Path { paths: from.iter().map(|path| fields.path(path)).collect(), reader })

@@ -85,7 +85,7 @@ async fn the_catalog_tells_every_type_key_and_obstacle() {
         "a_price: Numeric(Some((12, 2))) / numeric(12,2) / not null, default",
         "an_inet: Other(\"inet\") / inet / ",
         "an_interval: Other(\"interval\") / interval(2) / ",
-        "some_text: Other(\"text[]\") / text[] / ",
+        "some_text: Array { element: Text { kind: Text, limit: None }, cast_sql: \"text[]\" } / text[] / ",
         "a_bit: Other(\"\\\"bit\\\"\") / bit(3) / ",
         "a_money: Other(\"money\") / money / ",
         "an_identity: Int4 / integer / not null, default, generated",

@@ -7,7 +7,7 @@ use rowstream::config::{Deletes, KeySpec, OnDrop, Scalar, ValueSpec};
 use rowstream::domain::{
     CanonicalId, IdType, Namespace, Portion, Row, RowKey, SourceIndex, Table, TableName,
 };
-use rowstream::mapping::{ColumnPlan, KeyPlan, Mapping};
+use rowstream::mapping::{ColumnPlan, KeyPlan, Mapping, SyncPlan};
 use rowstream::sink::{self, Dropped, Outcome, Target};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -94,10 +94,12 @@ pub(super) fn target(table: &Table, key: KeySpec, names: &[&str]) -> Target {
         references: Vec::new(),
         children: Vec::new(),
         deletes: Deletes::Hard,
+        sync: SyncPlan::default(),
         on_drop: OnDrop::Delete,
         critical: false,
         fingerprint: table.fingerprint.clone(),
         table_oid: 1,
+        transform: None,
         meaning: String::new(),
         hash: String::new(),
     }))
