@@ -177,9 +177,11 @@ impl Linking<'_> {
                 MissingPlan::Create(Box::new(plan))
             }
         };
-        let foreign_key = self.table.foreign_keys.iter().find(|key| {
-            key.columns.contains(&own.name) && key.references == first.table
-        });
+        let foreign_key = self
+            .table
+            .foreign_keys
+            .iter()
+            .find(|key| key.columns.contains(&own.name) && key.references == first.table);
         let on_delete = match foreign_key.map(|key| key.on_delete) {
             None => OnDelete::Nothing,
             Some('c') => OnDelete::Cascade,

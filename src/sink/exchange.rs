@@ -90,7 +90,8 @@ async fn way_to_give(conn: &mut PgConnection, target: &Target) -> Result<Option<
 async fn give_way(conn: &mut PgConnection, target: &Target, sql: &str, rows: &[&Row]) -> Result<(), Error> {
     let keys: Vec<RowKey> =
         rows.iter().filter_map(|row| target.mapping.key.row_key(&row.tuple).ok()).collect();
-    let arguments = key_arguments(target, keys.iter())?;
+    let arguments = key_arguments(target, keys.iter())
+        .map_err(|source| Error::Malformed { table: target.mapping.table.clone(), source })?;
     let done = sqlx::query_with(statement::safe(sql), arguments).execute(conn).await;
     done.map(drop)
         .map_err(|source| Error::from_sqlx(&target.mapping.table, "let unique values change hands", source))

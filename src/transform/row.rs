@@ -130,11 +130,16 @@ impl Transformer {
                 Err(misfit) => problems.push(misfit.problem(&mapping, plan)),
             }
         }
-        let custom = mapping.transform.as_ref().map(|name| match transformers.get(name) {
-            Some(transformer) => Ok(Custom::new(transformer, given)),
-            None => Err(unknown_transformer(&mapping, name, transformers)),
-        });
-        let custom = custom.transpose().map_err(|problem| problems.push(problem)).unwrap_or_default();
+        let custom = match &mapping.transform {
+            None => None,
+            Some(name) => {
+                let transformer = transformers.get(name);
+                if transformer.is_none() {
+                    problems.push(unknown_transformer(&mapping, name, transformers));
+                }
+                transformer.map(|transformer| Custom::new(transformer, given))
+            }
+        };
         if !problems.is_empty() {
             return Err(problems);
         }

@@ -35,6 +35,7 @@ mod restored;
 mod schema;
 mod sink_stage;
 mod source_stage;
+mod systems;
 mod timeouts;
 mod types;
 mod whole_database;

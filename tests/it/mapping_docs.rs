@@ -117,7 +117,9 @@ impl Example {
                 let document = parsed(&line[1..])?;
                 let id = doc! { "_id": document.get("_id").context("no _id")?.clone() };
                 match line.starts_with('-') {
-                    true => drop(stage.collection(name).delete_one(id).await?),
+                    true => {
+                        stage.collection(name).delete_one(id).await?;
+                    }
                     false => {
                         let collection = stage.collection(name);
                         collection.replace_one(id, document).upsert(true).await?;

@@ -151,7 +151,9 @@ fn samples(bson_type: &str) -> Result<Vec<(Bson, Option<&'static str>)>> {
 }
 
 /// BSON type → column → word.
-fn table() -> Result<(Vec<String>, BTreeMap<String, BTreeMap<String, String>>)> {
+type Words = BTreeMap<String, BTreeMap<String, String>>;
+
+fn table() -> Result<(Vec<String>, Words)> {
     let text = PAGE.split(TABLE).nth(1).context("the page has no such table")?;
     let rows =
         text.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
