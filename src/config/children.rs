@@ -109,7 +109,8 @@ fn child(mut section: Section<'_>) -> Option<ChildSpec> {
 /// What a column of a child takes its value from: the element, its place, or the document around it.
 pub(super) fn element_path(field: &Field<'_>) -> Option<String> {
     let path = field.text()?;
-    let (first, rest) = path.split_once('.').map_or((path.as_str(), None), |(first, rest)| (first, Some(rest)));
+    let (first, rest) =
+        path.split_once('.').map_or((path.as_str(), None), |(first, rest)| (first, Some(rest)));
     let is_known = match (first, rest) {
         ("$element", _) | ("$index", None) => true,
         ("$document", Some(_)) => true,

@@ -6,9 +6,7 @@ use std::collections::HashMap;
 use super::compile::{Mapping, compile};
 use super::problem::{Problem, Problems};
 use super::reference::{Finder, Linking, mapping_spec};
-use crate::config::{
-    Aim, ChildFrom, ChildSpec, ColumnSpec, ElementError, KeySpec, MappingSpec, ValueSpec,
-};
+use crate::config::{Aim, ChildFrom, ChildSpec, ColumnSpec, ElementError, KeySpec, MappingSpec, ValueSpec};
 use crate::domain::{Table, TableName};
 
 /// The rows of one child table.
@@ -98,7 +96,8 @@ fn plan(
     let parent = place(&compiled, &parent.name)?;
     let parent_reference = compiled.references.iter().position(|reference| reference.column == parent)?;
     let identity = key.iter().filter_map(|name| child.columns.iter().find(|column| column.name == *name));
-    let identity = identity.filter(|column| !is_made(column)).filter_map(|column| place(&compiled, &column.name));
+    let identity =
+        identity.filter(|column| !is_made(column)).filter_map(|column| place(&compiled, &column.name));
     let identity = identity.filter(|place| *place != parent).collect();
     Some(ChildPlan {
         mapping: compiled,

@@ -215,7 +215,7 @@ impl Linking<'_> {
                 id_type: target.id_type,
             }),
             key: SoughtColumn::of_mapping(target),
-            take: self.take(own, table, Some(target), reference, problems)?,
+            take: self.take(own, table, reference, single_key(target), problems)?,
             column_type: own.column_type.clone(),
             type_sql: own.type_sql.clone(),
         })
@@ -269,7 +269,7 @@ impl Linking<'_> {
             );
         }
         let awaited = format!("table {table} ({})", columns.join(", "));
-        let take = self.take(own, shape, None, reference, problems)?;
+        let take = self.take(own, shape, reference, None, problems)?;
         let (column_type, type_sql) = (own.column_type.clone(), own.type_sql.clone());
         Some(Finder { awaited, table: table.clone(), target: None, key, take, column_type, type_sql })
     }
@@ -280,8 +280,8 @@ impl Linking<'_> {
         &self,
         own: &Column,
         table: &Table,
-        target: Option<&Mapping>,
         reference: &ReferenceSpec,
+        single_key: Option<&str>,
         problems: &mut Problems,
     ) -> Option<String> {
         let name = Some(own.name.as_str());
@@ -296,7 +296,7 @@ impl Linking<'_> {
             let place = key.columns.iter().position(|column| *column == own.name)?;
             (key.references == table.name).then(|| key.referenced_columns.get(place).cloned())?
         });
-        let taken = by_key.or_else(|| single_key(target?).map(str::to_owned));
+        let taken = by_key.or_else(|| single_key.map(str::to_owned));
         if taken.is_none() {
             let message = format!("has no foreign key to {}, so it is not clear what to take", table.name);
             problems.fatal(

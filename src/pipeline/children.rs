@@ -121,10 +121,10 @@ impl Open<'_> {
             let replaced = self.replace(&child.target, compiled.parent, &families, refusal).await;
             let (outcome, left_out) = replaced.map_err(apply)?;
             let rejected = outcome.rejected.into_iter();
-            raised.refused.extend(rejected.map(|(id, rejection)| Refused {
-                id,
-                rejection: in_table(&compiled.mapping, rejection),
-            }));
+            raised.refused.extend(
+                rejected
+                    .map(|(id, rejection)| Refused { id, rejection: in_table(&compiled.mapping, rejection) }),
+            );
             raised.coerced.extend(coerced(&compiled.mapping, &coercions));
             let left_out = of_child.left_out + left_out + keyless_left_out;
             raised.coerced.extend(counted(&compiled.mapping, "element_left_out", left_out));

@@ -718,9 +718,7 @@ fn missing(
                 }
                 Ok(field.clone())
             }
-            Some(Err(rejection)) => {
-                Err(NoField::Hold(Rejection { column: column(), ..rejection.clone() }))
-            }
+            Some(Err(rejection)) => Err(NoField::Hold(Rejection { column: column(), ..rejection.clone() })),
             None => Err(hold(column(), "refers to a row that is not there yet".to_owned())),
         },
     }

@@ -21,10 +21,16 @@ pub(super) struct Seek {
 }
 
 enum SeekAim {
-    Document { from: Vec<Path>, strip_prefix: Option<Vec<u8>>, targets: SeekTargets },
+    Document {
+        from: Vec<Path>,
+        strip_prefix: Option<Vec<u8>>,
+        targets: SeekTargets,
+    },
     /// The document itself.
     Parent,
-    Row { columns: Vec<(SeekValue, ColumnType)> },
+    Row {
+        columns: Vec<(SeekValue, ColumnType)>,
+    },
 }
 
 enum SeekTargets {

@@ -60,9 +60,11 @@ const ALL_ITEMS: &str = "select string_agg(line, '; ' order by line) from (
     select mongo_id || ':' || string_agg(position || i.title, ' ' order by position) as line
     from task_items i join tasks t on t.id = i.task_id group by mongo_id) lines";
 /// `task-label`.
-const ALL_LABELS: &str = "select string_agg(t.mongo_id || '-' || l.mongo_id, ' ' order by t.mongo_id, l.mongo_id)
+const ALL_LABELS: &str =
+    "select string_agg(t.mongo_id || '-' || l.mongo_id, ' ' order by t.mongo_id, l.mongo_id)
     from task_labels j join tasks t on t.id = j.task_id join labels l on l.id = j.label_id";
-const ALL_DETAILS: &str = "select string_agg(mongo_id || ':' || by || coalesce(' ' || at, ''), '; ' order by mongo_id)
+const ALL_DETAILS: &str =
+    "select string_agg(mongo_id || ':' || by || coalesce(' ' || at, ''), '; ' order by mongo_id)
     from task_details d join tasks t on t.id = d.task_id";
 const HELD: &str = "select string_agg(source_id || ' ' || reason, ', ' order by source_id)
     from rowstream.held where state <> 'resolved'";
@@ -100,8 +102,13 @@ async fn elements_are_added_removed_reordered_and_others_are_left_alone() -> Res
     tasks.update_one(doc! { "_id": "b" }, doc! { "$unset": { "items": "" } }).await?;
     set(&stage, "c", doc! { "items": [{ "title": "late" }] }).await?;
     says(&stage, &daemon, ALL_ITEMS, "c:0late").await?;
-    says(&stage, &daemon, "select count(*) from task_items where task_title is null and id like 'item_%'", "1")
-        .await?;
+    says(
+        &stage,
+        &daemon,
+        "select count(*) from task_items where task_title is null and id like 'item_%'",
+        "1",
+    )
+    .await?;
     Ok(())
 }
 
@@ -155,7 +162,10 @@ async fn an_object_is_one_row_that_comes_and_goes_with_it() -> Result<()> {
     says(&stage, &daemon, HELD, "d wrong_type, e wrong_type, f missing_required").await?;
     says(&stage, &daemon, "select string_agg(mongo_id, ' ' order by mongo_id) from tasks", "a b c").await?;
     let message = stage.text("select message from rowstream.held where source_id = 'd'").await?;
-    assert_eq!(message.as_deref(), Some("table public.task_details: details is no object but of type string"));
+    assert_eq!(
+        message.as_deref(),
+        Some("table public.task_details: details is no object but of type string")
+    );
     set(&stage, "a", doc! { "details": { "by": "you" } }).await?;
     set(&stage, "b", doc! { "details": { "by": "b" } }).await?;
     set(&stage, "d", doc! { "details": { "by": "d" } }).await?;
@@ -176,13 +186,19 @@ async fn an_element_that_cannot_become_a_row_holds_its_document_and_leaves_its_r
     // Refused by the transform, by the table, and not at all, in one batch.
     set(&stage, "a", doc! { "title": "new", "items": [{ "title": "new" }, {}] }).await?;
     says(&stage, &daemon, HELD, "a missing_required").await?;
-    set(&stage, "b", doc! { "title": "new", "items": [{ "title": "new" }, { "title": "forbidden" }] }).await?;
+    set(&stage, "b", doc! { "title": "new", "items": [{ "title": "new" }, { "title": "forbidden" }] })
+        .await?;
     says(&stage, &daemon, HELD, "a missing_required, b constraint").await?;
     tasks.insert_many([task("c", &["forbidden"]), task("d", &["fine"])]).await?;
     says(&stage, &daemon, HELD, "a missing_required, b constraint, c constraint").await?;
     says(&stage, &daemon, ALL_ITEMS, "a:0x 1y; b:0x; d:0fine").await?;
-    says(&stage, &daemon, "select string_agg(title, ', ' order by mongo_id) from tasks", "task a, task b, task d")
-        .await?;
+    says(
+        &stage,
+        &daemon,
+        "select string_agg(title, ', ' order by mongo_id) from tasks",
+        "task a, task b, task d",
+    )
+    .await?;
     set(&stage, "b", doc! { "items": [{ "title": "good" }] }).await?;
     set(&stage, "c", doc! { "items": [] }).await?;
     says(&stage, &daemon, ALL_ITEMS, "a:0x 1y; b:0good; d:0fine").await?;
@@ -209,7 +225,9 @@ async fn with_on_error_drop_an_element_that_cannot_become_a_row_is_left_out() ->
     says(&stage, &daemon, HELD, "").await?;
     let (_, metrics) = daemon.get("/metrics").await?;
     assert!(
-        metrics.contains("rowstream_coercions_total{column=\"\",rule=\"element_left_out\",table=\"public.task_items\"}"),
+        metrics.contains(
+            "rowstream_coercions_total{column=\"\",rule=\"element_left_out\",table=\"public.task_items\"}"
+        ),
         "{metrics}"
     );
     Ok(())
@@ -331,7 +349,8 @@ async fn a_looked_up_row_is_made_for_the_elements_that_name_it() -> Result<()> {
 
 #[tokio::test]
 async fn parents_targets_and_pairs_of_one_transaction_come_together() -> Result<()> {
-    let (stage, config) = stage("child_transaction", &LABELS.replace("missing: drop", "missing: hold")).await?;
+    let (stage, config) =
+        stage("child_transaction", &LABELS.replace("missing: drop", "missing: hold")).await?;
     stage.collection("labels").insert_one(doc! { "_id": "before" }).await?;
     stage.collection("tasks").insert_one(labelled("a", &["before"])).await?;
     let daemon = Daemon::start(&config)?;
@@ -367,7 +386,8 @@ async fn ten_thousand_parents_with_ten_elements_each_are_copied() -> Result<()> 
     let documents = (0..10_000).map(|number| task(&format!("{number:05}"), &titles));
     stage.collection("tasks").insert_many(documents).await?;
     let daemon = Daemon::start(&config)?;
-    says(&stage, &daemon, "select count(*) from task_items i join tasks t on t.id = i.task_id", "100000").await?;
+    says(&stage, &daemon, "select count(*) from task_items i join tasks t on t.id = i.task_id", "100000")
+        .await?;
     says(
         &stage,
         &daemon,

@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use super::{Counted, Input, Made, Row, Transformer};
 use crate::config::{ChildFrom, ElementError, NotArray, ValueSpec};
-use crate::domain::{
-    CanonicalId, ClusterTime, Coercion, Document, Reference, Rejection, Sought, Tuples,
-};
+use crate::domain::{CanonicalId, ClusterTime, Coercion, Document, Reference, Rejection, Sought, Tuples};
 use crate::mapping::{ChildPlan, Mapping, Problem};
 use crate::transform::fault::Fault;
 use crate::transform::path::{Fields, Found, Path};
@@ -148,9 +146,8 @@ impl ChildTransformer {
         let Owner { id, source_id, document, time } = owner;
         let place = (index as i32).to_le_bytes();
         let fields = transformer.fields.of_element(element, &place, document);
-        let (given, element) = (&[][..], None);
         let input =
-            Input { id, source_id, document, fields: &fields, given, time, transformer, element };
+            Input { id, source_id, document, fields: &fields, given: &[], time, transformer, element: None };
         let is_own = std::ptr::eq(transformer, &self.transformer);
         let identity = match self.makes_ids && is_own {
             true => Some(self.identity(&input, place)?),
