@@ -137,7 +137,7 @@ mappings:
 "#
     );
     insta::assert_snapshot!(mistakes(&yaml, &[]), @r#"
-mappings[0].columns.b: must be one of $document, $id, $cluster_time, given "$element.b"
+mappings[0].columns.b: must be one of $document, $id, $cluster_time, $transform, given "$element.b"
 mappings[0].columns.c.missing: must be one of hold, keep, given "drop"
 mappings[0].children[0]: must have one of each and object (each: an array, object: a nested document)
 mappings[0].children[1]: must have one of each and object (each: an array, object: a nested document)

@@ -12,7 +12,7 @@ use super::plan::Mapped;
 use super::prepare::{Refused, SourceBatch};
 use super::references::{Leaving, tuple_of_key};
 use super::transaction::{Open, Way};
-use crate::config::ElementError;
+use crate::config::{Deletes, ElementError};
 use crate::domain::{CanonicalId, Coercion, Portion, Reason, Rejection, Row};
 use crate::mapping::{ChildPlan, Mapping};
 use crate::sink::{self, Family, Outcome, Refusal};
@@ -185,7 +185,9 @@ pub(super) async fn drop_rows(
     mapped: &Mapped,
     portion: Portion,
 ) -> Result<(), Error> {
-    for child in mapped.children.iter().rev() {
+    // Rows that are only marked keep their children.
+    let is_hard = mapped.mapping.deletes == Deletes::Hard;
+    for child in mapped.children.iter().rev().filter(|_| is_hard) {
         let plan = child.transformer.plan();
         if !mapped.mapping.key.is_claimed() {
             sink::drop_children(connection, &mapped.target, &child.target, plan).await.map_err(apply)?;

@@ -131,7 +131,9 @@ impl<'a> Open<'a> {
 
     /// With their children, if they have any.
     async fn remove_with_children(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
-        if self.for_whom.plan.of(batch.source).children.is_empty() {
+        let mapped = self.for_whom.plan.of(batch.source);
+        // A row that is only marked keeps its children.
+        if mapped.children.is_empty() || mapped.mapping.deletes != Deletes::Hard {
             return self.remove(batch.source, &batch.deletes).await;
         }
         self.remove_families(batch).await
