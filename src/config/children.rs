@@ -111,11 +111,7 @@ pub(super) fn element_path(field: &Field<'_>) -> Option<String> {
     let path = field.text()?;
     let (first, rest) =
         path.split_once('.').map_or((path.as_str(), None), |(first, rest)| (first, Some(rest)));
-    let is_known = match (first, rest) {
-        ("$element", _) | ("$index", None) => true,
-        ("$document", Some(_)) => true,
-        _ => false,
-    };
+    let is_known = matches!((first, rest), ("$element", _) | ("$index", None) | ("$document", Some(_)));
     if !is_known {
         let hint = "a field of the element is $element.name, one of the document around it $document.name";
         field.mistake("must begin with $element or $document, or be $index", hint);
