@@ -395,6 +395,15 @@ impl<'a> Claims<'a> {
         Ok(outcome)
     }
 
+    /// The next documents of the source that have rows, after the one with the source_id `last`, which becomes
+    /// that of the last one found, or none at the end.
+    pub(super) async fn page(self, last: &mut Option<String>) -> Result<Vec<CanonicalId>, Error> {
+        let scope = scope(self.pipeline, &self.target, &self.mapped.mapping);
+        let claims = row::page(self.connection, scope, last.as_deref(), PAGE).await.map_err(state)?;
+        *last = claims.last().map(|claim| claim.source_id.clone());
+        Ok(claims.into_iter().filter(|claim| claim.key.is_some()).map(|claim| claim.id).collect())
+    }
+
     /// Deletes every row of the source, and what is known of its documents.
     pub(super) async fn drop_rows(mut self) -> Result<Dropped, Error> {
         let mut dropped = Dropped::default();
@@ -480,11 +489,11 @@ impl<'a> Claims<'a> {
 }
 
 /// With the key's columns: a claim on one key says nothing about another key of the same table.
-fn target(mapping: &Mapping) -> String {
+pub(super) fn target(mapping: &Mapping) -> String {
     format!("{} ({})", mapping.table, mapping.key.spec.names().join(", "))
 }
 
-fn scope<'s>(pipeline: &'s str, target: &'s str, mapping: &'s Mapping) -> Scope<'s> {
+pub(super) fn scope<'s>(pipeline: &'s str, target: &'s str, mapping: &'s Mapping) -> Scope<'s> {
     Scope { pipeline, source: &mapping.source, target, shared: mapping.key.shared }
 }
 

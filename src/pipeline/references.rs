@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
 use super::Error;
+use super::claims;
 use super::commit::{apply, state};
 use super::plan::{Mapped, MappedChild, Plan};
 use super::prepare::{Refused, SourceBatch};
@@ -350,13 +351,8 @@ impl Settling<'_> {
         }
         let source_ids: Vec<String> = ids.iter().map(|id| id.source_id(mapping.id_type)).collect();
         let asked: Vec<&str> = source_ids.iter().map(String::as_str).collect();
-        let target = mapping.table.to_string();
-        let scope = row::Scope {
-            pipeline: self.pipeline,
-            source: &mapping.source,
-            target: &target,
-            shared: mapping.key.shared,
-        };
+        let target = claims::target(mapping);
+        let scope = claims::scope(self.pipeline, &target, mapping);
         let claims = row::of_documents(self.connection, scope, &asked).await.map_err(state)?;
         let claimed: HashMap<&str, &RowKey> =
             claims.iter().filter_map(|claim| Some((claim.source_id.as_str(), claim.key.as_ref()?))).collect();
@@ -634,13 +630,8 @@ impl Settling<'_> {
             let texts = keys.iter().filter_map(RowKey::text);
             return Ok(texts.filter_map(|text| CanonicalId::from_source_id(text, mapping.id_type)).collect());
         }
-        let target = mapping.table.to_string();
-        let scope = row::Scope {
-            pipeline: self.pipeline,
-            source: &mapping.source,
-            target: &target,
-            shared: mapping.key.shared,
-        };
+        let target = claims::target(mapping);
+        let scope = claims::scope(self.pipeline, &target, mapping);
         let keys: Vec<&RowKey> = keys.iter().collect();
         let claims = row::load(self.connection, scope, &[], &keys).await.map_err(state)?;
         Ok(claims.into_iter().filter(|claim| claim.source == mapping.source).map(|claim| claim.id).collect())

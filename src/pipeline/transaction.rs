@@ -307,14 +307,9 @@ impl<'a> Open<'a> {
             return Ok(());
         }
         let mut leaving = Leaving { sources: HashSet::from([source]), ..Leaving::default() };
-        let (target, id_type) = (&self.for_whom.plan.of(source).target, self.for_whom.plan.id_type(source));
         let mut last: Option<String> = None;
         loop {
-            let page = sink::source_ids_after(&mut self.transaction, target, last.as_deref());
-            let page = page.await.map_err(apply)?;
-            let ids: Vec<CanonicalId> =
-                page.iter().filter_map(|text| CanonicalId::from_source_id(text, id_type)).collect();
-            last = page.into_iter().next_back();
+            let ids = self.page(source, &mut last).await?;
             if last.is_none() {
                 return Ok(());
             }
@@ -325,6 +320,23 @@ impl<'a> Open<'a> {
                 self.no_longer_wait(batch).await?;
             }
         }
+    }
+
+    /// The next documents that have rows; `last` is the source_id of the last of them, or none at the end.
+    async fn page(
+        &mut self,
+        source: SourceIndex,
+        last: &mut Option<String>,
+    ) -> Result<Vec<CanonicalId>, Error> {
+        if let Some(claims) = self.claims(source) {
+            return claims.page(last).await;
+        }
+        let (target, id_type) = (&self.for_whom.plan.of(source).target, self.for_whom.plan.id_type(source));
+        let page = sink::source_ids_after(&mut self.transaction, target, last.as_deref());
+        let page = page.await.map_err(apply)?;
+        let ids = page.iter().filter_map(|text| CanonicalId::from_source_id(text, id_type)).collect();
+        *last = page.into_iter().next_back();
+        Ok(ids)
     }
 
     pub(super) async fn snapshot_again(&mut self, source: SourceIndex) -> Result<(), Error> {

@@ -421,3 +421,53 @@ async fn a_document_without_a_key_or_with_one_that_does_not_fit_is_held_and_stop
     assert!(daemon.stop().await?.success());
     Ok(())
 }
+
+#[tokio::test]
+async fn rows_that_refer_to_one_another_are_found_by_their_claims() -> Result<()> {
+    let stage = Stage::new("keys_refer").await?;
+    stage
+        .execute(
+            "create table parents (id integer primary key, name text);
+             create table children (id integer primary key, parent_id integer references parents on delete cascade)",
+        )
+        .await?;
+    let mapping = |name: &str, columns: &str| {
+        format!(
+            "  - source: {name}
+    collection: {}.{name}
+    table: {name}
+    id_type: string
+    allow_empty: true
+    key: [id]
+    columns:
+      id: {{ from: n, required: true }}
+{columns}",
+            stage.name
+        )
+    };
+    let child = "      parent_id: { ref: { to: parents, from: parent }, missing: null }\n";
+    let config =
+        stage.config(&format!("{}{}", mapping("parents", "      name: name\n"), mapping("children", child)));
+    let parents = stage.collection("parents");
+    parents.insert_many([item("p", 7, "p"), item("q", 8, "q")]).await?;
+    let children = [("a", 1, "p"), ("b", 2, "q"), ("c", 3, "late")];
+    let children = children.map(|(id, n, parent)| doc! { "_id": id, "n": n, "parent": parent });
+    stage.collection("children").insert_many(children).await?;
+    let daemon = Daemon::start(&config)?;
+    const CHILDREN: &str =
+        "select string_agg(id || ':' || coalesce(parent_id::text, ''), ' ' order by id) from children";
+    becomes(&stage, &daemon, CHILDREN, "1:7 2:8 3:").await?;
+    parents.insert_one(item("late", 9, "late")).await?;
+    becomes(&stage, &daemon, CHILDREN, "1:7 2:8 3:9").await?;
+    // PostgreSQL would delete the child, which nobody would write again.
+    parents.delete_one(doc! { "_id": "p" }).await?;
+    becomes(&stage, &daemon, CHILDREN, "1: 2:8 3:9").await?;
+    parents.insert_one(item("p", 17, "p again")).await?;
+    becomes(&stage, &daemon, CHILDREN, "1:17 2:8 3:9").await?;
+    parents.drop().await?;
+    becomes(&stage, &daemon, CHILDREN, "1: 2: 3:").await?;
+    becomes(&stage, &daemon, "select count(*) from parents", "0").await?;
+    becomes(&stage, &daemon, HELD, "").await?;
+    assert!(daemon.stop().await?.success());
+    Ok(())
+}

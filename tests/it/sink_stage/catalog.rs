@@ -230,12 +230,14 @@ async fn the_catalog_tells_rules_collations_and_column_privileges() {
             "id update",
             "n insert",
             "n select",
+            "n select, update on sequence t_n_seq",
             "n update",
             "n usage on sequence t_n_seq",
             "m select",
             "m update",
             "o insert",
             "o select",
+            "o select, update on sequence t_o_seq",
             "o update"
         ]
     );
