@@ -58,12 +58,14 @@ async fn a_batch_that_takes_too_long_is_made_smaller_until_it_passes() -> Result
     stage.becomes_equal(&daemon, "things", Plain::Int).await?;
     ensure!(!allowed(&daemon).is_empty(), "the chunk took too long at first: {}", daemon.last_words());
 
+    // Written while nobody follows, so that it comes as one batch however slow the machine is.
+    ensure!(daemon.stop().await?.success());
     stage.execute(&slow("0.03")).await?;
-    let before = allowed(&daemon).len();
     things.update_many(doc! {}, doc! { "$set": { "n": 1 } }).await?;
+    let daemon = Daemon::start(&impatient(&stage))?;
     stage.becomes_equal(&daemon, "things", Plain::Int).await?;
     let allowed = allowed(&daemon);
-    ensure!(allowed.len() > before, "{allowed:?}");
+    ensure!(!allowed.is_empty(), "the batch took too long at first: {}", daemon.last_words());
     ensure!(allowed.iter().all(|changes| (1..=100).contains(changes)), "{allowed:?}");
     daemon.check_becomes("postgresql", &["ok"]).await?;
     assert_eq!(stage.number("select count(*) from rowstream.held").await?, 0);

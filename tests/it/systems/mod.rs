@@ -4,5 +4,8 @@
 //! computes the rows by itself, and a table of bad data with the outcome of each kind.
 
 mod bad_data;
-mod nextcrm;
+mod decimal;
 mod scene;
+
+mod budget;
+mod nextcrm;
