@@ -18,6 +18,7 @@ mod filter;
 mod health;
 mod held;
 mod ids;
+mod junctions;
 mod keys;
 mod kills;
 mod layering;

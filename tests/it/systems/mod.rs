@@ -8,4 +8,3 @@ mod decimal;
 mod scene;
 
 mod budget;
-mod nextcrm;

@@ -125,7 +125,7 @@ impl Crm {
                         verdict.columns.insert(column.context("an unknown column")?.name, None);
                     }
                     Outcome::Exact | Outcome::Dropped { .. } => {}
-                    Outcome::Source => anyhow::bail!("{} never comes about", case.kind),
+                    Outcome::Source | Outcome::Stub { .. } => anyhow::bail!("{} never comes about", case.kind),
                 }
             }
             self.oracle.verdicts.insert((case.collection, id), verdict);
@@ -142,7 +142,7 @@ impl Crm {
             let outcomes = &table[&case_key(&case)].outcomes;
             for outcome in outcomes {
                 let remembered = match outcome {
-                    Outcome::Null { .. } | Outcome::Dropped { .. } => true,
+                    Outcome::Null { .. } | Outcome::Stub { .. } | Outcome::Dropped { .. } => true,
                     Outcome::Held { reason, .. } => reason == "unresolved_reference",
                     Outcome::Exact | Outcome::Coerced { .. } | Outcome::Source => false,
                 };
