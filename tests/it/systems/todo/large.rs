@@ -19,3 +19,12 @@ async fn todo_every_look_up_of_a_large_set_uses_an_index() -> Result<()> {
     as_in_mongodb(&scene).await?;
     scene.queries_use_indexes(1_000).await
 }
+
+#[tokio::test]
+async fn todo_a_large_set_arrives_while_it_is_followed() -> Result<()> {
+    let mut scene = Scene::set(TODO, "large_stream").await?;
+    scene.start()?;
+    scene.settles().await?;
+    load(&scene, &Todo::generate(31, Size::LARGE)).await?;
+    as_in_mongodb(&scene).await
+}
