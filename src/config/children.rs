@@ -114,7 +114,11 @@ fn child(mut section: Section<'_>) -> Option<ChildSpec> {
         junctions::check(&section, junction, from.as_ref(), &mut columns);
         if let Some(name) = waits {
             let hint = "a pair is there while both of its rows are";
-            section.mistake_at("columns", &format!("must not say more than missing: drop with also_from, as {name} does"), hint);
+            section.mistake_at(
+                "columns",
+                &format!("must not say more than missing: drop with also_from, as {name} does"),
+                hint,
+            );
         }
     }
     Some(ChildSpec { table: table?, from: from?, key, on_error, columns, junction })

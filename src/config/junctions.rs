@@ -37,7 +37,11 @@ pub(super) fn check(
     columns: &mut [ColumnSpec],
 ) {
     if matches!(from, Some(ChildFrom::Object { .. })) {
-        section.mistake_at("also_from", "must be left out with object", "a junction has an array on each side");
+        section.mistake_at(
+            "also_from",
+            "must be left out with object",
+            "a junction has an array on each side",
+        );
     }
     let mut references = 0;
     for column in columns {
@@ -53,7 +57,10 @@ pub(super) fn check(
             ValueSpec::Constant(_) | ValueSpec::KeyUuid | ValueSpec::KeyPrefixed(_) => {}
             _ => section.mistake_at(
                 "columns",
-                &format!("must be references, constants and made ids with also_from, and {} is none", column.name),
+                &format!(
+                    "must be references, constants and made ids with also_from, and {} is none",
+                    column.name
+                ),
                 "only one of the two sides could tell its value",
             ),
         }
@@ -82,13 +89,20 @@ pub(super) fn mirror(specs: &mut [MappingSpec]) -> Vec<(usize, String)> {
     for (place, spec) in specs.iter().enumerate() {
         for child in &spec.children {
             let Some(junction) = &child.junction else { continue };
-            let others = specs.iter().flat_map(|spec| &spec.children).filter(|other| other.table == child.table);
+            let others =
+                specs.iter().flat_map(|spec| &spec.children).filter(|other| other.table == child.table);
             let is_mapped = specs.iter().any(|spec| spec.table == child.table);
             if others.count() > 1 || is_mapped {
-                mistakes.push((place, format!("must be the only ones that write {}, since it has also_from", child.table)));
+                mistakes.push((
+                    place,
+                    format!("must be the only ones that write {}, since it has also_from", child.table),
+                ));
             }
             let Some(other) = specs.iter().position(|spec| spec.source == junction.other) else {
-                mistakes.push((place, format!("must name a mapping in also_from, and {} is none", junction.other)));
+                mistakes.push((
+                    place,
+                    format!("must name a mapping in also_from, and {} is none", junction.other),
+                ));
                 continue;
             };
             if specs[other].shared || specs[other].columns.is_none() {
@@ -127,11 +141,7 @@ fn mirrored(spec: &MappingSpec, child: &ChildSpec, junction: &JunctionSpec) -> O
         key: child.key.clone(),
         on_error: child.on_error,
         columns: columns.collect(),
-        junction: Some(JunctionSpec {
-            side: Side::Right,
-            other: spec.source.clone(),
-            each: path.clone(),
-        }),
+        junction: Some(JunctionSpec { side: Side::Right, other: spec.source.clone(), each: path.clone() }),
     })
 }
 

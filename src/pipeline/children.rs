@@ -16,8 +16,8 @@ use crate::config::{Deletes, ElementError};
 use crate::domain::{CanonicalId, Coercion, Portion, Reason, Rejection, Row};
 use crate::mapping::{ChildPlan, Mapping};
 use crate::sink::{self, Family, Outcome, Refusal};
-use crate::state::{link, row};
 use crate::state::wait::Wait;
+use crate::state::{link, row};
 
 /// Documents of one statement.
 const PAGE: i64 = 5_000;
@@ -112,7 +112,8 @@ impl Open<'_> {
             };
             raised.waits.extend(filled.waits);
             raised.refused.extend(filled.refused);
-            let owners = self.settling(leaving).owners(batch.source, compiled.owner(), written).await?;
+            let owners =
+                self.settling(leaving).finding().owners(batch.source, compiled.owner(), written).await?;
             let coercions: Vec<Coercion> = rows.iter().flat_map(|row| row.coercions.clone()).collect();
             let (families, keyless) = families(compiled, written, owners, rows);
             let keyless_left_out = match compiled.on_error {
@@ -136,7 +137,7 @@ impl Open<'_> {
             raised.coerced.extend(coerced(&compiled.mapping, &coercions));
             let left_out = of_child.left_out + left_out + keyless_left_out;
             raised.coerced.extend(counted(&compiled.mapping, "element_left_out", left_out));
-            raised.coerced.extend(counted(&compiled.mapping, "missing_drop", filled.left_out));
+            raised.coerced.extend(counted(&compiled.mapping, "missing_drop", filled.left_out.len() as u64));
         }
         Ok(raised)
     }
@@ -155,7 +156,8 @@ impl Open<'_> {
             if let Some(listing) = child.listing() {
                 self.list(batch.source, listing, gone, &[]).await?;
             }
-            let owners = self.settling(leaving).owners(batch.source, compiled.owner(), gone).await?;
+            let owners =
+                self.settling(leaving).finding().owners(batch.source, compiled.owner(), gone).await?;
             let (families, _) = families(compiled, gone, owners, Vec::new());
             let replaced = self.replace(&child.target, compiled.parent, &families, Refusal::OfFamily).await;
             let (outcome, _) = replaced.map_err(apply)?;

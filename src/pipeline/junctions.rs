@@ -9,7 +9,7 @@ use super::plan::{Mapped, MappedChild};
 use super::prepare::{Refused, SourceBatch};
 use super::references::{Leaving, Settled};
 use super::transaction::Open;
-use crate::domain::{CanonicalId, Row, SourceIndex, Sought, Tuples};
+use crate::domain::{CanonicalId, Row, Sought, SourceIndex, Tuples};
 use crate::mapping::{JunctionPlan, TargetOfReference};
 use crate::sink::Refusal;
 use crate::state::link::{self, Link, List};
@@ -131,7 +131,8 @@ impl Open<'_> {
             link::alone(connection, listing.list(pipeline)).await.map_err(state)?;
             let (rows, _) = self.pairs(batch.source, listing, &ids, &leaving).await?;
             let compiled = listing.child.transformer.plan();
-            let owners = self.settling(&leaving).owners(batch.source, compiled.owner(), &ids).await?;
+            let owners =
+                self.settling(&leaving).finding().owners(batch.source, compiled.owner(), &ids).await?;
             let (families, _) = super::children::families(compiled, &ids, owners, rows);
             let target = &listing.child.target;
             let replaced = self.replace(target, compiled.parent, &families, Refusal::OfFamily).await;

@@ -109,7 +109,11 @@ async fn a_pair_is_there_while_either_side_lists_it_whichever_lets_go_first() ->
             lists(&stage, &daemon, !first, own, &[other]).await?;
             assert_eq!(pairs(&stage).await?, "f-both f-left f-right g-left g-right");
             lists(&stage, &daemon, last, one(last).0, &[]).await?;
-            assert_eq!(pairs(&stage).await?, "f-both f-left f-right g-left g-right", "one side lists it still");
+            assert_eq!(
+                pairs(&stage).await?,
+                "f-both f-left f-right g-left g-right",
+                "one side lists it still"
+            );
             lists(&stage, &daemon, !last, one(!last).0, &[]).await?;
             assert_eq!(pairs(&stage).await?, "f-both f-left f-right g-right");
         }
@@ -195,7 +199,10 @@ async fn both_sides_take_single_ids_and_leave_out_what_is_none() -> Result<()> {
         .await?;
     stage
         .collection("bills")
-        .insert_many([doc! { "_id": "b", "files": "g" }, doc! { "_id": "c", "files": [Bson::Null, "f", "f"] }])
+        .insert_many([
+            doc! { "_id": "b", "files": "g" },
+            doc! { "_id": "c", "files": [Bson::Null, "f", "f"] },
+        ])
         .await?;
     // The stream begins with the last operation before it: not with one of these, or it would be counted twice.
     stage.collection("elsewhere").insert_one(doc! {}).await?;
@@ -228,12 +235,7 @@ async fn documents_that_list_each_other_in_one_transaction_come_and_go_together(
     says(&stage, &daemon, "select count(*) from pairs", "40").await?;
     session.start_transaction().await?;
     let everything = doc! { "_id": { "$ne": "first" } };
-    stage
-        .database
-        .collection::<Document>("files")
-        .delete_many(everything)
-        .session(&mut session)
-        .await?;
+    stage.database.collection::<Document>("files").delete_many(everything).session(&mut session).await?;
     let update = doc! { "$set": { "files": [] } };
     stage.database.collection::<Document>("bills").update_many(doc! {}, update).session(&mut session).await?;
     session.commit_transaction().await?;
@@ -276,7 +278,8 @@ async fn ids_of_pairs_are_one_from_both_sides_and_equal_rows_are_not_written_aga
     stage.collection("bills").insert_many([bill("b", &["f"]), bill("c", &[]), bill("d", &["f"])]).await?;
     let daemon = Daemon::start(&config)?;
     says(&stage, &daemon, ALL, "f-b f-d g-c").await?;
-    let rows = "select string_agg(concat_ws(' ', id, short, kind, made_at, xmin), ',' order by id) from pairs";
+    let rows =
+        "select string_agg(concat_ws(' ', id, short, kind, made_at, xmin), ',' order by id) from pairs";
     let before = stage.text(rows).await?;
     // The same pairs, each from the other side.
     lists(&stage, &daemon, FILES, "f", &["bill_d"]).await?;
@@ -287,7 +290,8 @@ async fn ids_of_pairs_are_one_from_both_sides_and_equal_rows_are_not_written_aga
     // Copied again, nothing is written again.
     stage.execute("update rowstream.mapping set mapping_hash = 'other'").await?;
     let daemon = Daemon::start(&config)?;
-    let done = "select count(*) from rowstream.mapping where snapshot_state = 'done' and mapping_hash <> 'other'";
+    let done =
+        "select count(*) from rowstream.mapping where snapshot_state = 'done' and mapping_hash <> 'other'";
     says(&stage, &daemon, done, "2").await?;
     assert_eq!(stage.text(rows).await?, before);
     Ok(())
@@ -373,7 +377,8 @@ async fn a_junction_of_two_large_collections_is_copied_with_the_pairs_of_both() 
     says(&stage, &daemon, done, "2").await?;
     let digest = "select count(*) || ' ' || sum(f.mongo_id::int8 * 10007 + b.mongo_id::int8 * 31)
         from pairs p join files f on f.id = p.file_id join bills b on b.id = p.bill_id";
-    let sum: i64 = expected.iter().map(|(file, bill)| i64::from(*file) * 10_007 + i64::from(*bill) * 31).sum();
+    let sum: i64 =
+        expected.iter().map(|(file, bill)| i64::from(*file) * 10_007 + i64::from(*bill) * 31).sum();
     says(&stage, &daemon, digest, &format!("{} {sum}", expected.len())).await?;
     Ok(())
 }
@@ -390,7 +395,11 @@ async fn what_no_junction_can_be_is_a_mistake_of_the_file() -> Result<()> {
         ("ref: { to: bills,", "ref: { to: files,", "must have one reference beside $parent"),
         ("{ table: pairs, each: bills,", "{ table: pairs, object: bills,", "must be left out with object"),
         (other, &shared, "shared: true"),
-        ("children: [  ] }", "children: [ { table: pairs, each: more, columns: { bill_id: $parent } } ] }", "the only ones that write public.pairs"),
+        (
+            "children: [  ] }",
+            "children: [ { table: pairs, each: more, columns: { bill_id: $parent } } ] }",
+            "the only ones that write public.pairs",
+        ),
     ] {
         let broken = config.replacen(from, to, 1);
         ensure!(broken != config, "nothing to replace: {from}");

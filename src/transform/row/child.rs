@@ -178,8 +178,17 @@ impl ChildTransformer {
         let Owner { id, source_id, document, time } = owner;
         let place = (index as i32).to_le_bytes();
         let fields = transformer.fields.of_element(element, &place, document);
-        let input =
-            Input { id, source_id, document, fields: &fields, given: &[], time, transformer, element: None, pair: None };
+        let input = Input {
+            id,
+            source_id,
+            document,
+            fields: &fields,
+            given: &[],
+            time,
+            transformer,
+            element: None,
+            pair: None,
+        };
         let is_own = std::ptr::eq(transformer, &self.transformer);
         let identity = match self.makes_ids && is_own {
             true => Some(self.identity(&input, place)?),
