@@ -31,6 +31,7 @@ mod operations;
 mod outages;
 mod path;
 mod references;
+mod reliability;
 mod restored;
 mod schema;
 mod sink_stage;
