@@ -23,5 +23,6 @@ mod path;
 mod restored;
 mod sink_stage;
 mod source_stage;
+mod systems;
 mod whole_database;
 mod writer;
