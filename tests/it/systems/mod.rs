@@ -5,3 +5,5 @@
 
 mod bad_data;
 mod scene;
+
+mod budget;
