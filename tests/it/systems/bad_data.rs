@@ -8,6 +8,7 @@
 //! | `exact` | the row is there, with every value as it is in the document |
 //! | `coerced amount scale` | the row is there; this rule altered the value of this column, and was counted |
 //! | `null payment_method_id` | the row is there, null in this column, and the reference is waited for |
+//! | `stub transaction_id` | the row is there and refers to a stub; the real one is waited for |
 //! | `held amount not_exact` | no row; held with this column (or `-`) and this reason |
 //! | `dropped line_items` | the row is there, without this element |
 //! | `source` | says what has to happen before there is a document: nothing that rowstream sees |
@@ -24,6 +25,9 @@ pub(crate) enum Outcome {
         rule: String,
     },
     Null {
+        column: String,
+    },
+    Stub {
         column: String,
     },
     Held {
@@ -50,6 +54,7 @@ impl Line {
             Outcome::Exact
             | Outcome::Coerced { .. }
             | Outcome::Null { .. }
+            | Outcome::Stub { .. }
             | Outcome::Dropped { .. }
             | Outcome::Source => None,
         })
@@ -86,6 +91,7 @@ fn outcome(text: &str) -> Result<Outcome> {
         ["held", column, reason] => {
             Outcome::Held { column: (column != "-").then(|| column.to_owned()), reason: reason.to_owned() }
         }
+        ["stub", column] => Outcome::Stub { column: column.to_owned() },
         ["dropped", what] => Outcome::Dropped { what: what.to_owned() },
         ["source"] => Outcome::Source,
         _ => bail!("not an outcome: {text}"),

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bson::Document;
+use serde_json::Value;
 use sqlx::postgres::{PgConnection, PgRow, PgValueFormat};
-use sqlx::{AssertSqlSafe, Column as _, Connection as _, Row as _, ValueRef as _};
+use sqlx::{AssertSqlSafe, Column as _, Connection as _, Row as _, TypeInfo as _, ValueRef as _};
 
 use crate::daemon::{Daemon, PATIENCE};
 use crate::stage::Stage;
@@ -242,7 +243,13 @@ impl Scene {
             let key = text(row, 0)?.with_context(|| format!("the key is null in {select}"))?;
             let columns = row.columns().iter().skip(1);
             let values: Row = columns
-                .map(|column| Ok((column.name().to_owned(), text(row, column.ordinal())?)))
+                .map(|column| {
+                    let value = text(row, column.ordinal())?;
+                    let is_json = column.type_info().name().starts_with("JSON");
+                    let value =
+                        value.map(|text| if is_json { canonical(&text) } else { Ok(text) }).transpose()?;
+                    Ok((column.name().to_owned(), value))
+                })
                 .collect::<Result<_>>()?;
             ensure!(rows.insert(key.clone(), values).is_none(), "{key} is there twice in {select}");
         }
@@ -352,6 +359,35 @@ impl Scene {
     }
 }
 
+/// JSON with the fields of each object in the order of their names: what json and jsonb columns are compared as.
+pub(crate) fn canonical(json: &str) -> Result<String> {
+    fn write(value: &Value, out: &mut String) {
+        match value {
+            Value::Object(fields) => {
+                let sorted: BTreeMap<&String, &Value> = fields.iter().collect();
+                for (place, (name, value)) in sorted.into_iter().enumerate() {
+                    out.push(if place == 0 { '{' } else { ',' });
+                    out.push_str(&Value::from(name.as_str()).to_string());
+                    out.push(':');
+                    write(value, out);
+                }
+                out.push_str(if fields.is_empty() { "{}" } else { "}" });
+            }
+            Value::Array(elements) => {
+                for (place, value) in elements.iter().enumerate() {
+                    out.push(if place == 0 { '[' } else { ',' });
+                    write(value, out);
+                }
+                out.push_str(if elements.is_empty() { "[]" } else { "]" });
+            }
+            scalar => out.push_str(&scalar.to_string()),
+        }
+    }
+    let mut out = String::new();
+    write(&serde_json::from_str(json)?, &mut out);
+    Ok(out)
+}
+
 fn text(row: &PgRow, place: usize) -> Result<Option<String>> {
     let value = row.try_get_raw(place)?;
     if value.is_null() {
@@ -425,7 +461,7 @@ fn queries(file: &str) -> Vec<Query> {
 }
 
 /// With the values that the expressions have now, as an application would send them.
-async fn explain(connection: &mut PgConnection, query: &Query) -> Result<serde_json::Value> {
+async fn explain(connection: &mut PgConnection, query: &Query) -> Result<Value> {
     let mut values = Vec::new();
     for expression in &query.parameters {
         let sql =
@@ -446,7 +482,7 @@ fn select(expression: &str) -> String {
     if expression.starts_with("select ") { expression.to_owned() } else { format!("select {expression}") }
 }
 
-fn walk(node: &serde_json::Value, visit: &mut impl FnMut(&serde_json::Value)) {
+fn walk(node: &Value, visit: &mut impl FnMut(&Value)) {
     visit(node);
     for child in node["Plans"].as_array().into_iter().flatten() {
         walk(child, visit);

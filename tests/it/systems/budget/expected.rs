@@ -5,6 +5,7 @@ use bson::{Bson, Document};
 use futures_util::TryStreamExt as _;
 
 use super::documents::File;
+use crate::systems::decimal::cents;
 use crate::systems::scene::{Row, Rows, Scene, Table, row};
 
 /// What must be in both tables, for the entries that are in MongoDB now. Of two with one number, the one with the
@@ -55,7 +56,7 @@ pub(super) fn expected(file: File, entry: &Document) -> Option<(String, Row)> {
     let mut columns = row([
         ("date", Some(day(entry.get("date")?)?)),
         ("category", Some(within(trimmed("category")?, 100)?)),
-        ("amount", Some(amount(entry.get("amount")?)?)),
+        ("amount", Some(cents(entry.get("amount")?, 8)?)),
         ("account", Some(within(account, 100)?)),
         ("currency", Some(within(currency, 10)?)),
         ("notes", text("notes").map(|notes| notes.replace('\0', ""))),
@@ -97,27 +98,4 @@ fn day(value: &Bson) -> Option<String> {
     let (month, day): (u32, u32) = (month.parse().ok()?, day.parse().ok()?);
     let exists = year.len() == 4 && (1..=12).contains(&month) && (1..=31).contains(&day);
     exists.then(|| format!("{year}-{month:02}-{day:02}"))
-}
-
-/// As `numeric(10,2)`, half a cent away from zero.
-fn amount(value: &Bson) -> Option<String> {
-    let text = match value {
-        Bson::Int32(number) => number.to_string(),
-        Bson::Int64(number) => number.to_string(),
-        // The shortest text that gives the same double back, never with an exponent.
-        Bson::Double(number) if number.is_finite() => number.to_string(),
-        Bson::String(text) => text.clone(),
-        _ => return None,
-    };
-    let (sign, digits) = text.strip_prefix('-').map_or(("", text.as_str()), |digits| ("-", digits));
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    let number = |digits: &str| -> Option<i128> {
-        digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
-    };
-    let padded = format!("{fraction}000");
-    let thousandths = number(whole)? * 1000 + number(&padded[..3])?;
-    number(&padded)?;
-    let cents = (thousandths + 5) / 10;
-    let sign = if cents == 0 { "" } else { sign };
-    (cents < 10_000_000_000).then(|| format!("{sign}{}.{:02}", cents / 100, cents % 100))
 }

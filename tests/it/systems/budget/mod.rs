@@ -400,3 +400,11 @@ async fn ten_thousand_entries_of_each_are_there_and_are_looked_up_by_index() -> 
     }
     scene.queries_use_indexes(LARGE).await
 }
+
+#[test]
+fn the_table_of_bad_data_and_the_oracle_agree() -> Result<()> {
+    let made = one_of_each()?;
+    let (held, _) = outcomes(&made)?;
+    assert!(held.len() * 2 < made.len(), "holding everything is a failure");
+    Ok(())
+}
