@@ -3,8 +3,10 @@
 use ::config::ValueKind;
 
 use super::mappings::NAME_BYTES;
-use super::model::{ColumnSpec, KeySpec, Rule, Scalar, ValueSpec};
+use super::model::{ColumnSpec, KeySpec, Scalar, ValueSpec};
 use super::nearest::nearest;
+use super::reading::{JsonForm, Reading};
+use super::rules::RuleKeys;
 use super::tree::{Field, Section};
 
 /// From here on a number in a file is not exact: digits were lost when it was read.
@@ -12,15 +14,6 @@ const INEXACT_FROM: f64 = 9_007_199_254_740_992.0;
 /// Any number of so many digits is told from its neighbours when it is read; of one with more, another
 /// number may be left.
 const EXACT_DIGITS: usize = 15;
-
-const RULES: [(&str, Rule); 6] = [
-    ("unix_seconds", Rule::UnixSeconds),
-    ("unix_milliseconds", Rule::UnixMilliseconds),
-    ("rfc3339", Rule::Rfc3339),
-    ("text", Rule::Text),
-    ("number", Rule::Number),
-    ("json", Rule::Json),
-];
 
 const WORDS: [(&str, Word); 3] =
     [("$document", Word::Document), ("$id", Word::Id), ("$cluster_time", Word::ClusterTime)];
@@ -36,17 +29,6 @@ enum Word {
 enum Origin {
     Paths(Vec<String>),
     Word(Word),
-}
-
-impl Origin {
-    fn into_value(self, rule: Option<Rule>, without: Vec<String>) -> ValueSpec {
-        match self {
-            Self::Paths(from) => ValueSpec::Path { from, rule },
-            Self::Word(Word::Document) => ValueSpec::Document { without },
-            Self::Word(Word::Id) => ValueSpec::SourceId,
-            Self::Word(Word::ClusterTime) => ValueSpec::ClusterTime,
-        }
-    }
 }
 
 /// A column with a mistake is left out, and the mistake is reported.
@@ -68,7 +50,14 @@ fn column(name: String, field: Field<'_>, key: &KeySpec) -> Option<ColumnSpec> {
     }
     match field.value() {
         ValueKind::String(_) => {
-            let value = origin(field)?.into_value(None, Vec::new());
+            let value = match origin(field)? {
+                Origin::Paths(from) => ValueSpec::Path { from, reading: Reading::default() },
+                Origin::Word(Word::Document) => {
+                    ValueSpec::Document { without: Vec::new(), json: JsonForm::default(), strip_nul: false }
+                }
+                Origin::Word(Word::Id) => ValueSpec::SourceId,
+                Origin::Word(Word::ClusterTime) => ValueSpec::ClusterTime,
+            };
             Some(ColumnSpec { name, value, insert_only: false, required: false, default: None })
         }
         ValueKind::Table(_) => described_column(name, field.into_section()?),
@@ -83,7 +72,7 @@ fn described_column(name: String, mut section: Section<'_>) -> Option<ColumnSpec
     let origin_field = section.field("from");
     let constant_field = section.field_or_null("value");
     let key_field = section.field("key");
-    let rule_field = section.field("as");
+    let rules = RuleKeys::take(&mut section);
     let without_field = section.field("without");
     let required_field = section.field("required");
     let default_field = section.field_or_null("default");
@@ -101,27 +90,35 @@ fn described_column(name: String, mut section: Section<'_>) -> Option<ColumnSpec
         Some(field) => Some(origin(field)?),
         None => None,
     };
-    let word = match &origin {
-        Some(Origin::Word(word)) => Some(*word),
-        Some(Origin::Paths(_)) | None => None,
-    };
+    let is_document = matches!(origin, Some(Origin::Word(Word::Document)));
     let is_path = matches!(origin, Some(Origin::Paths(_)));
-    for field in [&rule_field, &required_field, &default_field].into_iter().flatten().filter(|_| !is_path) {
+    for field in [&required_field, &default_field].into_iter().flatten().filter(|_| !is_path) {
         field.mistake("must be left out unless from is a path", "");
     }
-    if let Some(field) = without_field.as_ref().filter(|_| word != Some(Word::Document)) {
+    if let Some(field) = without_field.as_ref().filter(|_| !is_document) {
         field.mistake("must be left out unless from is $document", "");
     }
-    let rule = rule_field.and_then(|field| field.choice(&RULES));
     let without = without_field.and_then(names).unwrap_or_default();
     let required = required_field.as_ref().and_then(Field::flag).unwrap_or(false);
     if let Some(field) = default_field.as_ref().filter(|_| required) {
         field.mistake("must not be given together with required: true", "");
     }
-    let default = default_field.and_then(|field| scalar(&field));
+    let has_default = default_field.is_some();
+    let default = default_field.and_then(|field| constant(&field));
+    if !is_path {
+        rules.refuse(is_document);
+    }
     let value = match (origin, constant_field, key_field) {
-        (Some(origin), _, _) => origin.into_value(rule, without),
-        (None, Some(field), _) => ValueSpec::Constant(scalar(&field)?),
+        (Some(Origin::Paths(from)), _, _) => {
+            ValueSpec::Path { from, reading: rules.reading(&section, has_default) }
+        }
+        (Some(Origin::Word(Word::Document)), _, _) => {
+            let (json, strip_nul) = rules.document();
+            ValueSpec::Document { without, json, strip_nul }
+        }
+        (Some(Origin::Word(Word::Id)), _, _) => ValueSpec::SourceId,
+        (Some(Origin::Word(Word::ClusterTime)), _, _) => ValueSpec::ClusterTime,
+        (None, Some(field), _) => ValueSpec::Constant(constant(&field)?),
         (None, None, Some(field)) => key_value(field)?,
         (None, None, None) => return None,
     };
@@ -188,7 +185,14 @@ fn key_value(field: Field<'_>) -> Option<ValueSpec> {
     }
 }
 
-fn scalar(field: &Field<'_>) -> Option<Scalar> {
+/// A scalar, or a list of them for arrays and JSON.
+fn constant(field: &Field<'_>) -> Option<Scalar> {
+    let ValueKind::Array(_) = field.value() else { return scalar(field) };
+    let items: Vec<Option<Scalar>> = field.clone().items()?.iter().map(scalar).collect();
+    items.into_iter().collect::<Option<_>>().map(Scalar::List)
+}
+
+pub(super) fn scalar(field: &Field<'_>) -> Option<Scalar> {
     match field.value() {
         ValueKind::Nil => Some(Scalar::Null),
         ValueKind::Boolean(flag) => Some(Scalar::Bool(*flag)),

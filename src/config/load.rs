@@ -59,6 +59,12 @@ pub(super) fn parse_yaml(path: &Path, text: &str) -> Result<Map<String, Value>, 
             ConfigError::Type { .. } => "the file must be a map of sections".to_owned(),
             other => other.to_string(),
         };
+        let message = match message.contains("unsupported hash key type") {
+            true => format!(
+                "{message} (a key that is null or a list: put it in quotes; a column's null is on_null:)"
+            ),
+            false => message,
+        };
         // The parser quotes keys, and a key may be a connection string that lost its own.
         let message = if message.contains("://") { redact(&message) } else { message };
         Error::Syntax { path: path.to_owned(), message }

@@ -1,26 +1,31 @@
 //! Configuration: YAML and environment in, one valid `Config` or every mistake at once out.
 //!
 //! [`load`] merges the file and the environment into one raw tree (`load`), reads the tree key by key
-//! (`tree`), and builds the valid types of `model` from it (`sections`, `mappings`, `columns`). Nothing here touches
+//! (`tree`), and builds the valid types of `model` from it (`sections`, `mappings`, `columns`, `rules`). Nothing here touches
 //! a server: what only a table can tell is checked by [`crate::mapping`].
 
 mod columns;
 mod connection;
+mod date_format;
 mod defaults;
 mod error;
 mod load;
 mod mappings;
 mod model;
 mod nearest;
+mod reading;
+mod rules;
 mod sections;
 mod show;
 mod tree;
 mod units;
 
+pub use date_format::{DateFormat, DatePart};
 pub use error::{Error, Mistake};
 pub use load::load;
 pub use model::*;
 pub(crate) use nearest::nearest;
+pub use reading::{Case, EnumMap, JsonForm, OnError, Otherwise, Reading, Rounding, Scale};
 pub use show::redacted;
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::date_format::DateFormat;
+use super::reading::{JsonForm, Reading};
 use crate::domain::{IdType, Namespace, TableName};
 
 /// Everything `rowstream` was told, checked.
@@ -210,7 +212,7 @@ pub struct ColumnSpec {
     pub insert_only: bool,
     /// Absent or null is a rejection.
     pub required: bool,
-    /// Instead of absent (and of null, unless the column takes null from the document on purpose).
+    /// Instead of absent; of null too if the value's reading says so.
     pub default: Option<Scalar>,
 }
 
@@ -219,11 +221,14 @@ pub enum ValueSpec {
     /// The first of these dotted paths that is present.
     Path {
         from: Vec<String>,
-        rule: Option<Rule>,
+        reading: Reading,
     },
     /// The whole document, as extended JSON, without these top-level fields.
     Document {
         without: Vec<String>,
+        json: JsonForm,
+        /// U+0000 is taken out of its texts.
+        strip_nul: bool,
     },
     /// The `_id` as its `source_id` text.
     SourceId,
@@ -237,32 +242,26 @@ pub enum ValueSpec {
 }
 
 /// How a value is read where its type alone does not say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rule {
     UnixSeconds,
     UnixMilliseconds,
     /// RFC 3339 text: `2025-09-01T10:14:35.123Z`.
     Rfc3339,
+    /// As RFC 3339, also without a zone (UTC), without seconds, or a day alone.
+    Iso8601,
+    /// Text in one of these formats, tried in order.
+    Date(Vec<DateFormat>),
     /// Any scalar as its text.
     Text,
     /// A number written as text.
     Number,
-    /// Any value as extended JSON.
+    /// Yes or no, in words or as 1 and 0.
+    Boolean,
+    /// An ObjectId, also as text: its 24 hexadecimal digits in lower case.
+    ObjectId,
+    /// Any value as JSON.
     Json,
-}
-
-impl Rule {
-    /// The word in the configuration, in metrics and in coercions.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::UnixSeconds => "unix_seconds",
-            Self::UnixMilliseconds => "unix_milliseconds",
-            Self::Rfc3339 => "rfc3339",
-            Self::Text => "text",
-            Self::Number => "number",
-            Self::Json => "json",
-        }
-    }
 }
 
 /// A constant of the file.
@@ -273,4 +272,6 @@ pub enum Scalar {
     Int(i64),
     Float(f64),
     Text(String),
+    /// For columns that hold arrays, or JSON.
+    List(Vec<Scalar>),
 }

@@ -4,9 +4,10 @@ use std::fmt::Write;
 
 use super::connection::redact;
 use super::model::{
-    ColumnSpec, Config, Deletes, LogFormat, MappingSpec, Mappings, OnDrop, Scalar, SchemaMode, SnapshotMode,
+    ColumnSpec, Config, Deletes, LogFormat, MappingSpec, Mappings, OnDrop, SchemaMode, SnapshotMode,
     ValueSpec,
 };
+use super::reading::{JsonForm, quoted};
 use super::units::{show_bytes, show_duration};
 
 /// Every setting with the value that applies. Connection strings keep their hosts; passwords are `***`.
@@ -133,50 +134,36 @@ fn mapping(out: &mut String, spec: &MappingSpec) {
 
 fn value(column: &ColumnSpec) -> String {
     let mut parts = match &column.value {
-        ValueSpec::Path { from, rule } => {
-            let mut parts = vec![format!("from: {}", quoted_list(from))];
-            parts.extend(rule.map(|rule| format!("as: {}", rule.as_str())));
-            parts
+        ValueSpec::Path { from, reading } => {
+            let settings = reading.settings().into_iter().map(|(key, value)| format!("{key}: {value}"));
+            std::iter::once(format!("from: {}", quoted_list(from))).chain(settings).collect()
         }
-        ValueSpec::Document { without } if without.is_empty() => vec!["from: $document".to_owned()],
-        ValueSpec::Document { without } => {
-            vec!["from: $document".to_owned(), format!("without: {}", quoted_list(without))]
+        ValueSpec::Document { without, json, strip_nul } => {
+            let mut parts = vec!["from: $document".to_owned()];
+            parts.extend((!without.is_empty()).then(|| format!("without: {}", quoted_list(without))));
+            parts.extend((*json != JsonForm::Relaxed).then(|| format!("json: {}", json.as_str())));
+            parts.extend(strip_nul.then(|| "strip_nul: true".to_owned()));
+            parts
         }
         ValueSpec::SourceId => vec!["from: $id".to_owned()],
         ValueSpec::ClusterTime => vec!["from: $cluster_time".to_owned()],
-        ValueSpec::Constant(scalar) => vec![format!("value: {}", scalar_text(scalar))],
+        ValueSpec::Constant(scalar) => vec![format!("value: {}", scalar.to_yaml())],
         ValueSpec::KeyUuid => vec!["key: uuid".to_owned()],
         ValueSpec::KeyPrefixed(prefix) => vec![format!("key: {{ prefix: {} }}", quoted(prefix))],
     };
     if column.required {
         parts.push("required: true".to_owned());
     }
-    parts.extend(column.default.iter().map(|default| format!("default: {}", scalar_text(default))));
+    parts.extend(column.default.iter().map(|default| format!("default: {}", default.to_yaml())));
     if column.insert_only {
         parts.push("write: insert".to_owned());
     }
     format!("{{ {} }}", parts.join(", "))
 }
 
-fn scalar_text(scalar: &Scalar) -> String {
-    match scalar {
-        Scalar::Null => "null".to_owned(),
-        Scalar::Bool(flag) => flag.to_string(),
-        Scalar::Int(number) => number.to_string(),
-        // `{:?}` keeps the point of 1.0, which makes it a float again.
-        Scalar::Float(number) => format!("{number:?}"),
-        Scalar::Text(text) => quoted(text),
-    }
-}
-
 fn quoted_list(items: &[String]) -> String {
     let items: Vec<String> = items.iter().map(|item| quoted(item)).collect();
     format!("[{}]", items.join(", "))
-}
-
-/// A JSON string is a YAML string that means the same.
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
 }
 
 fn line(out: &mut String, depth: usize, key: &str, value: &str) {

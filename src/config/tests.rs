@@ -78,7 +78,7 @@ lease.ttl: must be between 2s and 10m, given "1s"
 mappings[0].collection: must be the full name of a collection: database.collection, given "orders"
 mappings[0].colums: is not a known key (did you mean columns?)
 mappings[1].source: is required (it names the mapping and is the first half of the key)
-mappings[1].columns.amount.as: must be one of unix_seconds, unix_milliseconds, rfc3339, text, number, json, given "unix_second" (did you mean unix_seconds?)
+mappings[1].columns.amount.as: must be one of unix_seconds, unix_milliseconds, rfc3339, iso8601, text, number, boolean, object_id, json, array, given "unix_second" (did you mean unix_seconds?)
 mappings[1].columns.note.default: must not be given together with required: true, given ""
 "#);
 }
@@ -266,7 +266,7 @@ mappings:
     assert_eq!(orders.table, TableName { schema: "App".into(), name: "Orders".into() });
     let names: Vec<&str> = orders.columns.iter().flatten().map(|column| column.name.as_str()).collect();
     assert_eq!(names, ["updatedAt", "createdAt", "a.b", "$set", "[0]", "7"]);
-    let from = ValueSpec::Path { from: vec!["X.Y".into()], rule: None };
+    let from = ValueSpec::Path { from: vec!["X.Y".into()], reading: Reading::default() };
     assert_eq!(orders.columns.iter().flatten().nth(2).map(|column| &column.value), Some(&from));
     assert_eq!(other.table, TableName { schema: "public".into(), name: "with.dots".into() });
     assert_eq!((other.schema, other.columns.is_none()), (SchemaMode::Create, true));
@@ -450,9 +450,10 @@ fn the_example_and_the_docs_hold_every_known_key() {
 /// The keys of a tree as the reader names them: `[]` for places, `*` for the names of columns.
 fn keys(entries: &Map<String, Value>, prefix: &str, found: &mut BTreeSet<String>) {
     for (key, value) in entries {
-        let is_column = prefix == "mappings[].columns.";
-        let path = format!("{prefix}{}", if is_column { "*" } else { key });
-        if !is_column {
+        // Their keys are names, or values.
+        let is_name = ["mappings[].columns.", "mappings[].columns.*.enum."].contains(&prefix);
+        let path = format!("{prefix}{}", if is_name { "*" } else { key });
+        if !is_name {
             found.insert(path.clone());
         }
         match &value.kind {
@@ -467,6 +468,43 @@ fn keys(entries: &Map<String, Value>, prefix: &str, found: &mut BTreeSet<String>
             _ => {}
         }
     }
+}
+
+#[test]
+fn mistakes_in_the_rules_of_a_value_are_told_with_their_place() {
+    let yaml = format!(
+        "{SERVERS}mappings:
+  - source: a
+    collection: shop.a
+    columns:
+      when: {{ from: when, as: [iso8601, {{ date: ['%d.%m', '%Q'] }}, dates] }}
+      kind: {{ from: kind, enum: {{ Open: OPEN, open: OPEN }}, fold_case: true, otherwise: other }}
+      rest: {{ from: rest, otherwise: null, rounding: half_down, null_if: [null, x], scale: -1 }}
+      half: {{ from: half, rounding: half_even }}
+      none: {{ from: none, on_null: default, on_error: default, trim: 1 }}
+      whole: {{ from: $document, trim: true, json: pretty }}
+      word: {{ from: $id, json: plain, as: text }}
+"
+    );
+    insta::assert_snapshot!(mistakes(&yaml, &[]), @r#"
+mappings[0].columns.when.as[1].date[0]: must name one year, one month and one day, given "%d.%m" (for example "%d.%m.%Y")
+mappings[0].columns.when.as[1].date[1]: must be made of %Y %y %m %b %d %a %H %I %p %M %S %f %z %F %T and %%, given "%Q" (for example "%d.%m.%Y")
+mappings[0].columns.when.as[2]: must be one of unix_seconds, unix_milliseconds, rfc3339, iso8601, text, number, boolean, object_id, json, array, given "dates"
+mappings[0].columns.kind.otherwise: must be hold, null, default or { value: … }, given "other" (a label of the column is written { value: … })
+mappings[0].columns.kind.enum.open: must differ from "Open" in more than case (fold_case: true makes them one)
+mappings[0].columns.rest.null_if[0]: must not hold null, given nothing (null is null by itself; the text is "null" in quotes)
+mappings[0].columns.rest.otherwise: must be left out unless enum is given, given nothing
+mappings[0].columns.rest.scale: must be between 0 and 1000, given -1
+mappings[0].columns.rest.rounding: must be one of half_up, half_even, given "half_down" (did you mean half_even?)
+mappings[0].columns.half.rounding: must be left out unless scale is given, given "half_even"
+mappings[0].columns.none.trim: must be true or false, given 1
+mappings[0].columns.none.on_null: must not be default where the column has none, given "default" (add default: …)
+mappings[0].columns.none.on_error: must not be default where the column has none, given "default" (add default: …)
+mappings[0].columns.whole.trim: must be left out unless from is a path, given true
+mappings[0].columns.whole.json: must be one of relaxed, canonical, plain, given "pretty"
+mappings[0].columns.word.as: must be left out unless from is a path, given "text"
+mappings[0].columns.word.json: must be left out unless from is a path, given "plain"
+"#);
 }
 
 #[test]

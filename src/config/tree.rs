@@ -226,7 +226,7 @@ pub(super) struct Setting<T> {
 }
 
 /// One value with its place.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Field<'r> {
     reader: &'r Reader,
     path: KeyPath,

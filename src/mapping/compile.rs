@@ -2,7 +2,9 @@ use super::fit::{fit, fit_source, fit_source_id};
 use super::hash::hash;
 use super::problem::{Problem, Problems, quoted, quoted_table};
 use super::table::{check_columns_access, check_table, check_unmapped_columns};
-use crate::config::{ColumnSpec, Deletes, KeySpec, MappingSpec, OnDrop, Scalar, ValueSpec, nearest};
+use crate::config::{
+    ColumnSpec, Deletes, JsonForm, KeySpec, MappingSpec, OnDrop, Scalar, ValueSpec, nearest,
+};
 use crate::domain::{Column, ColumnType, IdType, Namespace, SourceIndex, Table, TableName};
 
 /// The column of whole documents.
@@ -84,7 +86,7 @@ pub fn compile(
 fn whole_document() -> Vec<ColumnSpec> {
     vec![ColumnSpec {
         name: DOCUMENT.to_owned(),
-        value: ValueSpec::Document { without: Vec::new() },
+        value: ValueSpec::Document { without: Vec::new(), json: JsonForm::default(), strip_nul: false },
         insert_only: false,
         required: false,
         default: None,

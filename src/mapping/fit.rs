@@ -1,7 +1,8 @@
 //! Whether a value of a mapping can go into a column at all. Whether it does is decided per document.
 
+use super::fit_reading::fit_reading;
 use super::problem::{Problems, literal};
-use crate::config::{ColumnSpec, Rule, Scalar, ValueSpec};
+use crate::config::{ColumnSpec, Scalar, ValueSpec};
 use crate::domain::{Column, ColumnType, IdType, TextKind};
 
 /// Length of the ULID text behind a prefix.
@@ -26,6 +27,9 @@ pub(super) fn fit(spec: &ColumnSpec, column: &Column, problems: &mut Problems) {
     } else {
         fit_length(&spec.value, column, problems);
     }
+    if let ValueSpec::Path { reading, .. } = &spec.value {
+        fit_reading(reading, column, problems);
+    }
     if column.not_null {
         fit_not_null(spec, column, problems);
     }
@@ -34,24 +38,13 @@ pub(super) fn fit(spec: &ColumnSpec, column: &Column, problems: &mut Problems) {
 /// What is given and which types could hold it, if this one cannot.
 fn mismatch(value: &ValueSpec, to: &ColumnType) -> Option<(&'static str, &'static str)> {
     use ColumnType as T;
-    const MOMENT: &str = "date, timestamp or timestamptz";
     const TEXT: &str = "text or varchar";
     const JSON: &str = "json, jsonb or text";
     let is_text = matches!(to, T::Text { .. });
     let is_json = is_text || matches!(to, T::Json | T::Jsonb);
     let is_timestamp = matches!(to, T::Timestamp { .. } | T::TimestampTz { .. });
-    let is_moment = is_timestamp || matches!(to, T::Date);
-    let is_number = matches!(to, T::Int2 | T::Int4 | T::Int8 | T::Float4 | T::Float8 | T::Numeric(_));
     let (fits, what, types) = match value {
-        ValueSpec::Path { rule: None, .. } | ValueSpec::Constant(_) => return None,
-        ValueSpec::Path { rule: Some(rule), .. } => match rule {
-            Rule::UnixSeconds => (is_moment, "as: unix_seconds", MOMENT),
-            Rule::UnixMilliseconds => (is_moment, "as: unix_milliseconds", MOMENT),
-            Rule::Rfc3339 => (is_moment, "as: rfc3339", MOMENT),
-            Rule::Text => (is_text || matches!(to, T::Enum { .. }), "as: text", "text, varchar or an enum"),
-            Rule::Number => (is_number, "as: number", "an integer type, numeric, real or double precision"),
-            Rule::Json => (is_json, "as: json", JSON),
-        },
+        ValueSpec::Path { .. } | ValueSpec::Constant(_) => return None,
         ValueSpec::Document { .. } => (is_json, "a whole document", JSON),
         ValueSpec::SourceId => (is_text, "$id", TEXT),
         ValueSpec::ClusterTime => (is_timestamp, "$cluster_time", "timestamp or timestamptz"),
@@ -99,6 +92,12 @@ fn fit_not_null(spec: &ColumnSpec, column: &Column, problems: &mut Problems) {
         ValueSpec::Path { .. } if spec.default == Some(Scalar::Null) => {
             problems.fatal(name, "is not null, but its default is null", "give another default");
         }
+        ValueSpec::Path { reading, .. } if spec.default.is_some() && !reading.default_for_null => problems
+            .warning(
+                name,
+                "is not null, and a document where this field is null will be held",
+                "on_null: default lets the default stand in for null too",
+            ),
         ValueSpec::Path { .. } if !spec.required && spec.default.is_none() => problems.warning(
             name,
             "is not null, and a document without this field will be held",

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::config::{ColumnSpec, Deletes, MappingSpec, Rule, Scalar, ValueSpec};
+use crate::config::{ColumnSpec, Deletes, MappingSpec, Scalar, ValueSpec};
 use crate::domain::IdType;
 
 /// Counts what decides which rows there are and what is in them. How the pipeline behaves (`critical`,
@@ -29,8 +29,10 @@ pub(super) fn hash(spec: &MappingSpec, id_type: IdType, columns: &[ColumnSpec]) 
 
 fn column(spec: &ColumnSpec) -> Value {
     let value = match &spec.value {
-        ValueSpec::Path { from, rule } => json!(["path", from, rule.map(Rule::as_str)]),
-        ValueSpec::Document { without } => json!(["document", without]),
+        ValueSpec::Path { from, reading } => json!(["path", from, reading.settings()]),
+        ValueSpec::Document { without, json, strip_nul } => {
+            json!(["document", without, json.as_str(), strip_nul])
+        }
         ValueSpec::SourceId => json!(["source_id"]),
         ValueSpec::ClusterTime => json!(["cluster_time"]),
         ValueSpec::Constant(constant) => json!(["constant", scalar(constant)]),
@@ -48,6 +50,7 @@ fn scalar(scalar: &Scalar) -> Value {
         Scalar::Int(number) => json!(["int", number]),
         Scalar::Float(number) => json!(["float", number.to_bits()]),
         Scalar::Text(text) => json!(["text", text]),
+        Scalar::List(items) => json!(["list", items.iter().map(self::scalar).collect::<Vec<_>>()]),
     }
 }
 

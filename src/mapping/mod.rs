@@ -6,6 +6,7 @@
 
 mod compile;
 mod fit;
+mod fit_reading;
 mod hash;
 mod problem;
 mod table;

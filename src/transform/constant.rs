@@ -7,17 +7,18 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor}
 
 use super::encode::{self, encode};
 use super::fault::Fault;
+use super::reading::{Counted, Reader};
 use super::rule;
 use super::time;
 use super::walk::Value;
-use crate::config::{Rule, Scalar};
+use crate::config::{Reading, Rule, Scalar};
 use crate::domain::{ColumnType, Reason};
 
-/// The binary form of a constant; `None` is NULL. A column's rule reads its default as it reads the
+/// The binary form of a constant; `None` is NULL. A column's rules read its default as they read the
 /// document's values; text may also say what YAML has no type for: a moment, a number, JSON.
 pub(super) fn encode_scalar(
     scalar: &Scalar,
-    rule: Option<Rule>,
+    rules: &[Rule],
     column: &ColumnType,
 ) -> Result<Option<Vec<u8>>, Fault> {
     let value = match scalar {
@@ -26,18 +27,61 @@ pub(super) fn encode_scalar(
         Scalar::Int(value) => Value::Int64(*value),
         Scalar::Float(value) => Value::Double(*value),
         Scalar::Text(text) => Value::String(text.as_bytes()),
+        Scalar::List(items) => return list(items, column).map(Some),
     };
     let mut out = Vec::new();
-    if let Scalar::Text(text) = scalar
-        && write_text(text, column, &mut out)?
-    {
-        return Ok(Some(out));
+    if let Scalar::Text(text) = scalar {
+        // In a format of the rule's own, or as any text for a moment.
+        if is_moment(column) && by_rules(&value, rules, column, &mut out).is_ok() {
+            return Ok(Some(out));
+        }
+        out.clear();
+        if write_text(text, column, &mut out)? {
+            return Ok(Some(out));
+        }
     }
-    match rule {
-        Some(rule) => rule::apply(rule, &value, column, &mut out).map(|_| ())?,
-        None => encode(&value, column, &mut out)?,
-    }
+    by_rules(&value, rules, column, &mut out)?;
     Ok(Some(out))
+}
+
+fn is_moment(column: &ColumnType) -> bool {
+    matches!(column, ColumnType::Date | ColumnType::Timestamp { .. } | ColumnType::TimestampTz { .. })
+}
+
+fn by_rules(value: &Value<'_>, rules: &[Rule], column: &ColumnType, out: &mut Vec<u8>) -> Result<(), Fault> {
+    let reading = Reading { rules: rules.to_vec(), ..Reading::default() };
+    match Reader::new(&reading, column).map_err(|(_, fault)| fault)? {
+        Some(reader) => {
+            let mut altered = Vec::new();
+            reader.store(value, column, out, &mut Counted { column: 0, into: &mut altered }).map(drop)
+        }
+        None => encode(value, column, out),
+    }
+}
+
+/// A list, into a column that holds several values.
+fn list(items: &[Scalar], column: &ColumnType) -> Result<Vec<u8>, Fault> {
+    let (ColumnType::Json | ColumnType::Jsonb) = column else {
+        return Err(Fault::wrong_type("a list does not fit a column of single values"));
+    };
+    let items: Vec<serde_json::Value> = items.iter().map(json).collect();
+    let text = serde_json::Value::Array(items).to_string();
+    check_json(&text)?;
+    let mut out = Vec::new();
+    encode::begin_json(column, &mut out);
+    out.extend_from_slice(text.as_bytes());
+    Ok(out)
+}
+
+fn json(scalar: &Scalar) -> serde_json::Value {
+    match scalar {
+        Scalar::Null => serde_json::Value::Null,
+        Scalar::Bool(flag) => (*flag).into(),
+        Scalar::Int(number) => (*number).into(),
+        Scalar::Float(number) => (*number).into(),
+        Scalar::Text(text) => text.as_str().into(),
+        Scalar::List(items) => items.iter().map(json).collect(),
+    }
 }
 
 /// `Ok(false)`: the column takes text as it takes a document's.
@@ -158,7 +202,7 @@ mod tests {
     const MOMENT: ColumnType = ColumnType::TimestampTz { precision: 6 };
 
     fn plain(scalar: Scalar, column: &ColumnType) -> Result<Option<Vec<u8>>, Reason> {
-        encode_scalar(&scalar, None, column).map_err(|fault| fault.reason)
+        encode_scalar(&scalar, &[], column).map_err(|fault| fault.reason)
     }
 
     fn text(text: &str) -> Scalar {
@@ -204,11 +248,11 @@ mod tests {
 
     #[test]
     fn a_default_is_read_by_the_columns_rule() {
-        let stored = encode_scalar(&Scalar::Int(946_684_800), Some(Rule::UnixSeconds), &MOMENT);
+        let stored = encode_scalar(&Scalar::Int(946_684_800), &[Rule::UnixSeconds], &MOMENT);
         assert_eq!(stored, Ok(Some(vec![0; 8])));
-        let stored = encode_scalar(&text("2000-01-01"), Some(Rule::UnixSeconds), &MOMENT);
+        let stored = encode_scalar(&text("2000-01-01"), &[Rule::UnixSeconds], &MOMENT);
         assert_eq!(stored, Ok(Some(vec![0; 8])));
-        let stored = encode_scalar(&Scalar::Int(3), Some(Rule::Text), &TEXT);
+        let stored = encode_scalar(&Scalar::Int(3), &[Rule::Text], &TEXT);
         assert_eq!(stored, Ok(Some(b"3".to_vec())));
     }
 }

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use super::fault::Fault;
 use super::walk::Value;
+use crate::config::{Rounding, Scale};
 use crate::domain::Reason;
 
 /// Digits of a u128, with one to spare.
@@ -201,6 +202,41 @@ impl Decimal<'_> {
         }
         let whole = whole.checked_mul(scale).ok_or_else(too_large)?;
         Ok(if self.negative { -whole } else { whole })
+    }
+
+    /// Rounded to so many decimal places, and whether that made it another number.
+    pub(super) fn rounded<'d>(self, scale: Scale, digits: &'d mut Vec<u8>) -> (Decimal<'d>, bool) {
+        digits.clear();
+        let least = -i32::from(scale.places);
+        // How many digits at the end are beyond the last place.
+        let beyond = usize::try_from(least.saturating_sub(self.exponent)).unwrap_or(0);
+        if beyond == 0 {
+            digits.extend_from_slice(self.digits);
+            return (Decimal { negative: self.negative, digits, exponent: self.exponent }, false);
+        }
+        let (kept, cut) = self.digits.split_at(self.digits.len().saturating_sub(beyond));
+        digits.extend_from_slice(kept);
+        let altered = cut.iter().any(|&digit| digit != 0);
+        // More digits beyond than there are: the first of them is a zero.
+        let first = if beyond > self.digits.len() { 0 } else { cut.first().copied().unwrap_or(0) };
+        let is_half = first == 5 && cut[1..].iter().all(|&digit| digit == 0);
+        let up = match scale.rounding {
+            Rounding::HalfEven if is_half => kept.last().is_some_and(|digit| digit % 2 == 1),
+            Rounding::HalfEven | Rounding::HalfAwayFromZero => first >= 5,
+        };
+        if up {
+            match digits.iter().rposition(|&digit| digit != 9) {
+                Some(place) => {
+                    digits[place] += 1;
+                    digits[place + 1..].fill(0);
+                }
+                None => {
+                    digits.fill(0);
+                    digits.insert(0, 1);
+                }
+            }
+        }
+        (Decimal { negative: self.negative && !digits.is_empty(), digits, exponent: least }, altered)
     }
 
     /// The nearest double.

@@ -1,4 +1,4 @@
-//! Relaxed extended JSON (v2), written straight from BSON bytes.
+//! Extended JSON (v2), relaxed unless asked for otherwise, written straight from BSON bytes.
 //!
 //! It differs from the specification where the text would not tell two values apart once jsonb has it:
 //! doubles always have a point or an exponent, -0.0 is wrapped, and a field of the user's own whose name is
@@ -8,11 +8,13 @@ use std::collections::HashSet;
 
 use super::base64;
 use super::fault::Fault;
+use super::json_form;
 use super::json_text::{
     append_decimal128, append_double, append_escaped, append_hex, append_int, append_string,
 };
 use super::time::{Fraction, append_rfc3339};
 use super::walk::{Elements, Value};
+use crate::config::JsonForm;
 use crate::domain::Reason;
 
 /// mongod nests 180 levels at most.
@@ -40,28 +42,53 @@ const WRAPPERS: [&[u8]; 16] = [
     b"undefined",
 ];
 
-/// Writes one value.
+/// Writes one value, as relaxed extended JSON.
 pub(super) fn append_value(value: &Value<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
-    Writer { names: Vec::new() }.value(value, out, 0)
+    append_value_as(value, JsonForm::Relaxed, out).map(drop)
 }
 
-/// Writes a whole document without some of its top-level fields.
+/// Writes one value; `true` if plain JSON lost the type of anything in it.
+pub(super) fn append_value_as(value: &Value<'_>, form: JsonForm, out: &mut Vec<u8>) -> Result<bool, Fault> {
+    let mut writer = Writer::new(form);
+    writer.value(value, out, 0)?;
+    Ok(writer.lost)
+}
+
+/// Writes a whole document without some of its top-level fields; `true` if plain JSON lost a type.
 pub(super) fn append_document(
     document: &[u8],
     without: &[Box<[u8]>],
+    form: JsonForm,
     out: &mut Vec<u8>,
-) -> Result<(), Fault> {
-    Writer { names: Vec::new() }.document(document, without, out, 0)
+) -> Result<bool, Fault> {
+    let mut writer = Writer::new(form);
+    writer.document(document, without, out, 0)?;
+    Ok(writer.lost)
 }
 
 /// Remembers the names of the objects that are open, to find those that occur twice: jsonb would keep
 /// only the last.
 struct Writer<'a> {
     names: Vec<&'a [u8]>,
+    form: JsonForm,
+    lost: bool,
 }
 
 impl<'a> Writer<'a> {
+    fn new(form: JsonForm) -> Self {
+        Self { names: Vec::new(), form, lost: false }
+    }
+
     fn value(&mut self, value: &Value<'a>, out: &mut Vec<u8>, depth: usize) -> Result<(), Fault> {
+        match self.form {
+            JsonForm::Relaxed => {}
+            JsonForm::Canonical if json_form::append_canonical(value, out) => return Ok(()),
+            JsonForm::Plain if json_form::append_plain(value, out)? => {
+                self.lost = true;
+                return Ok(());
+            }
+            JsonForm::Canonical | JsonForm::Plain => {}
+        }
         match *value {
             Value::Double(double) => append_number_double(double, out),
             Value::String(text) => append_string(text, out)?,
@@ -152,7 +179,7 @@ impl<'a> Writer<'a> {
                 return Err(Fault::new(Reason::DuplicateField, "a field name occurs twice in one document"));
             }
             self.names.push(name);
-            append_name(name, out)?;
+            append_name(name, self.form, out)?;
             self.value(&raw.value()?, out, depth + 1)?;
         }
         self.names.truncate(first_name);
@@ -183,9 +210,9 @@ fn check_depth(depth: usize) -> Result<(), Fault> {
     Ok(())
 }
 
-fn append_name(name: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+fn append_name(name: &[u8], form: JsonForm, out: &mut Vec<u8>) -> Result<(), Fault> {
     out.push(b'"');
-    if name.first() == Some(&b'$') {
+    if name.first() == Some(&b'$') && form != JsonForm::Plain {
         let dollars = name.iter().take_while(|&&byte| byte == b'$').count();
         if WRAPPERS.contains(&&name[dollars..]) {
             out.push(b'$');

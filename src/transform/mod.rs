@@ -6,15 +6,19 @@
 
 mod base64;
 mod constant;
+mod date_text;
 mod decimal;
 mod encode;
 mod fault;
 mod json;
+mod json_form;
 mod json_text;
 mod numeric;
 mod path;
+mod reading;
 mod row;
 mod rule;
+mod strip;
 mod text;
 mod time;
 mod walk;

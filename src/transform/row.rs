@@ -8,14 +8,13 @@ use uuid::Uuid;
 use super::constant;
 use super::encode::{self, encode, type_name};
 use super::fault::Fault;
-use super::json;
 use super::path::{self, Fields, Found, Path};
-use super::rule;
+use super::reading::{self, Counted, Reader, Stored};
 use super::time;
 use super::walk::{Raw, Value};
-use crate::config::{Rule, ValueSpec};
+use crate::config::{JsonForm, ValueSpec};
 use crate::domain::{
-    CanonicalId, ClusterTime, Coercion, ColumnType, Document, IdType, Reason, Rejection, Row, TextKind,
+    CanonicalId, ClusterTime, ColumnType, Document, IdType, Reason, Rejection, Row, TextKind,
 };
 use crate::mapping::{ColumnPlan, Mapping, Problem};
 
@@ -35,8 +34,9 @@ pub struct Transformer {
 /// How one column comes about.
 struct Column {
     write: Write,
-    /// What is written instead of an absent value, or of null.
-    instead: Instead,
+    /// What is written instead of an absent value.
+    if_absent: Instead,
+    if_null: Instead,
 }
 
 enum Write {
@@ -44,10 +44,13 @@ enum Write {
     Fixed(Vec<u8>),
     Path {
         paths: Vec<Path>,
-        rule: Option<Rule>,
+        /// `None`: the value as it is.
+        reader: Option<Box<Reader>>,
     },
     Document {
         without: Vec<Box<[u8]>>,
+        form: JsonForm,
+        strip_nul: bool,
     },
     SourceId,
     ClusterTime,
@@ -113,11 +116,10 @@ impl Transformer {
         tuple.extend_from_slice(&(self.columns.len() as i16).to_be_bytes());
         let mut coercions = Vec::new();
         for (index, (column, plan)) in self.columns.iter().zip(&self.mapping.columns).enumerate() {
-            let altered =
-                column.append(plan, &input, &mut tuple).map_err(|fault| fault.in_column(Some(&plan.name)))?;
-            if let Some(rule) = altered {
-                coercions.push(Coercion { column: index as u16, rule });
-            }
+            let mut counted = Counted { column: index as u16, into: &mut coercions };
+            column
+                .append(plan, &input, &mut tuple, &mut counted)
+                .map_err(|fault| fault.in_column(Some(&plan.name)))?;
         }
         // Tens of thousands of rows wait for their commit: what they do not need is half of their memory.
         tuple.shrink_to_fit();
@@ -161,62 +163,65 @@ impl Misfit {
 
 impl Column {
     fn new(plan: &ColumnPlan, fields: &mut Fields) -> Result<Self, Misfit> {
-        let rule = match &plan.value {
-            ValueSpec::Path { rule, .. } => *rule,
-            _ => None,
+        let (rules, default_for_null) = match &plan.value {
+            ValueSpec::Path { reading, .. } => (reading.rules.as_slice(), reading.default_for_null),
+            _ => (&[][..], true),
         };
         let default = match &plan.default {
-            Some(scalar) => constant::encode_scalar(scalar, rule, &plan.column_type)
+            Some(scalar) => constant::encode_scalar(scalar, rules, &plan.column_type)
                 .map_err(|fault| misfit("the default", &fault))?,
             None => None,
         };
-        let instead = match default {
+        let instead = |value: Option<&[u8]>| match value {
             _ if plan.required => Instead::Reject,
             None if plan.not_null => Instead::Reject,
-            default => Instead::Field(field(default.as_deref())),
+            value => Instead::Field(field(value)),
         };
+        let if_absent = instead(default.as_deref());
+        let if_null = instead(default.as_deref().filter(|_| default_for_null));
         let write = Write::new(plan, fields)?;
-        if matches!((&write, &instead), (Write::ClusterTime, Instead::Reject)) {
+        if matches!((&write, &if_absent), (Write::ClusterTime, Instead::Reject)) {
             return Err(Misfit {
                 message: "the column takes no null, and a document of the snapshot has no cluster time"
                     .into(),
                 hint: "drop the column's not null, or give a default",
             });
         }
-        Ok(Self { write, instead })
+        Ok(Self { write, if_absent, if_null })
     }
 
-    /// Appends length and value; the rule's name, if one altered the value.
+    /// Appends length and value.
     fn append(
         &self,
         plan: &ColumnPlan,
         input: &Input<'_>,
         tuple: &mut Vec<u8>,
-    ) -> Result<Option<&'static str>, Fault> {
+        counted: &mut Counted<'_>,
+    ) -> Result<(), Fault> {
         let column = &plan.column_type;
         match &self.write {
             Write::Fixed(field) => tuple.extend_from_slice(field),
-            Write::Path { paths, rule } => match path::first(paths, input.fields)? {
+            Write::Path { paths, reader } => match path::first(paths, input.fields)? {
                 Found::Present(raw) => {
                     let value = raw.value()?;
-                    return measured(tuple, |tuple| match rule {
-                        None => encode(&value, column, tuple).map(|()| None),
-                        Some(rule) => rule::apply(*rule, &value, column, tuple)
-                            .map(|altered| altered.then(|| rule.as_str())),
-                    });
+                    match reader {
+                        None => measured(tuple, |tuple| encode(&value, column, tuple))?,
+                        Some(reader) => self.append_read(plan, reader, &value, tuple, counted)?,
+                    }
                 }
-                found @ (Found::Absent | Found::Null) => self.append_instead(plan, found, tuple)?,
+                Found::Null => append_instead(&self.if_null, "null", plan, tuple)?,
+                Found::Absent => append_instead(&self.if_absent, "absent", plan, tuple)?,
             },
-            Write::Document { without } => measured(tuple, |tuple| {
+            Write::Document { without, form, strip_nul } => measured(tuple, |tuple| {
                 encode::begin_json(column, tuple);
                 let start = tuple.len();
-                json::append_document(input.document, without, tuple)?;
+                reading::append_document(input.document, without, (*form, *strip_nul), tuple, counted)?;
                 encode::check_text(&tuple[start..], column)
             })?,
             Write::SourceId => measured(tuple, |tuple| append_source_id(input, column, tuple))?,
             Write::ClusterTime => match input.time {
                 Some(time) => measured(tuple, |tuple| append_cluster_time(time, column, tuple))?,
-                None => self.append_instead(plan, Found::Absent, tuple)?,
+                None => append_instead(&self.if_absent, "absent", plan, tuple)?,
             },
             Write::KeyUuid => measured(tuple, |tuple| {
                 let key = input.transformer.key(input.source_id);
@@ -227,23 +232,53 @@ impl Column {
                 encode(&Value::String(text.as_bytes()), column, tuple)
             })?,
         }
-        Ok(None)
+        Ok(())
     }
 
-    fn append_instead(&self, plan: &ColumnPlan, found: Found<'_>, tuple: &mut Vec<u8>) -> Result<(), Fault> {
-        match &self.instead {
-            Instead::Field(field) => {
-                tuple.extend_from_slice(field);
-                Ok(())
+    fn append_read(
+        &self,
+        plan: &ColumnPlan,
+        reader: &Reader,
+        value: &Value<'_>,
+        tuple: &mut Vec<u8>,
+        counted: &mut Counted<'_>,
+    ) -> Result<(), Fault> {
+        let start = tuple.len();
+        match measured(tuple, |tuple| reader.store(value, &plan.column_type, tuple, counted))? {
+            Stored::Value => return Ok(()),
+            stored => {
+                tuple.truncate(start);
+                match stored {
+                    Stored::Default => append_instead(&self.if_absent, "absent", plan, tuple),
+                    Stored::Null | Stored::Value => append_instead(&self.if_null, "null", plan, tuple),
+                    Stored::NullByRule if plan.not_null => {
+                        append_instead(&Instead::Reject, "null by on_error", plan, tuple)
+                    }
+                    Stored::NullByRule => {
+                        tuple.extend_from_slice(&field(None));
+                        Ok(())
+                    }
+                }
             }
-            Instead::Reject => {
-                let state = if found == Found::Null { "null" } else { "absent" };
-                let why = if plan.required { "required" } else { "not null in the table" };
-                Err(Fault::new(
-                    Reason::MissingRequired,
-                    format!("the value is {state}, and the column is {why}"),
-                ))
-            }
+        }
+    }
+}
+
+/// `state`: of the value, for the message.
+fn append_instead(
+    instead: &Instead,
+    state: &str,
+    plan: &ColumnPlan,
+    tuple: &mut Vec<u8>,
+) -> Result<(), Fault> {
+    match instead {
+        Instead::Field(field) => {
+            tuple.extend_from_slice(field);
+            Ok(())
+        }
+        Instead::Reject => {
+            let why = if plan.required { "required" } else { "not null in the table" };
+            Err(Fault::new(Reason::MissingRequired, format!("the value is {state}, and the column is {why}")))
         }
     }
 }
@@ -257,22 +292,16 @@ impl Write {
         };
         let is_text = matches!(column, ColumnType::Text { .. } | ColumnType::Other(_));
         match &plan.value {
-            ValueSpec::Path { from, rule } => {
-                if let Some(rule) = rule
-                    && !rule::fits(*rule, column)
-                {
-                    return Err(refuse(
-                        &format!("the rule {}", rule.as_str()),
-                        "leave the rule out, or change the column's type",
-                    ));
-                }
-                Ok(Self::Path { paths: from.iter().map(|path| fields.path(path)).collect(), rule: *rule })
+            ValueSpec::Path { from, reading } => {
+                let reader = Reader::new(reading, column).map_err(|(what, fault)| misfit(what, &fault))?;
+                Ok(Self::Path { paths: from.iter().map(|path| fields.path(path)).collect(), reader })
             }
-            ValueSpec::Document { without } => {
+            ValueSpec::Document { without, json, strip_nul } => {
                 if !is_text && !matches!(column, ColumnType::Json | ColumnType::Jsonb) {
                     return Err(refuse("a whole document", "make the column jsonb"));
                 }
-                Ok(Self::Document { without: without.iter().map(|name| name.as_bytes().into()).collect() })
+                let without = without.iter().map(|name| name.as_bytes().into()).collect();
+                Ok(Self::Document { without, form: *json, strip_nul: *strip_nul })
             }
             ValueSpec::SourceId => {
                 // citext and character(n) hold texts for equal that are different ids.
@@ -294,7 +323,7 @@ impl Write {
                 Ok(Self::ClusterTime)
             }
             ValueSpec::Constant(scalar) => {
-                let value = constant::encode_scalar(scalar, None, column)
+                let value = constant::encode_scalar(scalar, &[], column)
                     .map_err(|fault| misfit("the constant", &fault))?;
                 if value.is_none() && plan.not_null {
                     return Err(Misfit {

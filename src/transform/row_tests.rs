@@ -2,8 +2,10 @@ use bson::{Bson, DateTime, RawDocumentBuf, doc, oid::ObjectId, rawdoc};
 use bytes::Bytes;
 use proptest::prelude::*;
 
+use super::super::rule;
 use super::*;
-use crate::config::{Deletes, KeySpec, OnDrop, Scalar};
+use crate::config::{DateFormat, Deletes, KeySpec, OnDrop, OnError, Reading, Rule, Scalar};
+use crate::domain::Coercion;
 use crate::domain::{Namespace, SourceIndex, TableName};
 
 const TEXT: ColumnType = ColumnType::Text { kind: TextKind::Text, limit: None };
@@ -24,11 +26,15 @@ fn column(name: &str, column_type: ColumnType, value: ValueSpec) -> ColumnPlan {
 }
 
 fn from(path: &str) -> ValueSpec {
-    ValueSpec::Path { from: vec![path.into()], rule: None }
+    ValueSpec::Path { from: vec![path.into()], reading: Reading::default() }
 }
 
 fn by_rule(path: &str, rule: Rule) -> ValueSpec {
-    ValueSpec::Path { from: vec![path.into()], rule: Some(rule) }
+    ValueSpec::Path { from: vec![path.into()], reading: rule.into() }
+}
+
+fn whole(without: Vec<String>) -> ValueSpec {
+    ValueSpec::Document { without, json: JsonForm::Relaxed, strip_nul: false }
 }
 
 fn transformer(columns: Vec<ColumnPlan>) -> Result<Transformer, Vec<Problem>> {
@@ -96,10 +102,18 @@ fn a_row_has_every_column_in_order() {
     let columns = vec![
         column("source", TEXT, ValueSpec::Constant(Scalar::Text("venmo".into()))),
         column("source_id", TEXT, ValueSpec::SourceId),
-        column("note", TEXT, ValueSpec::Path { from: vec!["memo".into(), "a.note".into()], rule: None }),
+        column(
+            "note",
+            TEXT,
+            ValueSpec::Path { from: vec!["memo".into(), "a.note".into()], reading: Reading::default() },
+        ),
         column("amount", ColumnType::Int4, from("amount")),
         column("gone", TEXT, from("gone")),
-        column("source_data", ColumnType::Jsonb, ValueSpec::Document { without: vec!["_id".into()] }),
+        column(
+            "source_data",
+            ColumnType::Jsonb,
+            ValueSpec::Document { without: vec!["_id".into()], json: JsonForm::default(), strip_nul: false },
+        ),
     ];
     let row = row(columns, rawdoc! { "_id": "a", "amount": 5, "memo": null, "a": { "note": "hi" } }).unwrap();
     assert_eq!(row.source_id, "a");
@@ -125,17 +139,48 @@ fn what_is_missing_is_null_a_default_or_a_rejection() {
     let not_null = || ColumnPlan { not_null: true, ..plain() };
     for missing in [rawdoc! {}, rawdoc! { "x": null }] {
         assert_eq!(texts(&row(vec![plain()], missing.clone()).unwrap()), ["NULL"]);
-        assert_eq!(texts(&row(vec![default()], missing.clone()).unwrap()), ["d"]);
         assert_eq!(first_reason(vec![required()], missing.clone()), Reason::MissingRequired);
         let rejection = row(vec![not_null()], missing).unwrap_err();
         assert_eq!(rejection.reason, Reason::MissingRequired);
         assert_eq!(rejection.column.as_deref(), Some("c"));
         assert!(rejection.message.contains("not null in the table"), "{rejection}");
     }
+    assert_eq!(texts(&row(vec![default()], rawdoc! {}).unwrap()), ["d"]);
+    assert_eq!(texts(&row(vec![default()], rawdoc! { "x": null }).unwrap()), ["NULL"]);
     let with_default = ColumnPlan { not_null: true, ..default() };
-    assert_eq!(texts(&row(vec![with_default], rawdoc! {}).unwrap()), ["d"]);
+    assert_eq!(texts(&row(vec![with_default.clone()], rawdoc! {}).unwrap()), ["d"]);
+    assert_eq!(first_reason(vec![with_default], rawdoc! { "x": null }), Reason::MissingRequired);
+    let reading = Reading { default_for_null: true, ..Reading::default() };
+    let for_null = ColumnPlan { value: ValueSpec::Path { from: vec!["x".into()], reading }, ..default() };
+    assert_eq!(texts(&row(vec![for_null], rawdoc! { "x": null }).unwrap()), ["d"]);
     let json = column("c", ColumnType::Jsonb, from("x"));
     assert_eq!(texts(&row(vec![json], rawdoc! { "x": null }).unwrap()), ["NULL"]);
+}
+
+#[test]
+fn what_a_rule_makes_null_is_treated_as_the_column_treats_nulls() {
+    let null_if = || Reading { null_if: vec![Scalar::Int(0)], ..Reading::default() };
+    let reading = |reading| ValueSpec::Path { from: vec!["x".into()], reading };
+    let document = || rawdoc! { "x": 0 };
+    let plan =
+        |value| ColumnPlan { default: Some(Scalar::Int(7)), ..column("c", ColumnType::Int2, reading(value)) };
+    let seven = Some(vec![0, 7]);
+    let stored = |plan| {
+        let row = row(vec![plan], document()).unwrap();
+        (
+            fields(&row.tuple).remove(0),
+            row.coercions.into_iter().map(|coercion| coercion.rule).collect::<Vec<_>>(),
+        )
+    };
+    assert_eq!(stored(plan(null_if())), (None, vec!["null_if"]));
+    let for_null = Reading { default_for_null: true, ..null_if() };
+    assert_eq!(stored(plan(for_null)), (seven.clone(), vec!["null_if"]));
+    let required = ColumnPlan { required: true, default: None, ..plan(null_if()) };
+    assert_eq!(first_reason(vec![required], document()), Reason::MissingRequired);
+    let on_error = |on_error| Reading { on_error, rules: vec![Rule::Number], ..Reading::default() };
+    let bad = |plan| row(vec![plan], rawdoc! { "x": "seven" }).unwrap();
+    assert_eq!(fields(&bad(plan(on_error(OnError::Default))).tuple), [seven]);
+    assert_eq!(fields(&bad(plan(on_error(OnError::Null))).tuple), [None]);
 }
 
 #[test]
@@ -222,7 +267,7 @@ fn plans_that_cannot_work_are_all_told_at_once() {
         ColumnPlan { default: Some(Scalar::Int(70_000)), ..column("b", ColumnType::Int2, from("b")) },
         not_null(column("c", MOMENT, ValueSpec::ClusterTime)),
         column("d", ColumnType::Int4, by_rule("d", Rule::UnixSeconds)),
-        column("e", ColumnType::Int4, ValueSpec::Document { without: vec![] }),
+        column("e", ColumnType::Int4, whole(vec![])),
         column("f", ColumnType::Text { kind: TextKind::Citext, limit: None }, ValueSpec::SourceId),
         column("g", ColumnType::Text { kind: TextKind::Varchar, limit: Some(20) }, ValueSpec::KeyUuid),
         column("h", ColumnType::Uuid, ValueSpec::KeyPrefixed("x".into())),
@@ -264,17 +309,28 @@ fn everything() -> Transformer {
         enumeration,
         ColumnType::Other("inet".into()),
     ];
-    let rules =
-        [Rule::UnixSeconds, Rule::UnixMilliseconds, Rule::Rfc3339, Rule::Text, Rule::Number, Rule::Json];
+    let formats = vec![DateFormat::parse("%d.%m.%Y").unwrap()];
+    let rules = [
+        Rule::UnixSeconds,
+        Rule::UnixMilliseconds,
+        Rule::Rfc3339,
+        Rule::Iso8601,
+        Rule::Date(formats),
+        Rule::Text,
+        Rule::Number,
+        Rule::Boolean,
+        Rule::ObjectId,
+        Rule::Json,
+    ];
     let mut columns = Vec::new();
     for (index, column_type) in types.iter().enumerate() {
         let name = format!("c{index}");
         columns.push(column(&name, column_type.clone(), from(&format!("f{index}"))));
-        for rule in rules.into_iter().filter(|rule| rule::fits(*rule, column_type)) {
-            columns.push(column(&name, column_type.clone(), by_rule(&format!("f{index}.0.a"), rule)));
+        for rule in rules.iter().filter(|rule| rule::fits(rule, column_type)) {
+            columns.push(column(&name, column_type.clone(), by_rule(&format!("f{index}.0.a"), rule.clone())));
         }
     }
-    columns.push(column("document", ColumnType::Jsonb, ValueSpec::Document { without: vec![] }));
+    columns.push(column("document", ColumnType::Jsonb, whole(vec![])));
     transformer(columns).unwrap()
 }
 

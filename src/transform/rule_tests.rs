@@ -1,4 +1,5 @@
 use super::super::numeric::tests::decode;
+use super::super::reading::{Counted, Reader};
 use super::*;
 use crate::domain::TextKind;
 
@@ -7,8 +8,10 @@ const TEXT: ColumnType = ColumnType::Text { kind: TextKind::Text, limit: None };
 const EPOCH_SECONDS: i64 = 946_684_800;
 
 fn read(rule: Rule, value: Value<'_>, column: &ColumnType) -> Result<(Vec<u8>, bool), Reason> {
-    let mut out = Vec::new();
-    apply(rule, &value, column, &mut out).map(|altered| (out, altered)).map_err(|fault| fault.reason)
+    let reader = Reader::new(&rule.into(), column).unwrap().unwrap();
+    let (mut out, mut altered) = (Vec::new(), Vec::new());
+    let stored = reader.store(&value, column, &mut out, &mut Counted { column: 0, into: &mut altered });
+    stored.map(|_| (out, !altered.is_empty())).map_err(|fault| fault.reason)
 }
 
 fn moment(rule: Rule, value: Value<'_>) -> Result<i64, Reason> {

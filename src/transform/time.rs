@@ -51,6 +51,28 @@ fn write_timestamp(microseconds: i128, precision: u8, out: &mut Vec<u8>) -> Resu
     Ok(())
 }
 
+/// The moment without what the column does not keep of it: the time of a day, digits of a second.
+pub(super) fn floor(microseconds: i128, column: &ColumnType) -> i128 {
+    let unit = match column {
+        ColumnType::Date => MICROSECONDS_PER_DAY,
+        ColumnType::Timestamp { precision } | ColumnType::TimestampTz { precision } => {
+            10_i128.pow(u32::from(6_u8.saturating_sub(*precision)))
+        }
+        _ => 1,
+    };
+    microseconds.div_euclid(unit).saturating_mul(unit)
+}
+
+/// The first or the last moment that the column holds.
+pub(super) fn end_of_range(first: bool, column: &ColumnType) -> i128 {
+    let epoch = POSTGRES_EPOCH_DAYS * MICROSECONDS_PER_DAY;
+    let range = match column {
+        ColumnType::Date => DATE_RANGE.start * MICROSECONDS_PER_DAY..DATE_RANGE.end * MICROSECONDS_PER_DAY,
+        _ => TIMESTAMP_RANGE,
+    };
+    epoch + if first { range.start } else { floor(range.end - 1, column) }
+}
+
 /// RFC 3339 to microseconds since 1970 UTC.
 pub(super) fn parse_rfc3339(text: &[u8]) -> Result<i128, Fault> {
     let invalid = || Fault::new(Reason::InvalidDate, "the text is not an RFC 3339 date and time");
@@ -155,13 +177,13 @@ fn append_digits(value: i64, count: u32, out: &mut Vec<u8>) {
     }
 }
 
-fn digits(text: &[u8]) -> Option<i64> {
+pub(super) fn digits(text: &[u8]) -> Option<i64> {
     text.iter()
         .try_fold(0_i64, |value, &byte| byte.is_ascii_digit().then(|| value * 10 + i64::from(byte - b'0')))
 }
 
 /// Days since 1970 of a day in the Gregorian calendar, if there is such a day.
-fn day_number(year: i64, month: i64, day: i64) -> Option<i64> {
+pub(super) fn day_number(year: i64, month: i64, day: i64) -> Option<i64> {
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let length = match month {
         1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
