@@ -75,3 +75,29 @@ create table rowstream.held (
 comment on table rowstream.held is 'changes that could not be applied, one per document; id is the BSON type byte and value of _id';
 create index held_due on rowstream.held (pipeline, next_attempt_at) where state <> 'resolved';
 create index held_resolved on rowstream.held (pipeline, resolved_at) where state = 'resolved';
+
+create table rowstream.wait (
+    pipeline text,
+    source text,
+    source_id text,
+    awaited text,
+    awaited_key bytea,
+    id bytea not null,
+    stub bytea,
+    due boolean not null default false,
+    since timestamptz not null default now(),
+    primary key (pipeline, source, source_id, awaited, awaited_key)
+);
+comment on table rowstream.wait is 'references that were not resolved by their first choice: (source, source_id) refers to a row that is not there, named by what is awaited and its key; due means that it has come, stub is the key of the row made meanwhile';
+create index wait_awaited on rowstream.wait (pipeline, awaited, awaited_key);
+create index wait_due on rowstream.wait (pipeline) where due;
+
+create table rowstream.stub (
+    pipeline text,
+    target text,
+    row_key bytea,
+    row_hash text not null,
+    created_at timestamptz not null default now(),
+    primary key (pipeline, target, row_key)
+);
+comment on table rowstream.stub is 'rows made for references whose own row is not there, by their key as a COPY tuple; row_hash is md5 of the whole row as it was made';

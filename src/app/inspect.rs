@@ -1,6 +1,7 @@
 //! Everything that can be known before the first write: both servers, every mapping, every table.
 //! `rowstream check` prints it; `rowstream run` begins with it.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -9,9 +10,9 @@ use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, Row};
 
 use crate::config::{Config, KeySpec, MappingSpec, Mappings, SchemaMode};
-use crate::domain::{IdType, Namespace, SourceIndex, Table};
-use crate::mapping::{self, Mapping, Problem};
-use crate::pipeline::{Error, Mapped, Plan};
+use crate::domain::{IdType, Namespace, SourceIndex, Table, TableName};
+use crate::mapping::{self, Mapping, MissingPlan, Problem, StubPlan};
+use crate::pipeline::{Error, Mapped, Plan, StubMaker};
 use crate::sink::{self, Target};
 use crate::source::{self, CollectionFacts, CollectionIndex, Facts, OplogWindow, Scope};
 use crate::state::mapping::Known;
@@ -136,9 +137,33 @@ pub async fn inspect(
             "add a mapping, enable one, or create a collection",
         );
     }
+    let mut shapes = HashMap::new();
+    let mut compiled = Vec::new();
     for (place, spec) in specs.iter().enumerate() {
         let index = SourceIndex(place as u16);
-        inspection.mapping(config, connection, tables, index, spec, &facts, &known).await?;
+        let mapping =
+            inspection.mapping(connection, tables, index, spec, &facts, &known, &mut shapes).await?;
+        compiled.extend(mapping);
+    }
+    for name in specs.iter().flat_map(mapping::looked_into) {
+        if !shapes.contains_key(name)
+            && let Some(table) = sink::read_table(connection, name)
+                .await
+                .map_err(|error| Error::retry("read the catalog", error))?
+        {
+            shapes.insert(name.clone(), table);
+        }
+    }
+    if let Err(problems) = mapping::link(&mut compiled, &specs, &shapes) {
+        problems.into_iter().for_each(|problem| inspection.problem(problem));
+    }
+    for mapping in compiled {
+        let place = facts.collections.iter().position(|facts| facts.namespace == mapping.namespace);
+        if let Some(place) = place {
+            inspection.shared_key(&mapping);
+            let of_collection = &facts.collections[place];
+            inspection.finish(config, mapping, CollectionIndex(place as u16), of_collection);
+        }
     }
     Ok(inspection)
 }
@@ -225,31 +250,33 @@ impl Inspection {
     #[expect(clippy::too_many_arguments, reason = "what one mapping is checked against, once")]
     async fn mapping(
         &mut self,
-        config: &Config,
         connection: &mut PgConnection,
         tables: Tables,
         index: SourceIndex,
         spec: &MappingSpec,
         facts: &Facts,
         known: &[Known],
-    ) -> Result<(), Error> {
-        let collection = facts.collections.iter().position(|facts| facts.namespace == spec.collection);
-        let Some(collection) = collection else { return Ok(()) };
-        let of_collection = &facts.collections[collection];
+        shapes: &mut HashMap<TableName, Table>,
+    ) -> Result<Option<Mapping>, Error> {
+        let of_collection = facts.collections.iter().find(|facts| facts.namespace == spec.collection);
+        let Some(of_collection) = of_collection else { return Ok(None) };
         self.collection(spec, of_collection);
         let table = self.table(connection, tables, spec).await?;
-        let Some(table) = table else { return Ok(()) };
+        let Some(table) = table else { return Ok(None) };
         let known = known.iter().find(|known| known.source == spec.source);
-        let Some(id_type) = self.id_type(spec, of_collection, known) else { return Ok(()) };
-        match mapping::compile(index, spec, id_type, &table) {
-            Err(problems) => problems.into_iter().for_each(|problem| self.problem(problem)),
+        let Some(id_type) = self.id_type(spec, of_collection, known) else { return Ok(None) };
+        let compiled = mapping::compile(index, spec, id_type, &table);
+        shapes.insert(spec.table.clone(), table);
+        match compiled {
+            Err(problems) => {
+                problems.into_iter().for_each(|problem| self.problem(problem));
+                Ok(None)
+            }
             Ok((mapping, warnings)) => {
                 warnings.into_iter().for_each(|problem| self.problem(problem));
-                self.shared_key(&mapping);
-                self.finish(config, mapping, CollectionIndex(collection as u16), of_collection);
+                Ok(Some(mapping))
             }
         }
-        Ok(())
     }
 
     fn collection(&mut self, spec: &MappingSpec, facts: &CollectionFacts) {
@@ -352,6 +379,13 @@ impl Inspection {
         facts: &CollectionFacts,
     ) {
         let mapping = Arc::new(mapping);
+        let mut stubs = Vec::new();
+        for reference in &mapping.references {
+            stubs.push(match &reference.missing {
+                MissingPlan::Create(stub) => self.stub_maker(config, stub),
+                MissingPlan::Hold | MissingPlan::Null | MissingPlan::Keep => None,
+            });
+        }
         match Transformer::new(Arc::clone(&mapping), config.namespace) {
             Err(problems) => problems.into_iter().for_each(|problem| self.problem(problem)),
             Ok(transformer) => {
@@ -365,12 +399,26 @@ impl Inspection {
                 self.mapped.push(Mapped {
                     target: Target::new(Arc::clone(&mapping)),
                     mapping,
+                    stubs,
                     collection,
                     transformer,
                     documents_estimated: facts.documents.unwrap_or(0),
                     average_size: facts.average_size.unwrap_or(0),
                     chunk_documents: config.snapshot.chunk_documents.min(fit).max(1),
                 });
+            }
+        }
+    }
+}
+
+impl Inspection {
+    fn stub_maker(&mut self, config: &Config, stub: &StubPlan) -> Option<StubMaker> {
+        let mapping = Arc::new(stub.mapping.clone());
+        match Transformer::new(Arc::clone(&mapping), config.namespace) {
+            Ok(transformer) => Some(StubMaker { transformer, target: Target::new(mapping) }),
+            Err(problems) => {
+                problems.into_iter().for_each(|problem| self.problem(problem));
+                None
             }
         }
     }

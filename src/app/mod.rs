@@ -301,6 +301,7 @@ impl App {
             checkpoint: loaded.checkpoint,
             pending: loaded.pending,
             held: loaded.held,
+            waits: loaded.waits,
             limits: Limits { max_changes: config.batch.max_changes, max_bytes: config.batch.max_bytes },
             linger: config.batch.linger,
             policy: HeldPolicy {

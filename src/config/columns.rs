@@ -6,6 +6,7 @@ use super::mappings::NAME_BYTES;
 use super::model::{ColumnSpec, KeySpec, Scalar, ValueSpec};
 use super::nearest::nearest;
 use super::reading::{JsonForm, Reading};
+use super::references;
 use super::rules::RuleKeys;
 use super::tree::{Field, Section};
 
@@ -42,11 +43,18 @@ pub(super) fn columns(field: Field<'_>, key: &KeySpec) -> Vec<ColumnSpec> {
 }
 
 fn column(name: String, field: Field<'_>, key: &KeySpec) -> Option<ColumnSpec> {
-    if name.is_empty() || name.len() > NAME_BYTES || name.contains('\0') {
-        field.hidden_mistake(format!("must have a name of 1 to {NAME_BYTES} bytes"), "");
-    } else if key.source.as_ref() == Some(&name) || key.source_id == name {
+    let is_key = key.source.as_ref() == Some(&name) || key.source_id == name;
+    if is_key {
         let hint = "rowstream writes the key itself, into the columns that key: names";
         field.hidden_mistake("must not be a column of the key", hint);
+    }
+    any_column(name, field)
+}
+
+/// A column of whatever table: of a mapping, or of a stub.
+pub(super) fn any_column(name: String, field: Field<'_>) -> Option<ColumnSpec> {
+    if name.is_empty() || name.len() > NAME_BYTES || name.contains('\0') {
+        field.hidden_mistake(format!("must have a name of 1 to {NAME_BYTES} bytes"), "");
     }
     match field.value() {
         ValueKind::String(_) => {
@@ -62,7 +70,7 @@ fn column(name: String, field: Field<'_>, key: &KeySpec) -> Option<ColumnSpec> {
         }
         ValueKind::Table(_) => described_column(name, field.into_section()?),
         _ => {
-            field.mistake("must be a path, or a map with from, value or key", "");
+            field.mistake("must be a path, or a map with from, value, key, ref or lookup", "");
             None
         }
     }
@@ -72,6 +80,9 @@ fn described_column(name: String, mut section: Section<'_>) -> Option<ColumnSpec
     let origin_field = section.field("from");
     let constant_field = section.field_or_null("value");
     let key_field = section.field("key");
+    let ref_field = section.field("ref");
+    let lookup_field = section.field("lookup");
+    let missing_field = section.field_or_null("missing");
     let rules = RuleKeys::take(&mut section);
     let without_field = section.field("without");
     let required_field = section.field("required");
@@ -81,9 +92,11 @@ fn described_column(name: String, mut section: Section<'_>) -> Option<ColumnSpec
 
     let given = usize::from(origin_field.is_some())
         + usize::from(constant_field.is_some())
-        + usize::from(key_field.is_some());
+        + usize::from(key_field.is_some())
+        + usize::from(ref_field.is_some())
+        + usize::from(lookup_field.is_some());
     if given != 1 {
-        section.mistake("must have one of from, value and key", "");
+        section.mistake("must have one of from, value, key, ref and lookup", "");
         return None;
     }
     let origin = match origin_field {
@@ -92,8 +105,15 @@ fn described_column(name: String, mut section: Section<'_>) -> Option<ColumnSpec
     };
     let is_document = matches!(origin, Some(Origin::Word(Word::Document)));
     let is_path = matches!(origin, Some(Origin::Paths(_)));
-    for field in [&required_field, &default_field].into_iter().flatten().filter(|_| !is_path) {
+    let is_reference = ref_field.is_some() || lookup_field.is_some();
+    if let Some(field) = default_field.as_ref().filter(|_| !is_path) {
         field.mistake("must be left out unless from is a path", "");
+    }
+    if let Some(field) = required_field.as_ref().filter(|_| !is_path && !is_reference) {
+        field.mistake("must be left out unless from is a path", "");
+    }
+    if let Some(field) = missing_field.as_ref().filter(|_| !is_reference) {
+        field.mistake("must be left out without ref or lookup", "for an absent field: required, or default");
     }
     if let Some(field) = without_field.as_ref().filter(|_| !is_document) {
         field.mistake("must be left out unless from is $document", "");
@@ -120,7 +140,9 @@ fn described_column(name: String, mut section: Section<'_>) -> Option<ColumnSpec
         (Some(Origin::Word(Word::ClusterTime)), _, _) => ValueSpec::ClusterTime,
         (None, Some(field), _) => ValueSpec::Constant(constant(&field)?),
         (None, None, Some(field)) => key_value(field)?,
-        (None, None, None) => return None,
+        (None, None, None) => {
+            ValueSpec::Reference(Box::new(references::reference(ref_field, lookup_field, missing_field)?))
+        }
     };
     Some(ColumnSpec { name, value, insert_only: writes.unwrap_or(false), required, default })
 }
@@ -145,7 +167,7 @@ fn origin(field: Field<'_>) -> Option<Origin> {
     }
 }
 
-fn path(field: &Field<'_>) -> Option<String> {
+pub(super) fn path(field: &Field<'_>) -> Option<String> {
     let path = field.text()?;
     if path.starts_with('$') {
         field.mistake("must be a path", "words with a $ stand alone, not in a list");

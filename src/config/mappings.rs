@@ -168,7 +168,7 @@ pub(super) fn schema_mistake(name: &str) -> Option<&'static str> {
     None
 }
 
-fn table(field: Field<'_>) -> Option<TableName> {
+pub(super) fn table(field: Field<'_>) -> Option<TableName> {
     if matches!(field.value(), ValueKind::Table(_)) {
         let mut section = field.into_section()?;
         let schema = section.field("schema");

@@ -14,6 +14,7 @@ mod mappings;
 mod model;
 mod nearest;
 mod reading;
+mod references;
 mod rules;
 mod sections;
 mod show;

@@ -239,6 +239,68 @@ pub enum ValueSpec {
     KeyUuid,
     /// A prefix and the ULID text of that UUID.
     KeyPrefixed(String),
+    /// What stands in another row.
+    Reference(Box<ReferenceSpec>),
+}
+
+/// A value that is taken from another row, and what to do while there is none.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReferenceSpec {
+    pub aim: Aim,
+    /// The column of the other row; `None`: the one that the column's foreign key refers to.
+    pub take: Option<String>,
+    pub missing: Missing,
+}
+
+/// Which row is meant.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Aim {
+    /// The row of a document, by its id.
+    Document {
+        to: Targets,
+        /// The first of these dotted paths that is present.
+        from: Vec<String>,
+        strip_prefix: Option<String>,
+    },
+    /// The row of any table that has these values.
+    Row { table: TableName, matches: Vec<(String, MatchSpec)> },
+}
+
+/// Whose document is meant, by names of mappings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Targets {
+    /// The first of them that has the row.
+    First(Vec<String>),
+    /// Told by another field of the document: its text → a mapping.
+    By { path: String, map: Vec<(String, String)> },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum MatchSpec {
+    Path(String),
+    Constant(Scalar),
+}
+
+/// What becomes of a reference to a row that is not there (yet).
+#[derive(Debug, Clone, PartialEq)]
+pub enum Missing {
+    /// The document is held until the row is there.
+    Hold,
+    Null,
+    /// The id as text.
+    Keep,
+    /// The row is made, as a stub.
+    Create(StubSpec),
+}
+
+/// The row that is made for a reference; its columns' paths are of the referring document.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StubSpec {
+    /// First half of the stub's key, where the table has one.
+    pub source: Option<String>,
+    /// Before the id, in the second half.
+    pub prefix: Option<String>,
+    pub columns: Vec<ColumnSpec>,
 }
 
 /// How a value is read where its type alone does not say.

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::connection::redact;
 use super::model::{
-    ColumnSpec, Config, Deletes, LogFormat, MappingSpec, Mappings, OnDrop, SchemaMode, SnapshotMode,
-    ValueSpec,
+    Aim, ColumnSpec, Config, Deletes, LogFormat, MappingSpec, Mappings, MatchSpec, Missing, OnDrop,
+    ReferenceSpec, SchemaMode, SnapshotMode, Targets, ValueSpec,
 };
 use super::reading::{JsonForm, quoted};
 use super::units::{show_bytes, show_duration};
@@ -150,6 +150,7 @@ fn value(column: &ColumnSpec) -> String {
         ValueSpec::Constant(scalar) => vec![format!("value: {}", scalar.to_yaml())],
         ValueSpec::KeyUuid => vec!["key: uuid".to_owned()],
         ValueSpec::KeyPrefixed(prefix) => vec![format!("key: {{ prefix: {} }}", quoted(prefix))],
+        ValueSpec::Reference(spec) => reference(spec),
     };
     if column.required {
         parts.push("required: true".to_owned());
@@ -159,6 +160,53 @@ fn value(column: &ColumnSpec) -> String {
         parts.push("write: insert".to_owned());
     }
     format!("{{ {} }}", parts.join(", "))
+}
+
+fn reference(spec: &ReferenceSpec) -> Vec<String> {
+    let take = spec.take.iter().map(|take| format!("take: {}", quoted(take)));
+    let aim = match &spec.aim {
+        Aim::Document { to, from, strip_prefix } => {
+            let to = match to {
+                Targets::First(sources) => format!("to: {}", quoted_list(sources)),
+                Targets::By { path, map } => {
+                    let map =
+                        map.iter().map(|(kind, source)| format!("{}: {}", quoted(kind), quoted(source)));
+                    let map = map.collect::<Vec<_>>().join(", ");
+                    format!("by: {{ path: {}, map: {{ {map} }} }}", quoted(path))
+                }
+            };
+            let mut parts = vec![to, format!("from: {}", quoted_list(from))];
+            parts.extend(strip_prefix.iter().map(|prefix| format!("strip_prefix: {}", quoted(prefix))));
+            format!("ref: {{ {} }}", parts.into_iter().chain(take).collect::<Vec<_>>().join(", "))
+        }
+        Aim::Row { table, matches } => {
+            let matches = matches.iter().map(|(column, value)| match value {
+                MatchSpec::Path(path) => format!("{}: {}", quoted(column), quoted(path)),
+                MatchSpec::Constant(constant) => {
+                    format!("{}: {{ value: {} }}", quoted(column), constant.to_yaml())
+                }
+            });
+            let matches = matches.collect::<Vec<_>>().join(", ");
+            let table = format!("{{ schema: {}, name: {} }}", quoted(&table.schema), quoted(&table.name));
+            let parts = vec![format!("table: {table}"), format!("match: {{ {matches} }}")];
+            format!("lookup: {{ {} }}", parts.into_iter().chain(take).collect::<Vec<_>>().join(", "))
+        }
+    };
+    let missing = match &spec.missing {
+        Missing::Hold => "hold".to_owned(),
+        Missing::Null => "null".to_owned(),
+        Missing::Keep => "keep".to_owned(),
+        Missing::Create(stub) => {
+            let mut parts = Vec::new();
+            parts.extend(stub.source.iter().map(|source| format!("source: {}", quoted(source))));
+            parts.extend(stub.prefix.iter().map(|prefix| format!("prefix: {}", quoted(prefix))));
+            let columns =
+                stub.columns.iter().map(|column| format!("{}: {}", quoted(&column.name), value(column)));
+            parts.push(format!("columns: {{ {} }}", columns.collect::<Vec<_>>().join(", ")));
+            format!("{{ create: {{ {} }} }}", parts.join(", "))
+        }
+    };
+    vec![aim, format!("missing: {missing}")]
 }
 
 fn quoted_list(items: &[String]) -> String {

@@ -146,8 +146,8 @@ mappings:
     );
     insta::assert_snapshot!(mistakes(&yaml, &[]), @r#"
 mappings[0].columns.source: must not be a column of the key (rowstream writes the key itself, into the columns that key: names)
-mappings[0].columns.none: must have one of from, value and key
-mappings[0].columns.both: must have one of from, value and key
+mappings[0].columns.none: must have one of from, value, key, ref and lookup
+mappings[0].columns.both: must have one of from, value, key, ref and lookup
 mappings[0].columns.word: must be one of $document, $id, $cluster_time, given "$documnt" (did you mean $document?)
 mappings[0].columns.words.from[0]: must be a path, given "$id" (words with a $ stand alone, not in a list)
 mappings[0].columns.words.from[1]: must be names joined by single dots, given "a..b"
@@ -157,7 +157,7 @@ mappings[0].columns.without.without: must be left out unless from is $document, 
 mappings[0].columns.constant.required: must be left out unless from is a path, given true
 mappings[0].columns.key.key: must be uuid or { prefix: … }, given "uuidv5" (did you mean uuid?)
 mappings[0].columns.prefix.key.prefix: is required (for example txn_)
-mappings[0].columns.number: must be a path, or a map with from, value or key, given 7
+mappings[0].columns.number: must be a path, or a map with from, value, key, ref or lookup, given 7
 mappings[0].columns.map.value: must be text, a number, true, false or null, given a map
 mappings[0].columns.large.value: must be a number that is read exactly, given 123456789012345680000 (put it in quotes)
 mappings[0].columns."a.b".write: must be one of always, insert, given "never"
@@ -415,7 +415,7 @@ fn the_example_loads_and_says_what_its_comments_say() {
         defaults(&servers_only),
         "the example shows another value than the default"
     );
-    assert_eq!(listed(&config).len(), 2);
+    assert_eq!(listed(&config).len(), 4);
     assert_eq!(listed(&config)[0].id_type, Some(IdType::ObjectId));
 }
 
@@ -447,11 +447,11 @@ fn the_example_and_the_docs_hold_every_known_key() {
     assert!(undescribed.is_empty(), "not in the docs: {undescribed:?}");
 }
 
-/// The keys of a tree as the reader names them: `[]` for places, `*` for the names of columns.
+/// The keys of a tree as the reader names them: `[]` for places, `*` for names that are not ours.
 fn keys(entries: &Map<String, Value>, prefix: &str, found: &mut BTreeSet<String>) {
     for (key, value) in entries {
         // Their keys are names, or values.
-        let is_name = ["mappings[].columns.", "mappings[].columns.*.enum."].contains(&prefix);
+        let is_name = [".columns.", ".map.", ".match.", ".enum."].iter().any(|map| prefix.ends_with(map));
         let path = format!("{prefix}{}", if is_name { "*" } else { key });
         if !is_name {
             found.insert(path.clone());

@@ -100,6 +100,21 @@ impl CanonicalId {
         text::id_type(self.element_type(), self.value())
     }
 
+    /// The id that a reference with this value means, where ids of the target are mostly of `id_type`: text
+    /// of the right form is taken for an ObjectId, a whole number or a UUID, and those for text. What has no
+    /// such form is an id of another type, as it is.
+    pub fn as_reference(&self, id_type: IdType) -> Self {
+        match text::converted(self.element_type(), self.value(), id_type) {
+            Some((element_type, value)) => Self::from_value(element_type, &value),
+            None => self.clone(),
+        }
+    }
+
+    /// The id whose `source_id` this is; `None`: the text is only its hash, or none of ours.
+    pub fn from_source_id(text: &str, plain: IdType) -> Option<Self> {
+        text::parsed(text, plain).filter(|id| id.source_id(plain) == text)
+    }
+
     /// The id as text without NUL, of at most 512 bytes; different ids have different texts. Ids of the
     /// `plain` type are written as they are; all others begin with `$` and a tag.
     pub fn source_id(&self, plain: IdType) -> String {

@@ -13,5 +13,5 @@ pub use document::Document;
 pub use key::{CanonicalId, IdType, Key, SourceIndex};
 pub use namespace::Namespace;
 pub use position::{ClusterTime, Position, ResumeToken};
-pub use row::{Coercion, Reason, Rejection, Row};
+pub use row::{Coercion, Reason, Reference, Rejection, Row, Sought};
 pub use table::{Column, ColumnType, ForeignKey, Table, TableName, TextKind, UniqueKey};

@@ -13,6 +13,27 @@ pub struct Row {
     pub tuple: Vec<u8>,
     /// Values that were altered by a rule the operator wrote.
     pub coercions: Vec<Coercion>,
+    /// Fields that stand in other rows, in the order of the tuple: nulls so far.
+    pub references: Vec<Reference>,
+}
+
+/// A field whose value must be looked for when the row is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reference {
+    /// Which of the mapping's references.
+    pub plan: u16,
+    /// Where the field begins in the tuple.
+    pub offset: usize,
+    /// The rows that may have it, best first: which finder of the plan, and the key it looks for.
+    pub choices: Vec<(u16, Sought)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Sought {
+    /// The row of the document with this id.
+    Document(CanonicalId),
+    /// The row whose columns hold these fields: a binary COPY tuple.
+    Row(Vec<u8>),
 }
 
 /// A value that a rule altered: index into the mapping's columns, and the rule's name.
@@ -56,12 +77,13 @@ pub enum Reason {
     Constraint,
     UniqueViolation,
     ForeignKeyViolation,
+    UnresolvedReference,
     DuplicateId,
     RejectedByTarget,
 }
 
 impl Reason {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::MissingRequired,
         Self::WrongType,
         Self::OutOfRange,
@@ -76,6 +98,7 @@ impl Reason {
         Self::Constraint,
         Self::UniqueViolation,
         Self::ForeignKeyViolation,
+        Self::UnresolvedReference,
         Self::DuplicateId,
         Self::RejectedByTarget,
     ];
@@ -96,6 +119,7 @@ impl Reason {
             Self::Constraint => "constraint",
             Self::UniqueViolation => "unique_violation",
             Self::ForeignKeyViolation => "foreign_key_violation",
+            Self::UnresolvedReference => "unresolved_reference",
             Self::DuplicateId => "duplicate_id",
             Self::RejectedByTarget => "rejected_by_target",
         }

@@ -1,6 +1,7 @@
 use super::fit::{fit, fit_source, fit_source_id};
 use super::hash::hash;
 use super::problem::{Problem, Problems, quoted, quoted_table};
+use super::reference::ReferencePlan;
 use super::table::{check_columns_access, check_table, check_unmapped_columns};
 use crate::config::{
     ColumnSpec, Deletes, JsonForm, KeySpec, MappingSpec, OnDrop, Scalar, ValueSpec, nearest,
@@ -21,6 +22,8 @@ pub struct Mapping {
     pub key: KeySpec,
     /// Written columns, the key's own first (source if there is one, then source_id), then in file order.
     pub columns: Vec<ColumnPlan>,
+    /// Columns whose values stand in other rows; complete once the mapping is linked.
+    pub references: Vec<ReferencePlan>,
     pub deletes: Deletes,
     pub on_drop: OnDrop,
     pub critical: bool,
@@ -28,6 +31,13 @@ pub struct Mapping {
     pub fingerprint: String,
     /// Of the mapping itself: changes when its meaning does.
     pub hash: String,
+}
+
+impl Mapping {
+    /// The columns that say whose row it is: they come first.
+    pub fn key_columns(&self) -> impl Iterator<Item = &ColumnPlan> {
+        self.columns.iter().take(1 + usize::from(self.key.source.is_some()))
+    }
 }
 
 /// One written column.
@@ -74,6 +84,7 @@ pub fn compile(
         id_type,
         key: spec.key.clone(),
         columns,
+        references: Vec::new(),
         deletes: spec.deletes.clone(),
         on_drop: spec.on_drop,
         critical: spec.critical,

@@ -44,7 +44,7 @@ fn mismatch(value: &ValueSpec, to: &ColumnType) -> Option<(&'static str, &'stati
     let is_json = is_text || matches!(to, T::Json | T::Jsonb);
     let is_timestamp = matches!(to, T::Timestamp { .. } | T::TimestampTz { .. });
     let (fits, what, types) = match value {
-        ValueSpec::Path { .. } | ValueSpec::Constant(_) => return None,
+        ValueSpec::Path { .. } | ValueSpec::Constant(_) | ValueSpec::Reference(_) => return None,
         ValueSpec::Document { .. } => (is_json, "a whole document", JSON),
         ValueSpec::SourceId => (is_text, "$id", TEXT),
         ValueSpec::ClusterTime => (is_timestamp, "$cluster_time", "timestamp or timestamptz"),
@@ -63,7 +63,8 @@ fn fit_length(value: &ValueSpec, column: &Column, problems: &mut Problems) {
         | ValueSpec::Document { .. }
         | ValueSpec::SourceId
         | ValueSpec::ClusterTime
-        | ValueSpec::Constant(_) => return,
+        | ValueSpec::Constant(_)
+        | ValueSpec::Reference(_) => return,
     };
     if let Some(limit) = limit_below(column, needed) {
         let message = format!("holds {limit} characters, but its ids have {needed}");
@@ -98,17 +99,20 @@ fn fit_not_null(spec: &ColumnSpec, column: &Column, problems: &mut Problems) {
                 "is not null, and a document where this field is null will be held",
                 "on_null: default lets the default stand in for null too",
             ),
-        ValueSpec::Path { .. } if !spec.required && spec.default.is_none() => problems.warning(
-            name,
-            "is not null, and a document without this field will be held",
-            "give it a default, or say required: true",
-        ),
+        ValueSpec::Path { .. } | ValueSpec::Reference(_) if !spec.required && spec.default.is_none() => {
+            problems.warning(
+                name,
+                "is not null, and a document without this field will be held",
+                "give it a default, or say required: true",
+            );
+        }
         ValueSpec::Path { .. }
         | ValueSpec::Document { .. }
         | ValueSpec::SourceId
         | ValueSpec::Constant(_)
         | ValueSpec::KeyUuid
-        | ValueSpec::KeyPrefixed(_) => {}
+        | ValueSpec::KeyPrefixed(_)
+        | ValueSpec::Reference(_) => {}
     }
 }
 

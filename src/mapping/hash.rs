@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::config::{ColumnSpec, Deletes, MappingSpec, Scalar, ValueSpec};
+use crate::config::{
+    Aim, ColumnSpec, Deletes, MappingSpec, MatchSpec, Missing, ReferenceSpec, Scalar, Targets, ValueSpec,
+};
 use crate::domain::IdType;
 
 /// Counts what decides which rows there are and what is in them. How the pipeline behaves (`critical`,
@@ -38,8 +40,41 @@ fn column(spec: &ColumnSpec) -> Value {
         ValueSpec::Constant(constant) => json!(["constant", scalar(constant)]),
         ValueSpec::KeyUuid => json!(["key_uuid"]),
         ValueSpec::KeyPrefixed(prefix) => json!(["key_prefixed", prefix]),
+        ValueSpec::Reference(reference) => self::reference(reference),
     };
     json!([spec.name, value, spec.insert_only, spec.required, spec.default.as_ref().map(scalar)])
+}
+
+fn reference(spec: &ReferenceSpec) -> Value {
+    let aim = match &spec.aim {
+        Aim::Document { to, from, strip_prefix } => {
+            let to = match to {
+                Targets::First(sources) => json!(["first", sources]),
+                Targets::By { path, map } => json!(["by", path, map]),
+            };
+            json!(["document", to, from, strip_prefix])
+        }
+        Aim::Row { table, matches } => {
+            let matches: Vec<Value> = matches
+                .iter()
+                .map(|(column, value)| match value {
+                    MatchSpec::Path(path) => json!([column, "path", path]),
+                    MatchSpec::Constant(constant) => json!([column, "constant", scalar(constant)]),
+                })
+                .collect();
+            json!(["row", table.schema, table.name, matches])
+        }
+    };
+    let missing = match &spec.missing {
+        Missing::Hold => json!("hold"),
+        Missing::Null => json!("null"),
+        Missing::Keep => json!("keep"),
+        Missing::Create(stub) => {
+            let columns: Vec<Value> = stub.columns.iter().map(column).collect();
+            json!(["create", stub.source, stub.prefix, columns])
+        }
+    };
+    json!(["reference", aim, spec.take, missing])
 }
 
 /// Tagged, so that the number 1 and the text "1" differ, and a null differs from none.

@@ -9,10 +9,14 @@ mod fit;
 mod fit_reading;
 mod hash;
 mod problem;
+mod reference;
 mod table;
 
 pub use compile::{ColumnPlan, Mapping, compile};
 pub use problem::Problem;
+pub use reference::{
+    Finder, KeyColumn, MissingPlan, OnDelete, ReferencePlan, StubPlan, TargetOfReference, link, looked_into,
+};
 
 #[cfg(test)]
 mod tests;

@@ -3,22 +3,29 @@
 //! Every transaction has one shape: fence, apply rows, hold rejections, move on, commit. If any step
 //! fails, or the answer to the commit is lost, the session ends and the next one loads the state anew.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mongodb::Client;
+
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Transaction};
+use tokio::sync::Notify;
 
 use super::Error;
 use super::holding::Holding;
 use super::plan::Plan;
-use super::prepare::{Prepared, Refused, SourceBatch};
-use crate::domain::{CanonicalId, Document, SourceIndex};
+use super::prepare::{Prepared, Refused, SourceBatch, read};
+use super::references::{Leaving, Settling, Waiting};
+use crate::domain::{CanonicalId, ClusterTime, Document, SourceIndex};
+use crate::mapping::OnDelete;
 use crate::sink::{self, Outcome, Target};
+use crate::source;
 use crate::state::chunk::Chunk;
 use crate::state::held::{Backoff, Entry};
 use crate::state::lease::Epoch;
-use crate::state::{checkpoint, chunk, held, lease, mapping};
+use crate::state::wait::Wait;
+use crate::state::{checkpoint, chunk, held, lease, mapping, wait};
 
 /// How changes are held.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +44,17 @@ pub(super) struct Writer {
     epoch: Epoch,
     policy: HeldPolicy,
     holding: Arc<Holding>,
+    relations: Relations,
+}
+
+/// What is needed beside the target where rows refer to rows.
+#[derive(Debug, Clone)]
+pub(super) struct Relations {
+    /// Documents whose rows refer to rows that go are read again.
+    pub client: Client,
+    pub waiting: Arc<Waiting>,
+    /// Rung whenever somebody's wait may be over.
+    pub woken: Arc<Notify>,
 }
 
 /// What one transaction did, per source.
@@ -77,34 +95,32 @@ impl Writer {
         epoch: Epoch,
         policy: HeldPolicy,
         holding: Arc<Holding>,
+        relations: Relations,
     ) -> Self {
-        Self { connection, plan, pipeline, epoch, policy, holding }
+        Self { connection, plan, pipeline, epoch, policy, holding, relations }
     }
 
     /// One batch of the stream: rows, held changes and checkpoint together.
     /// `seq` is the number of the commit before.
-    pub(super) async fn batch(&mut self, prepared: &Prepared, seq: i64) -> Result<Committed, Error> {
+    pub(super) async fn batch(&mut self, prepared: &mut Prepared, seq: i64) -> Result<Committed, Error> {
         let began = Instant::now();
+        let leaving = Leaving::of(prepared);
         let written = prepared.sources.iter().map(|batch| batch.source);
-        let touched: Vec<SourceIndex> = written.chain(prepared.dropped.iter().copied()).collect();
+        let written = written.chain(prepared.dropped.iter().copied()).chain(self.plan.referring(&leaving));
+        let touched: Vec<SourceIndex> = written.collect();
         let mut open = self.begin(&touched).await?;
         let mut tallies: HashMap<SourceIndex, Tally> = HashMap::new();
         for source in &prepared.dropped {
-            let deleted = open.drop_source(*source).await?;
+            let deleted = open.drop_source(*source, prepared.read_after, &mut tallies).await?;
             tallies.entry(*source).or_default().deleted += deleted;
         }
         for source in &prepared.replaced {
             open.snapshot_again(*source).await?;
         }
-        for batch in &prepared.sources {
-            let outcome = open.upsert(batch).await?;
-            open.settle(batch, outcome, &mut tallies).await?;
+        for batch in &mut prepared.sources {
+            open.put(batch, &leaving, Way::Merge, &mut tallies).await?;
         }
-        // Children first: the order of the configuration has parents first.
-        for batch in prepared.sources.iter().rev().filter(|batch| !batch.deletes.is_empty()) {
-            let outcome = open.delete(batch).await?;
-            open.settle_deletes(batch, outcome, &mut tallies).await?;
-        }
+        open.delete(prepared, leaving, &mut tallies).await?;
         if let Some(position) = &prepared.position {
             open.advance(position, seq).await?;
         }
@@ -121,7 +137,7 @@ impl Writer {
         &mut self,
         number: i32,
         documents: u64,
-        batch: &SourceBatch,
+        batch: &mut SourceBatch,
         straight: bool,
     ) -> Result<ChunkOutcome, Error> {
         let began = Instant::now();
@@ -129,12 +145,18 @@ impl Writer {
         if !open.finish_chunk(batch.source, number, documents as i64).await? {
             return Ok(ChunkOutcome::Gone);
         }
-        let outcome = if straight { open.insert_new(batch).await? } else { open.upsert(batch).await? };
+        let way = if straight { Way::Straight } else { Way::Merge };
         let mut tallies = HashMap::new();
-        open.settle(batch, outcome, &mut tallies).await?;
+        let waits = open.put(batch, &Leaving::default(), way, &mut tallies).await?;
         let apply = began.elapsed();
         open.commit().await?;
         let commit = began.elapsed().saturating_sub(apply);
+        if !waits.is_empty() {
+            // A parent that was committed beside this transaction could not see who waits for it here.
+            let mut open = self.begin(&[]).await?;
+            open.look_again(batch.source, &waits).await?;
+            open.commit().await?;
+        }
         Ok(ChunkOutcome::Committed(Committed { sources: tallies.into_iter().collect(), apply, commit }))
     }
 
@@ -178,7 +200,9 @@ impl Writer {
     }
 
     async fn begin(&mut self, touched: &[SourceIndex]) -> Result<Open<'_>, Error> {
-        let targets: Vec<&Target> = touched.iter().map(|source| &self.plan.of(*source).target).collect();
+        let mapped = || touched.iter().map(|source| self.plan.of(*source));
+        let stubs = mapped().flat_map(|mapped| &mapped.stubs).flatten().map(|stub| &stub.target);
+        let targets: Vec<&Target> = mapped().map(|mapped| &mapped.target).chain(stubs).collect();
         let transaction = begin_fenced(&mut self.connection, &self.pipeline, self.epoch, &targets).await?;
         Ok(Open {
             transaction,
@@ -187,6 +211,7 @@ impl Writer {
             epoch: self.epoch,
             policy: self.policy,
             holding: &self.holding,
+            relations: &self.relations,
         })
     }
 }
@@ -222,6 +247,15 @@ struct Open<'a> {
     epoch: Epoch,
     policy: HeldPolicy,
     holding: &'a Holding,
+    relations: &'a Relations,
+}
+
+/// How rows come into a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Merge,
+    /// By COPY, as long as every key is new.
+    Straight,
 }
 
 impl Open<'_> {
@@ -229,22 +263,146 @@ impl Open<'_> {
         (&mut self.transaction, self.pipeline, &self.plan.of(source).mapping.source)
     }
 
-    async fn upsert(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
-        let target = &self.plan.of(batch.source).target;
-        sink::upsert(&mut self.transaction, target, &batch.rows).await.map_err(apply)
+    fn settling<'s>(&'s mut self, leaving: &'s Leaving) -> Settling<'s> {
+        Settling {
+            connection: &mut self.transaction,
+            pipeline: self.pipeline,
+            plan: self.plan,
+            waiting: &self.relations.waiting,
+            leaving,
+        }
     }
 
-    async fn insert_new(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
+    /// References first, then the rows; what waits from now on.
+    async fn put(
+        &mut self,
+        batch: &mut SourceBatch,
+        leaving: &Leaving,
+        way: Way,
+        tallies: &mut HashMap<SourceIndex, Tally>,
+    ) -> Result<Vec<Wait>, Error> {
+        let filled = self.settling(leaving).fill(batch.source, &mut batch.rows, &batch.documents).await?;
+        batch.refused.extend(filled.refused);
         let target = &self.plan.of(batch.source).target;
-        sink::insert_new(&mut self.transaction, target, &batch.rows).await.map_err(apply)
+        let outcome = match way {
+            Way::Merge => sink::upsert(&mut self.transaction, target, &batch.rows).await,
+            Way::Straight => sink::insert_new(&mut self.transaction, target, &batch.rows).await,
+        };
+        let outcome = outcome.map_err(apply)?;
+        self.settle(batch, outcome, tallies).await?;
+        if self.plan.has_references() {
+            let all = batch.source_ids(self.plan);
+            let all: Vec<&str> = all.iter().map(String::as_str).collect();
+            let rows: Vec<&str> = batch.rows.iter().map(|row| row.source_id.as_str()).collect();
+            let mut settling = self.settling(leaving);
+            settling.wait(batch.source, &all, &filled.waits).await?;
+            if settling.wake(batch.source, &rows).await? > 0 {
+                self.relations.woken.notify_one();
+            }
+        }
+        Ok(filled.waits)
     }
 
-    async fn delete(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
-        let target = &self.plan.of(batch.source).target;
-        sink::delete(&mut self.transaction, target, &batch.deletes).await.map_err(apply)
+    async fn look_again(&mut self, source: SourceIndex, waits: &[Wait]) -> Result<(), Error> {
+        if self.settling(&Leaving::default()).look_again(source, waits).await? > 0 {
+            self.relations.woken.notify_one();
+        }
+        Ok(())
     }
 
-    async fn drop_source(&mut self, source: SourceIndex) -> Result<u64, Error> {
+    /// Children first: the order of the configuration has parents first.
+    async fn delete(
+        &mut self,
+        prepared: &Prepared,
+        mut leaving: Leaving,
+        tallies: &mut HashMap<SourceIndex, Tally>,
+    ) -> Result<(), Error> {
+        let with_deletes = prepared.sources.iter().filter(|batch| !batch.deletes.is_empty());
+        let going: Vec<(SourceIndex, Vec<CanonicalId>)> = with_deletes
+            .clone()
+            .map(|batch| (batch.source, batch.deletes.iter().map(|(id, _)| id.clone()).collect()))
+            .collect();
+        let mut also = self.let_go(going, &mut leaving, prepared.read_after, tallies).await?;
+        also.sort_by_key(|batch| batch.source);
+        let mut batches: Vec<&SourceBatch> = with_deletes.chain(&also).collect();
+        batches.sort_by_key(|batch| batch.source);
+        for batch in batches.into_iter().rev() {
+            let target = &self.plan.of(batch.source).target;
+            let outcome = sink::delete(&mut self.transaction, target, &batch.deletes).await.map_err(apply)?;
+            self.settle_deletes(batch, outcome, tallies).await?;
+        }
+        Ok(())
+    }
+
+    /// Settles the rows of other documents that refer to rows that go, as if those were gone already; the
+    /// rows that must go with them.
+    async fn let_go(
+        &mut self,
+        mut going: Vec<(SourceIndex, Vec<CanonicalId>)>,
+        leaving: &mut Leaving,
+        read_after: ClusterTime,
+        tallies: &mut HashMap<SourceIndex, Tally>,
+    ) -> Result<Vec<SourceBatch>, Error> {
+        let mut also = Vec::new();
+        let mut seen = HashSet::new();
+        while !going.is_empty() {
+            let mut referrers: BTreeMap<SourceIndex, Vec<CanonicalId>> = BTreeMap::new();
+            for (source, ids) in going.drain(..) {
+                for (of, id) in self.settling(leaving).referrers(source, &ids).await? {
+                    if seen.insert((of, id.clone())) {
+                        referrers.entry(of).or_default().push(id);
+                    }
+                }
+            }
+            for (of, ids) in referrers {
+                let gone = self.read_again(of, &ids, leaving, read_after, tallies).await?;
+                let ids = gone.deletes.iter().map(|(id, _)| id.clone()).collect();
+                leaving.documents.extend(gone.deletes.iter().map(|(id, _)| (of, id.clone())));
+                going.push((of, ids));
+                also.push(gone);
+            }
+            going.retain(|(_, ids)| !ids.is_empty());
+        }
+        Ok(also)
+    }
+
+    /// Brings these documents up to date; those whose rows go: they are gone, or held, and PostgreSQL would
+    /// delete their rows together with what they refer to.
+    async fn read_again(
+        &mut self,
+        source: SourceIndex,
+        ids: &[CanonicalId],
+        leaving: &Leaving,
+        read_after: ClusterTime,
+        tallies: &mut HashMap<SourceIndex, Tally>,
+    ) -> Result<SourceBatch, Error> {
+        let mapped = self.plan.of(source);
+        let client = &self.relations.client;
+        let found = source::lookup(client, &mapped.mapping.namespace, ids, read_after).await.map_err(read)?;
+        let mut gone = SourceBatch::new(source);
+        let there: HashSet<CanonicalId> = found.iter().map(|(id, _)| id.clone()).collect();
+        let mut batch = SourceBatch::new(source);
+        for (id, document) in found {
+            batch.put(self.plan, &id, document, None);
+        }
+        self.put(&mut batch, leaving, Way::Merge, tallies).await?;
+        let with_it = mapped.mapping.references.iter().any(|plan| plan.on_delete == OnDelete::Cascade);
+        let refused = batch.refused.iter().filter(|_| with_it).map(|refused| &refused.id);
+        let vanished = ids.iter().filter(|id| !there.contains(id));
+        for id in vanished.chain(refused) {
+            gone.deletes.push((id.clone(), id.source_id(mapped.mapping.id_type)));
+        }
+        gone.held = batch.refused.into_iter().map(|refused| refused.id).collect();
+        Ok(gone)
+    }
+
+    async fn drop_source(
+        &mut self,
+        source: SourceIndex,
+        read_after: ClusterTime,
+        tallies: &mut HashMap<SourceIndex, Tally>,
+    ) -> Result<u64, Error> {
+        self.let_source_go(source, read_after, tallies).await?;
         let target = &self.plan.of(source).target;
         let dropped = sink::drop_rows(&mut self.transaction, target).await.map_err(apply)?;
         if let Some((_, rejection)) = dropped.refused.first() {
@@ -262,7 +420,39 @@ impl Open<'_> {
         }
         let (transaction, pipeline, name) = self.named(source);
         held::resolve_source(transaction, pipeline, name).await.map_err(state)?;
+        wait::forget_source(transaction, pipeline, name).await.map_err(state)?;
         Ok(dropped.deleted)
+    }
+
+    async fn let_source_go(
+        &mut self,
+        source: SourceIndex,
+        read_after: ClusterTime,
+        tallies: &mut HashMap<SourceIndex, Tally>,
+    ) -> Result<(), Error> {
+        if self.plan.inbound(source).is_empty() {
+            return Ok(());
+        }
+        let mut leaving = Leaving { sources: HashSet::from([source]), ..Leaving::default() };
+        let (target, id_type) = (&self.plan.of(source).target, self.plan.id_type(source));
+        let mut last: Option<String> = None;
+        loop {
+            let page = sink::source_ids_after(&mut self.transaction, target, last.as_deref());
+            let page = page.await.map_err(apply)?;
+            let ids: Vec<CanonicalId> =
+                page.iter().filter_map(|text| CanonicalId::from_source_id(text, id_type)).collect();
+            last = page.into_iter().next_back();
+            if last.is_none() {
+                return Ok(());
+            }
+            let also = self.let_go(vec![(source, ids)], &mut leaving, read_after, tallies).await?;
+            for batch in also.iter().rev() {
+                let target = &self.plan.of(batch.source).target;
+                let outcome =
+                    sink::delete(&mut self.transaction, target, &batch.deletes).await.map_err(apply)?;
+                self.settle_deletes(batch, outcome, tallies).await?;
+            }
+        }
     }
 
     async fn snapshot_again(&mut self, source: SourceIndex) -> Result<(), Error> {
@@ -323,10 +513,11 @@ impl Open<'_> {
         let gone: Vec<&str> = batch
             .deletes
             .iter()
-            .filter(|(id, _)| !kept.contains_key(id))
+            .filter(|(id, _)| !kept.contains_key(id) && !batch.held.contains(id))
             .map(|(_, source_id)| source_id.as_str())
             .collect();
         tally.resolved += self.resolve(batch.source, &gone).await?;
+        self.settling(&Leaving::default()).wait(batch.source, &gone, &[]).await?;
         let refused: Vec<Refused> =
             outcome.rejected.into_iter().map(|(id, rejection)| Refused { id, rejection }).collect();
         self.hold(batch, &refused).await?;

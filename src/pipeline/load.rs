@@ -12,7 +12,7 @@ use crate::sink;
 use crate::state::checkpoint::Checkpoint;
 use crate::state::lease::Epoch;
 use crate::state::mapping::{Known, Registered, SnapshotState};
-use crate::state::{checkpoint, chunk, held, mapping};
+use crate::state::{checkpoint, chunk, held, mapping, wait};
 
 #[derive(Debug)]
 pub struct Loaded {
@@ -23,6 +23,8 @@ pub struct Loaded {
     pub done: Vec<crate::domain::SourceIndex>,
     /// Sources with held changes that are not resolved.
     pub held: Vec<crate::domain::SourceIndex>,
+    /// What is awaited, and by whose documents: (awaited, source).
+    pub waits: Vec<(String, String)>,
 }
 
 /// `now`: an operation time asked of the server before this call; a pipeline without a checkpoint
@@ -70,8 +72,9 @@ pub async fn load(
     let counts = held::counts(&mut transaction, pipeline).await.map_err(state)?;
     let open = counts.iter().filter(|count| count.state != "resolved");
     let held = open.filter_map(|count| plan.source(&count.source)).collect();
+    let waits = wait::awaited(&mut transaction, pipeline).await.map_err(state)?;
     transaction.commit().await.map_err(|error| Error::retry("commit", error))?;
-    Ok(Loaded { checkpoint, pending, done, held })
+    Ok(Loaded { checkpoint, pending, done, held, waits })
 }
 
 /// A mapping that is new is registered; one that changed is copied again. Rows whose documents nobody

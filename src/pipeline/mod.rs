@@ -13,6 +13,7 @@ mod moment;
 mod outstanding;
 mod plan;
 mod prepare;
+mod references;
 mod report;
 mod session;
 mod snapshot;
@@ -25,6 +26,7 @@ pub use error::Error;
 pub use load::{Loaded, load};
 pub use moment::Moment;
 pub use plan::{Mapped, Plan};
+pub use references::StubMaker;
 pub use report::Report;
 pub use session::{Finish, Session, SessionState};
 pub use status::{

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::references::StubMaker;
 use crate::domain::{IdType, SourceIndex};
 use crate::mapping::Mapping;
 use crate::pipeline::batch::{OnDropRoute, Route};
@@ -17,6 +18,8 @@ pub struct Mapped {
     pub collection: CollectionIndex,
     pub transformer: Transformer,
     pub target: Target,
+    /// By reference: what makes the row that it is to create.
+    pub stubs: Vec<Option<StubMaker>>,
     pub documents_estimated: u64,
     /// Documents in a chunk, by the collection's average size.
     pub chunk_documents: u64,

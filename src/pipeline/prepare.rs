@@ -1,7 +1,7 @@
 //! From a batch of changes to encoded rows: look up what was only touched, transform, sort by what
 //! must be written, deleted and held.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use mongodb::Client;
 
@@ -27,6 +27,8 @@ pub struct Prepared {
     pub written_at: Option<i64>,
     pub lookups: usize,
     pub lookups_missing: usize,
+    /// Documents that are read later for this batch are read at this time or later.
+    pub read_after: ClusterTime,
 }
 
 /// What one mapping has to write.
@@ -38,6 +40,8 @@ pub struct SourceBatch {
     /// Documents that are gone while their rows stay (`deletes: keep`): nothing is held for them any more.
     pub kept: Vec<String>,
     pub refused: Vec<Refused>,
+    /// Among `deletes`: documents that are there and held, only their rows go.
+    pub held: HashSet<CanonicalId>,
     /// Documents of this batch, to be kept beside those that are held.
     pub documents: Vec<(CanonicalId, Document)>,
 }
@@ -63,8 +67,17 @@ impl SourceBatch {
             deletes: Vec::new(),
             kept: Vec::new(),
             refused: Vec::new(),
+            held: HashSet::new(),
             documents: Vec::new(),
         }
+    }
+
+    /// Every document of the batch.
+    pub(super) fn source_ids(&self, plan: &Plan) -> Vec<String> {
+        let id_type = plan.id_type(self.source);
+        let put = self.documents.iter().map(|(id, _)| id.source_id(id_type));
+        let gone = self.deletes.iter().map(|(_, source_id)| source_id.clone());
+        put.chain(gone).chain(self.kept.iter().cloned()).collect()
     }
 
     /// Takes one document in, as a row or with the reason why it has none.
@@ -97,6 +110,7 @@ pub(super) async fn prepare(
         written_at: batch.written_at,
         lookups,
         lookups_missing,
+        read_after: now,
     })
 }
 

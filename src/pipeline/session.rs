@@ -1,21 +1,22 @@
 //! One stretch of work under one epoch of the lease.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mongodb::Client;
 use sqlx::PgConnection;
-use tokio::sync::{RwLock, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, RwLock, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::Error;
 use super::batch::{Gatherer, Limits};
-use super::commit::{HeldPolicy, Writer, state};
+use super::commit::{HeldPolicy, Relations, Writer, state};
 use super::holding::Holding;
 use super::outstanding::Outstanding;
 use super::plan::Plan;
 use super::prepare::read;
+use super::references::Waiting;
 use super::report::Report;
 use super::snapshot::{Chunks, Copying, Pending, work};
 use super::stream::{Committing, Reading};
@@ -23,7 +24,7 @@ use crate::domain::{ClusterTime, Key, SourceIndex};
 use crate::source;
 use crate::state::checkpoint::Checkpoint;
 use crate::state::lease::Epoch;
-use crate::state::{held, lease};
+use crate::state::{held, lease, wait};
 
 /// Batches that may be ready while one commits. One keeps both sides busy; more only adds delay.
 const PREPARED_BATCHES: usize = 1;
@@ -33,6 +34,9 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// Held changes retried in one tick.
 const RETRIES_AT_ONCE: i64 = 500;
+
+/// Documents whose wait is over that are read again at once.
+const RELEASED_AT_ONCE: i64 = 5_000;
 
 /// A retry that was handed over and has not been committed is not handed over again before this.
 const RETRY_IN_FLIGHT: Duration = Duration::from_secs(30);
@@ -55,6 +59,8 @@ pub struct Session {
     pub pending: Vec<Pending>,
     /// Sources with held changes.
     pub held: Vec<SourceIndex>,
+    /// What is awaited, and by whose documents: (awaited, source).
+    pub waits: Vec<(String, String)>,
     pub limits: Limits,
     pub linger: Duration,
     pub policy: HeldPolicy,
@@ -119,6 +125,11 @@ impl Session {
         let turn = Arc::new(RwLock::new(()));
         let committer = Arc::new(Semaphore::new(1));
         let holding = Arc::new(Holding::new(self.plan.mapped.len(), &self.held));
+        let relations = Relations {
+            client: self.client.clone(),
+            waiting: Arc::new(Waiting::new(&self.plan, &self.waits)),
+            woken: Arc::new(Notify::new()),
+        };
         let writer = |connection| {
             Writer::new(
                 connection,
@@ -127,6 +138,7 @@ impl Session {
                 self.epoch,
                 self.policy,
                 Arc::clone(&holding),
+                relations.clone(),
             )
         };
         let replies = source::open(&self.client, self.plan.scope.clone(), start, self.limits.max_bytes);
@@ -185,7 +197,9 @@ impl Session {
             retention: self.retention,
             report: self.report,
             touch,
+            woken: Arc::clone(&relations.woken),
             in_flight: HashMap::new(),
+            woken_in_flight: HashMap::new(),
         };
         let target = self.until_caught_up.then_some(snapshots);
         tasks.spawn(async move { keeper.run(shutdown, target).await.map(Done::Keeper) });
@@ -235,6 +249,9 @@ struct Keeper {
     touch: mpsc::Sender<Vec<Key>>,
     /// When each was due, and when it was handed over.
     in_flight: HashMap<Key, (i64, Instant)>,
+    woken: Arc<Notify>,
+    /// Those whose wait is over, and when each was handed over.
+    woken_in_flight: HashMap<Key, Instant>,
 }
 
 impl Keeper {
@@ -250,9 +267,14 @@ impl Keeper {
         // The time everything must have been applied to; asked once the snapshots are done.
         let mut target: Option<ClusterTime> = None;
         loop {
-            tokio::select! {
+            let woken = tokio::select! {
                 _ = shutdown.wait_for(|stop| *stop) => return Ok(Finish::Stopped),
-                _ = tick.tick() => {}
+                _ = tick.tick() => false,
+                () = self.woken.notified(), if !self.touch_is_busy() => true,
+            };
+            if woken {
+                self.release_waiting().await?;
+                continue;
             }
             // The loop lives, whatever the servers do.
             self.report.progressed();
@@ -291,6 +313,7 @@ impl Keeper {
             *measured = Some(Instant::now());
         }
         self.retry_held().await?;
+        self.release_waiting().await?;
         if purged.elapsed() >= PURGE_EVERY {
             held::purge(&mut self.connection, &self.pipeline, self.retention).await.map_err(state)?;
             *purged = Instant::now();
@@ -305,6 +328,37 @@ impl Keeper {
             Ok(Err(error)) => self.report.mongodb_failed(&Error::chain(&error)),
             Err(_) => self.report.mongodb_failed("no answer within a second"),
         }
+    }
+
+    fn touch_is_busy(&self) -> bool {
+        self.touch.capacity() == 0
+    }
+
+    /// Documents that waited for a row which is there now are read again.
+    async fn release_waiting(&mut self) -> Result<(), Error> {
+        if !self.plan.has_references() || self.touch_is_busy() {
+            return Ok(());
+        }
+        let sources: Vec<&str> =
+            self.plan.mapped.iter().map(|mapped| mapped.mapping.source.as_str()).collect();
+        let due = wait::due(&mut self.connection, &self.pipeline, &sources, RELEASED_AT_ONCE);
+        let due = due.await.map_err(state)?;
+        let mut keys: HashSet<Key> = due
+            .into_iter()
+            .filter_map(|due| Some(Key { source: self.plan.source(&due.source)?, id: due.id }))
+            .collect();
+        // What is no longer due was settled; if it is due again, it is for another reason.
+        self.woken_in_flight.retain(|key, since| since.elapsed() < RETRY_IN_FLIGHT && keys.contains(key));
+        keys.retain(|key| !self.woken_in_flight.contains_key(key));
+        let keys: Vec<Key> = keys.into_iter().collect();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        if self.touch.try_send(keys.clone()).is_ok() {
+            self.woken_in_flight.extend(keys.into_iter().map(|key| (key, now)));
+        }
+        Ok(())
     }
 
     async fn retry_held(&mut self) -> Result<(), Error> {

@@ -200,7 +200,7 @@ impl Copying {
                 }
             }
             let straight = self.report.copies_straight(source);
-            let outcome = writer.chunk(chunk.number, documents, &batch, straight).await?;
+            let outcome = writer.chunk(chunk.number, documents, &mut batch, straight).await?;
             drop(turn);
             return match outcome {
                 ChunkOutcome::Committed(committed) => {

@@ -188,7 +188,7 @@ impl Committing {
     /// Ends when the sender is gone and everything sent is committed, or on an error.
     pub(super) async fn run(mut self, mut prepared: mpsc::Receiver<Prepared>) -> Result<(), Error> {
         let mut committed_at: Option<Instant> = None;
-        while let Some(batch) = prepared.recv().await {
+        while let Some(mut batch) = prepared.recv().await {
             let recently = committed_at.is_some_and(|at| at.elapsed() < IDLE_CHECKPOINT_EVERY);
             if batch.is_empty() && recently {
                 // Everything before is committed, nothing came since: as good as written down.
@@ -199,7 +199,7 @@ impl Committing {
             let busy = Arc::clone(&self.busy);
             let _busy = busy.acquire().await;
             let turn = self.turn.write().await;
-            let committed = self.writer.batch(&batch, self.seq).await?;
+            let committed = self.writer.batch(&mut batch, self.seq).await?;
             drop(turn);
             if batch.position.is_some() {
                 self.seq += 1;

@@ -9,17 +9,19 @@ use sqlx::{Arguments, Postgres, Type};
 
 use super::error::MalformedTuple;
 use super::statement::WireType;
-use crate::domain::Row;
 
 /// Dimensions, a null flag, element type, length, lower bound: the head of a one-dimensional array.
 const HEAD: usize = 20;
 const LENGTH: usize = 4;
 
-/// The arguments of the merge statement for these rows.
-pub(super) fn arguments(types: &[WireType], rows: &[&Row]) -> Result<PgArguments, MalformedTuple> {
-    let mut columns: Vec<Vec<u8>> = types.iter().map(|wire| head(*wire, rows.len())).collect();
-    for row in rows {
-        append(&mut columns, &row.tuple)?;
+/// One array per column, of tuples that have these types.
+pub(super) fn arguments<'t>(
+    types: &[WireType],
+    tuples: impl ExactSizeIterator<Item = &'t [u8]>,
+) -> Result<PgArguments, MalformedTuple> {
+    let mut columns: Vec<Vec<u8>> = types.iter().map(|wire| head(*wire, tuples.len())).collect();
+    for tuple in tuples {
+        append(&mut columns, tuple)?;
     }
     let mut arguments = PgArguments::default();
     for (wire, bytes) in types.iter().zip(columns) {

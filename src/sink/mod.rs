@@ -8,6 +8,7 @@ mod arrays;
 mod catalog;
 mod copy;
 mod error;
+mod find;
 mod guard;
 mod isolate;
 mod statement;
@@ -20,8 +21,9 @@ use crate::mapping::Mapping;
 
 pub use catalog::{create_document_table, fingerprint, read_table};
 pub use error::{Disposition, Error, MalformedTuple, ServerError};
+pub use find::{delete_stub, find, insert_stubs, referrers};
 pub use guard::{guard, lock};
-pub use write::{Dropped, analyze, delete, delete_source, drop_rows, insert_new, upsert};
+pub use write::{Dropped, analyze, delete, delete_source, drop_rows, insert_new, source_ids_after, upsert};
 
 /// One mapping's table with its statements. A mapping that is compiled again is a new target.
 #[derive(Debug, Clone)]

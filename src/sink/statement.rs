@@ -13,7 +13,7 @@ use sqlx::AssertSqlSafe;
 use super::catalog::is_partitioned;
 use crate::config::KeySpec;
 use crate::domain::{ColumnType, TableName, TextKind};
-use crate::mapping::{ColumnPlan, Mapping};
+use crate::mapping::{ColumnPlan, Finder, Mapping};
 
 /// The savepoint of every attempt. Names may repeat: the newest hides the older.
 pub(super) const SAVEPOINT: &str = "savepoint rowstream_attempt";
@@ -83,15 +83,7 @@ pub(super) fn create_document_table(table: &TableName, key: &KeySpec) -> Sql {
 /// by column.
 fn merge(mapping: &Mapping) -> String {
     let names = list(&mapping.columns, |column| quoted(&column.name));
-    let mut values = String::new();
-    for (place, column) in mapping.columns.iter().enumerate() {
-        let wire = WireType::of(&column.column_type);
-        let separator = if place == 0 { "" } else { ", " };
-        let _ = write!(values, "{separator}unnest(${}::{}[])", place + 1, wire.name);
-        if let Some(cast) = wire_cast(column) {
-            let _ = write!(values, "::{cast}");
-        }
-    }
+    let values = values(mapping);
     let key = key_columns(&mapping.key).map(quoted).collect::<Vec<_>>().join(", ");
     let updated: Vec<&ColumnPlan> = mapping
         .columns
@@ -135,6 +127,46 @@ fn merge(mapping: &Mapping) -> String {
              select count(*) filter (where inserted), count(*) filter (where not inserted) from merged"
         )
     }
+}
+
+/// The columns of the rows, from one array each.
+fn values(mapping: &Mapping) -> String {
+    let mut values = String::new();
+    for (place, column) in mapping.columns.iter().enumerate() {
+        let wire = WireType::of(&column.column_type);
+        let separator = if place == 0 { "" } else { ", " };
+        let _ = write!(values, "{separator}unnest(${}::{}[])", place + 1, wire.name);
+        if let Some(cast) = wire_cast(column) {
+            let _ = write!(values, "::{cast}");
+        }
+    }
+    values
+}
+
+/// One array per column → the keys of the rows that were not there, with the hash of the whole row.
+pub(super) fn insert_stubs(mapping: &Mapping) -> String {
+    let key: Vec<String> = mapping
+        .key_columns()
+        .map(|column| format!("target.{}::{}", quoted(&column.name), WireType::of(&column.column_type).name))
+        .collect();
+    format!(
+        "insert into {} as target ({}) select {} on conflict do nothing returning {}, md5(target::text)",
+        qualified(&mapping.table),
+        list(&mapping.columns, |column| quoted(&column.name)),
+        values(mapping),
+        key.join(", "),
+    )
+}
+
+/// Keys, one array per column, and a hash: a row that is no longer what was inserted stays.
+pub(super) fn delete_stub(finder: &Finder) -> String {
+    format!(
+        "delete from {} as target using {} where {} and md5(target::text) = ${}",
+        qualified(&finder.table),
+        sought_keys(finder),
+        is_sought(finder),
+        finder.key.len() + 1,
+    )
 }
 
 /// The rows of a table itself and of its partitions. Tables that inherit from an ordinary one hold rows
@@ -190,6 +222,72 @@ fn is_of_source(mapping: &Mapping, parameter: usize) -> String {
     }
 }
 
+/// Keys, one array per column → (place, what is taken), for the rows that are there. Of several rows with one
+/// key the one with the least value is taken, always the same one.
+pub(super) fn find(finder: &Finder) -> String {
+    let take = quoted(&finder.take);
+    let cast = match &finder.column_type {
+        ColumnType::Enum { .. } | ColumnType::Text { .. } => "text",
+        ColumnType::Other(name) => name,
+        other => WireType::of(other).name,
+    };
+    format!(
+        "select sought.place, min(target.{take}::text)::{cast} from {} join {} as target on {} \
+         group by sought.place",
+        sought_keys(finder),
+        qualified(&finder.table),
+        is_sought(finder),
+    )
+}
+
+/// Keys, one array per column → the source_ids of the rows of `mapping` that refer to the rows they name.
+/// `None`: the mapping's rows bear no source_id.
+pub(super) fn referrers(mapping: &Mapping, column: usize, finder: &Finder) -> Option<String> {
+    let name = &mapping.columns.get(column)?.name;
+    let of_source = mapping.key.source.as_deref().map_or_else(String::new, |source| {
+        let source_literal = mapping.source.replace('\'', "''");
+        format!(" and referrer.{} = '{source_literal}'{}", quoted(source), text_cast(mapping, source))
+    });
+    Some(format!(
+        "select distinct referrer.{}::text from {} join {} as target on {} \
+         join {} as referrer on referrer.{} = target.{}{of_source} where referrer.{} is not null",
+        quoted(&mapping.key.source_id),
+        sought_keys(finder),
+        qualified(&finder.table),
+        is_sought(finder),
+        own_rows(mapping),
+        quoted(name),
+        quoted(&finder.take),
+        quoted(&mapping.key.source_id),
+    ))
+}
+
+fn sought_keys(finder: &Finder) -> String {
+    let places: Vec<usize> = (1..=finder.key.len()).collect();
+    let arrays: Vec<String> = places
+        .iter()
+        .zip(&finder.key)
+        .map(|(place, column)| format!("${place}::{}[]", WireType::of(&column.column_type).name))
+        .collect();
+    format!(
+        "unnest({}) with ordinality as sought ({}, place)",
+        arrays.join(", "),
+        list(&places, |place| format!("key{place}")),
+    )
+}
+
+fn is_sought(finder: &Finder) -> String {
+    let equal = finder.key.iter().enumerate().map(|(place, column)| {
+        format!(
+            "target.{} = sought.key{}{}",
+            quoted(&column.name),
+            place + 1,
+            cast_to(&column.column_type, &column.type_sql)
+        )
+    });
+    equal.collect::<Vec<_>>().join(" and ")
+}
+
 /// Keeps the columns of these tables as they are until the transaction ends. Without their partitions and
 /// heirs: no column of a partition changes but by its parent.
 pub(super) fn lock<'t>(tables: impl Iterator<Item = &'t TableName>) -> Sql {
@@ -243,11 +341,16 @@ fn text_cast(mapping: &Mapping, name: &str) -> String {
     let Some(column) = mapping.columns.iter().find(|column| column.name == name) else {
         return String::new();
     };
-    match &column.column_type {
+    cast_to(&column.column_type, &column.type_sql)
+}
+
+/// From the type in which a value travels to the column's, for a comparison.
+fn cast_to(column_type: &ColumnType, type_sql: &str) -> String {
+    match column_type {
         ColumnType::Text { kind: TextKind::Text | TextKind::Varchar, .. } => String::new(),
         ColumnType::Text { kind: TextKind::Bpchar, .. } => "::bpchar".to_owned(),
         ColumnType::Text { kind: TextKind::Citext, .. } | ColumnType::Enum { .. } => {
-            format!("::{}", column.type_sql)
+            format!("::{type_sql}")
         }
         ColumnType::Other(name) => format!("::{name}"),
         other => format!("::{}", WireType::of(other).name),

@@ -115,7 +115,7 @@ pub async fn drop_rows(conn: &mut PgConnection, target: &Target) -> Result<Dropp
 }
 
 /// The next page of the source_ids of the mapping's rows, in the column's order.
-async fn source_ids_after(
+pub async fn source_ids_after(
     conn: &mut PgConnection,
     target: &Target,
     last: Option<&str>,
@@ -191,7 +191,7 @@ fn merge_length(rows: &[&Row]) -> usize {
 
 async fn merge(conn: &mut PgConnection, target: &Target, rows: &[&Row]) -> Result<Outcome, Error> {
     let table = &target.mapping.table;
-    let arguments = arrays::arguments(&target.wire_types, rows)
+    let arguments = arrays::arguments(&target.wire_types, rows.iter().map(|row| row.tuple.as_slice()))
         .map_err(|source| Error::Malformed { table: table.clone(), source })?;
     let (inserted, updated): (i64, i64) =
         sqlx::query_as_with(statement::safe(&target.statements.merge), arguments)

@@ -10,5 +10,6 @@ pub mod lease;
 pub mod mapping;
 pub mod overview;
 mod schema;
+pub mod wait;
 
 pub use schema::{MigrateError, SchemaState, grant, migrate, schema_state};

@@ -16,6 +16,7 @@ mod json_text;
 mod numeric;
 mod path;
 mod reading;
+mod reference;
 mod row;
 mod rule;
 mod strip;

@@ -10,13 +10,14 @@ use super::encode::{self, encode, type_name};
 use super::fault::Fault;
 use super::path::{self, Fields, Found, Path};
 use super::reading::{self, Counted, Reader, Stored};
+use super::reference::Seek;
 use super::time;
 use super::walk::{Raw, Value};
 use crate::config::{JsonForm, ValueSpec};
 use crate::domain::{
-    CanonicalId, ClusterTime, ColumnType, Document, IdType, Reason, Rejection, Row, TextKind,
+    CanonicalId, ClusterTime, ColumnType, Document, IdType, Reason, Reference, Rejection, Row, TextKind,
 };
-use crate::mapping::{ColumnPlan, Mapping, Problem};
+use crate::mapping::{ColumnPlan, Mapping, Problem, ReferencePlan};
 
 /// A document often comes twice, once as JSON and once as columns; with a column's own bytes that is
 /// enough for most rows to be written without growing.
@@ -56,11 +57,18 @@ enum Write {
     ClusterTime,
     KeyUuid,
     KeyPrefixed(String),
+    Reference(Seek),
 }
 
 enum Instead {
     Field(Vec<u8>),
     Reject,
+}
+
+/// What is told of a row beside its bytes.
+struct Made<'a> {
+    counted: Counted<'a>,
+    references: &'a mut Vec<Reference>,
 }
 
 /// What a row is made from.
@@ -79,8 +87,10 @@ impl Transformer {
         let mut fields = Fields::default();
         let mut columns = Vec::with_capacity(mapping.columns.len());
         let mut problems = Vec::new();
-        for plan in &mapping.columns {
-            match Column::new(plan, &mut fields) {
+        for (index, plan) in mapping.columns.iter().enumerate() {
+            let reference = mapping.references.iter().position(|reference| reference.column == index);
+            let reference = reference.map(|place| (place as u16, &mapping.references[place]));
+            match Column::new(plan, reference, &mut fields) {
                 Ok(column) => columns.push(column),
                 Err(misfit) => problems.push(misfit.problem(&mapping, plan)),
             }
@@ -102,28 +112,46 @@ impl Transformer {
         document: &Document,
         time: Option<ClusterTime>,
     ) -> Result<Row, Rejection> {
-        let source_id = id.source_id(self.mapping.id_type);
+        self.row_of(id.clone(), id.source_id(self.mapping.id_type), document, time)
+    }
+
+    /// A row that stands for no document of its own: its `source_id` is given, its columns are taken from the
+    /// document that refers to it.
+    pub fn stub(&self, source_id: &str, document: &Document) -> Result<Row, Rejection> {
+        let id = CanonicalId::from_bson(&bson::Bson::String(source_id.to_owned()));
+        self.row_of(id, source_id.to_owned(), document, None)
+    }
+
+    fn row_of(
+        &self,
+        id: CanonicalId,
+        source_id: String,
+        document: &Document,
+        time: Option<ClusterTime>,
+    ) -> Result<Row, Rejection> {
         let document = document.as_bytes();
         let fields = match self.fields.is_empty() {
             true => Vec::new(),
             false => self.fields.find(document).map_err(|fault| fault.in_column(None))?,
         };
-        let input = Input { id, source_id: &source_id, document, fields: &fields, time, transformer: self };
+        let input =
+            Input { id: &id, source_id: &source_id, document, fields: &fields, time, transformer: self };
         let mut tuple = Vec::with_capacity(
             BYTES_PER_DOCUMENT_BYTE * document.len() + BYTES_PER_COLUMN * (self.columns.len() + 1),
         );
         // PostgreSQL's tables have at most 1,600 columns.
         tuple.extend_from_slice(&(self.columns.len() as i16).to_be_bytes());
-        let mut coercions = Vec::new();
+        let (mut coercions, mut references) = (Vec::new(), Vec::new());
         for (index, (column, plan)) in self.columns.iter().zip(&self.mapping.columns).enumerate() {
-            let mut counted = Counted { column: index as u16, into: &mut coercions };
+            let counted = Counted { column: index as u16, into: &mut coercions };
+            let mut made = Made { counted, references: &mut references };
             column
-                .append(plan, &input, &mut tuple, &mut counted)
+                .append(plan, &input, &mut tuple, &mut made)
                 .map_err(|fault| fault.in_column(Some(&plan.name)))?;
         }
         // Tens of thousands of rows wait for their commit: what they do not need is half of their memory.
         tuple.shrink_to_fit();
-        Ok(Row { id: id.clone(), source_id, tuple, coercions })
+        Ok(Row { id, source_id, tuple, coercions, references })
     }
 
     /// UUIDv5 of (namespace, source, source_id).
@@ -162,7 +190,11 @@ impl Misfit {
 }
 
 impl Column {
-    fn new(plan: &ColumnPlan, fields: &mut Fields) -> Result<Self, Misfit> {
+    fn new(
+        plan: &ColumnPlan,
+        reference: Option<(u16, &ReferencePlan)>,
+        fields: &mut Fields,
+    ) -> Result<Self, Misfit> {
         let (rules, default_for_null) = match &plan.value {
             ValueSpec::Path { reading, .. } => (reading.rules.as_slice(), reading.default_for_null),
             _ => (&[][..], true),
@@ -179,7 +211,7 @@ impl Column {
         };
         let if_absent = instead(default.as_deref());
         let if_null = instead(default.as_deref().filter(|_| default_for_null));
-        let write = Write::new(plan, fields)?;
+        let write = Write::new(plan, reference, fields)?;
         if matches!((&write, &if_absent), (Write::ClusterTime, Instead::Reject)) {
             return Err(Misfit {
                 message: "the column takes no null, and a document of the snapshot has no cluster time"
@@ -196,7 +228,7 @@ impl Column {
         plan: &ColumnPlan,
         input: &Input<'_>,
         tuple: &mut Vec<u8>,
-        counted: &mut Counted<'_>,
+        made: &mut Made<'_>,
     ) -> Result<(), Fault> {
         let column = &plan.column_type;
         match &self.write {
@@ -206,7 +238,7 @@ impl Column {
                     let value = raw.value()?;
                     match reader {
                         None => measured(tuple, |tuple| encode(&value, column, tuple))?,
-                        Some(reader) => self.append_read(plan, reader, &value, tuple, counted)?,
+                        Some(reader) => self.append_read(plan, reader, &value, tuple, &mut made.counted)?,
                     }
                 }
                 Found::Null => append_instead(&self.if_null, "null", plan, tuple)?,
@@ -215,7 +247,13 @@ impl Column {
             Write::Document { without, form, strip_nul } => measured(tuple, |tuple| {
                 encode::begin_json(column, tuple);
                 let start = tuple.len();
-                reading::append_document(input.document, without, (*form, *strip_nul), tuple, counted)?;
+                reading::append_document(
+                    input.document,
+                    without,
+                    (*form, *strip_nul),
+                    tuple,
+                    &mut made.counted,
+                )?;
                 encode::check_text(&tuple[start..], column)
             })?,
             Write::SourceId => measured(tuple, |tuple| append_source_id(input, column, tuple))?,
@@ -231,6 +269,15 @@ impl Column {
                 let text = format!("{prefix}{}", ulid(input.transformer.key(input.source_id)));
                 encode(&Value::String(text.as_bytes()), column, tuple)
             })?,
+            Write::Reference(seek) => {
+                let choices = seek.choices(input.fields)?;
+                if choices.is_empty() {
+                    append_instead(&self.if_absent, "absent", plan, tuple)?;
+                } else {
+                    made.references.push(Reference { plan: seek.plan, offset: tuple.len(), choices });
+                    tuple.extend_from_slice(&field(None));
+                }
+            }
         }
         Ok(())
     }
@@ -284,7 +331,11 @@ fn append_instead(
 }
 
 impl Write {
-    fn new(plan: &ColumnPlan, fields: &mut Fields) -> Result<Self, Misfit> {
+    fn new(
+        plan: &ColumnPlan,
+        reference: Option<(u16, &ReferencePlan)>,
+        fields: &mut Fields,
+    ) -> Result<Self, Misfit> {
         let column = &plan.column_type;
         let refuse = |what: &str, hint| Misfit {
             message: format!("{what} does not fit a column of type {}", type_name(column)),
@@ -347,6 +398,14 @@ impl Write {
                 check_length(prefix.chars().count() + ULID_LENGTH, column)?;
                 Ok(Self::KeyPrefixed(prefix.clone()))
             }
+            ValueSpec::Reference(spec) => {
+                let Some((place, compiled)) = reference else {
+                    return Err(refuse("a reference without a target", "name a mapping that is enabled"));
+                };
+                Seek::new(place, spec, compiled, fields)
+                    .map(Self::Reference)
+                    .map_err(|fault| misfit("what is looked up", &fault))
+            }
         }
     }
 }
@@ -369,7 +428,7 @@ fn misfit(what: &str, fault: &Fault) -> Misfit {
 }
 
 /// A field of a COPY tuple.
-fn field(value: Option<&[u8]>) -> Vec<u8> {
+pub(super) fn field(value: Option<&[u8]>) -> Vec<u8> {
     let length = value.map_or(-1, |value| value.len() as i32);
     let mut field = length.to_be_bytes().to_vec();
     field.extend_from_slice(value.unwrap_or_default());
@@ -377,7 +436,7 @@ fn field(value: Option<&[u8]>) -> Vec<u8> {
 }
 
 /// Puts the length before what `write` appends.
-fn measured<T>(
+pub(super) fn measured<T>(
     tuple: &mut Vec<u8>,
     write: impl FnOnce(&mut Vec<u8>) -> Result<T, Fault>,
 ) -> Result<T, Fault> {

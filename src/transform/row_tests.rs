@@ -46,6 +46,7 @@ fn transformer(columns: Vec<ColumnPlan>) -> Result<Transformer, Vec<Problem>> {
         id_type: IdType::String,
         key: KeySpec { source: Some("source".into()), source_id: "source_id".into() },
         columns,
+        references: Vec::new(),
         deletes: Deletes::Hard,
         on_drop: OnDrop::Delete,
         critical: false,

@@ -20,6 +20,7 @@ mod namespaces;
 mod operations;
 mod outages;
 mod path;
+mod references;
 mod restored;
 mod sink_stage;
 mod source_stage;

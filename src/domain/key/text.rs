@@ -95,6 +95,99 @@ fn readable(element_type: u8, value: &[u8], plain: Option<IdType>) -> Option<Str
     Some(text)
 }
 
+/// A reference's value as an id of another type; `None`: it has no such form, or is of that type already.
+pub(super) fn converted(element_type: u8, value: &[u8], to: IdType) -> Option<(u8, Vec<u8>)> {
+    if element_type == STRING {
+        return plain_value(std::str::from_utf8(string(value)?).ok()?, to).filter(|_| to != IdType::String);
+    }
+    if to != IdType::String {
+        return None;
+    }
+    // Only ids that would be written plain under their own type: others have no obvious text.
+    let own = id_type(element_type, value)?;
+    Some(string_value(&readable(element_type, value, Some(own))?))
+}
+
+/// The id a plain text stands for.
+fn plain_value(text: &str, id_type: IdType) -> Option<(u8, Vec<u8>)> {
+    match id_type {
+        IdType::ObjectId => Some((OBJECT_ID, hex(text).filter(|bytes| bytes.len() == 12)?)),
+        IdType::String => Some(string_value(text)),
+        IdType::Int => {
+            let number: i64 = text.parse().ok()?;
+            (number.to_string() == text).then(|| (INT64, number.to_le_bytes().to_vec()))
+        }
+        IdType::Uuid => {
+            let uuid = Uuid::parse_str(text).ok()?;
+            let mut value = 16_i32.to_le_bytes().to_vec();
+            value.push(UUID_SUBTYPE);
+            value.extend_from_slice(uuid.as_bytes());
+            Some((BINARY, value))
+        }
+    }
+}
+
+fn string_value(text: &str) -> (u8, Vec<u8>) {
+    let mut value = (text.len() as u32 + 1).to_le_bytes().to_vec();
+    value.extend_from_slice(text.as_bytes());
+    value.push(0);
+    (STRING, value)
+}
+
+fn hex(text: &str) -> Option<Vec<u8>> {
+    if text.len() % 2 != 0 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|place| u8::from_str_radix(text.get(place..place + 2)?, 16).ok()).collect()
+}
+
+/// The id of a text that `source_id` made, as far as the commoner forms go. Whoever asks makes the text
+/// again and compares: a form that is not exact is none.
+pub(super) fn parsed(text: &str, plain: IdType) -> Option<super::CanonicalId> {
+    let made = |(element_type, value): (u8, Vec<u8>)| super::CanonicalId::from_value(element_type, &value);
+    let Some(tagged) = text.strip_prefix('$') else { return plain_value(text, plain).map(made) };
+    let Some((tag, rest)) = tagged.split_once(':') else {
+        let element_type = match tagged {
+            "null" => NULL,
+            "undefined" => UNDEFINED,
+            "minkey" => MIN_KEY,
+            "maxkey" => MAX_KEY,
+            _ => return None,
+        };
+        return Some(made((element_type, Vec::new())));
+    };
+    let value = match tag {
+        "oid" => plain_value(rest, IdType::ObjectId)?,
+        "string" => string_value(rest),
+        "utf8hex" => {
+            let bytes = hex(rest)?;
+            let mut value = (bytes.len() as u32 + 1).to_le_bytes().to_vec();
+            value.extend_from_slice(&bytes);
+            value.push(0);
+            (STRING, value)
+        }
+        "number" if plain_value(rest, IdType::Int).is_some() => plain_value(rest, IdType::Int)?,
+        "double" => (DOUBLE, rest.parse::<f64>().ok()?.to_le_bytes().to_vec()),
+        "uuid" => plain_value(rest, IdType::Uuid)?,
+        "binary" => {
+            let (subtype, bytes) = rest.split_once(':')?;
+            let bytes = hex(bytes)?;
+            let mut value = (bytes.len() as u32).to_le_bytes().to_vec();
+            value.extend_from_slice(&hex(subtype)?);
+            value.extend_from_slice(&bytes);
+            (BINARY, value)
+        }
+        "date" => (DATE, rest.parse::<i64>().ok()?.to_le_bytes().to_vec()),
+        "bool" => (BOOL, vec![u8::from(rest == "true")]),
+        "raw" => {
+            let (element_type, bytes) = rest.split_once(':')?;
+            (*hex(element_type)?.first()?, hex(bytes)?)
+        }
+        _ => return None,
+    };
+    Some(made(value))
+}
+
 fn tagged(plain: bool, tag: &str, text: impl std::fmt::Display) -> String {
     if plain { text.to_string() } else { format!("{tag}{text}") }
 }

@@ -83,6 +83,7 @@ pub(super) fn target(table: &Table, key: KeySpec, names: &[&str]) -> Target {
         id_type: IdType::String,
         key,
         columns: columns.collect(),
+        references: Vec::new(),
         deletes: Deletes::Hard,
         on_drop: OnDrop::Delete,
         critical: false,
@@ -145,7 +146,7 @@ pub(super) fn row(id: &str, fields: &[Field]) -> Row {
             }
         }
     }
-    Row { id: canonical(id), source_id: id.into(), tuple, coercions: Vec::new() }
+    Row { id: canonical(id), source_id: id.into(), tuple, coercions: Vec::new(), references: Vec::new() }
 }
 
 /// A row keyed by ("venmo", id).

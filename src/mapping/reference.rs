@@ -1,0 +1,380 @@
+//! References: which row of which table each of them means, and what is taken from it.
+
+use std::collections::HashMap;
+
+use super::compile::{Mapping, compile};
+use super::problem::{Problem, Problems, quoted, quoted_columns, quoted_table};
+use crate::config::{
+    Aim, ColumnSpec, Deletes, KeySpec, MappingSpec, MatchSpec, Missing, OnDrop, ReferenceSpec, SchemaMode,
+    StubSpec, Targets, ValueSpec, nearest,
+};
+use crate::domain::{Column, ColumnType, IdType, SourceIndex, Table, TableName};
+
+/// A reference of one column.
+#[derive(Debug, Clone)]
+pub struct ReferencePlan {
+    /// Index into the mapping's columns.
+    pub column: usize,
+    /// Where the row may be.
+    pub finders: Vec<Finder>,
+    pub missing: MissingPlan,
+    /// What PostgreSQL would do to this row if the one it refers to were deleted.
+    pub on_delete: OnDelete,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDelete {
+    /// There is no foreign key.
+    Nothing,
+    Restrict,
+    Cascade,
+    /// Null, or the column's default.
+    Clear,
+}
+
+/// A way to find a row of one table by a key, and the column that is taken from it.
+#[derive(Debug, Clone)]
+pub struct Finder {
+    /// What is waited for, as the state schema names it: `source venmo`, `table public.tags (name)`.
+    pub awaited: String,
+    pub table: TableName,
+    /// Whose documents these rows are of; `None`: any row of the table.
+    pub target: Option<TargetOfReference>,
+    pub key: Vec<KeyColumn>,
+    pub take: String,
+    /// The referring column's: the value is cast to it.
+    pub column_type: ColumnType,
+    pub type_sql: String,
+}
+
+#[derive(Debug, Clone)]
+pub struct TargetOfReference {
+    pub index: SourceIndex,
+    pub source: String,
+    pub id_type: IdType,
+}
+
+#[derive(Debug, Clone)]
+pub struct KeyColumn {
+    pub name: String,
+    pub column_type: ColumnType,
+    pub type_sql: String,
+}
+
+#[derive(Debug, Clone)]
+pub enum MissingPlan {
+    Hold,
+    Null,
+    Keep,
+    Create(Box<StubPlan>),
+}
+
+/// How a row is made that nobody's document stands for.
+#[derive(Debug, Clone)]
+pub struct StubPlan {
+    /// Its rows are not of a source: the index is the referring mapping's.
+    pub mapping: Mapping,
+    pub prefix: String,
+    pub finder: Finder,
+}
+
+/// Finishes what `compile` could not know: other mappings and their tables. `specs` and `mappings` are in one
+/// order; `tables` has every table that is named.
+///
+/// # Errors
+/// Every reference that cannot work.
+pub fn link(
+    mappings: &mut [Mapping],
+    specs: &[MappingSpec],
+    tables: &HashMap<TableName, Table>,
+) -> Result<(), Vec<Problem>> {
+    let mut found = Vec::new();
+    let all: Vec<Mapping> = mappings.to_vec();
+    for mapping in mappings.iter_mut() {
+        let Some(spec) = specs.iter().find(|spec| spec.source == mapping.source) else { continue };
+        let Some(table) = tables.get(&mapping.table) else { continue };
+        let mut problems = Problems::new(&mapping.source, &mapping.table);
+        let linking = Linking { spec, table, all: &all, tables };
+        for column in spec.columns.iter().flatten() {
+            if let ValueSpec::Reference(reference) = &column.value
+                && let Some(place) = mapping.columns.iter().position(|plan| plan.name == column.name)
+            {
+                let plan = linking.reference(mapping, place, column, reference, &mut problems);
+                mapping.references.extend(plan);
+            }
+        }
+        found.extend(problems.into_found());
+    }
+    if found.iter().any(|problem| problem.fatal) { Err(found) } else { Ok(()) }
+}
+
+/// The tables that references of this mapping look into, its own apart.
+pub fn looked_into(spec: &MappingSpec) -> impl Iterator<Item = &TableName> {
+    spec.columns.iter().flatten().filter_map(|column| match &column.value {
+        ValueSpec::Reference(reference) => match &reference.aim {
+            Aim::Row { table, .. } => Some(table),
+            Aim::Document { .. } => None,
+        },
+        _ => None,
+    })
+}
+
+struct Linking<'a> {
+    spec: &'a MappingSpec,
+    table: &'a Table,
+    all: &'a [Mapping],
+    tables: &'a HashMap<TableName, Table>,
+}
+
+impl Linking<'_> {
+    fn reference(
+        &self,
+        mapping: &Mapping,
+        place: usize,
+        column: &ColumnSpec,
+        reference: &ReferenceSpec,
+        problems: &mut Problems,
+    ) -> Option<ReferencePlan> {
+        let name = column.name.as_str();
+        let own = self.table.column(name)?;
+        let finders: Vec<Finder> = match &reference.aim {
+            Aim::Document { to, .. } => {
+                let sources: Vec<&String> = match to {
+                    Targets::First(sources) => sources.iter().collect(),
+                    Targets::By { map, .. } => map.iter().map(|(_, source)| source).collect(),
+                };
+                sources
+                    .into_iter()
+                    .filter_map(|source| self.of_source(source, own, reference, problems))
+                    .collect()
+            }
+            Aim::Row { table, matches } => {
+                vec![self.of_row(table, matches, own, reference, problems)?]
+            }
+        };
+        let first = finders.first()?;
+        let missing = match &reference.missing {
+            Missing::Hold => MissingPlan::Hold,
+            Missing::Null if own.not_null => {
+                problems.fatal(Some(name), "is not null, but missing: null", "say hold, or create");
+                return None;
+            }
+            Missing::Null => MissingPlan::Null,
+            Missing::Keep if !matches!(own.column_type, ColumnType::Text { .. }) => {
+                problems.fatal(Some(name), "is no text, but missing: keep", "say hold, null or create");
+                return None;
+            }
+            Missing::Keep => MissingPlan::Keep,
+            Missing::Create(stub) => {
+                let plan = self.stub(mapping, first, &reference.aim, stub, problems)?;
+                MissingPlan::Create(Box::new(plan))
+            }
+        };
+        let foreign_key = self.table.foreign_keys.iter().find(|key| {
+            key.columns.iter().any(|column| *column == own.name) && key.references == first.table
+        });
+        let on_delete = match foreign_key.map(|key| key.on_delete) {
+            None => OnDelete::Nothing,
+            Some('c') => OnDelete::Cascade,
+            Some('n' | 'd') => OnDelete::Clear,
+            Some(_) => OnDelete::Restrict,
+        };
+        Some(ReferencePlan { column: place, finders, missing, on_delete })
+    }
+
+    fn of_source(
+        &self,
+        source: &str,
+        own: &Column,
+        reference: &ReferenceSpec,
+        problems: &mut Problems,
+    ) -> Option<Finder> {
+        let name = Some(own.name.as_str());
+        let Some(target) = self.all.iter().find(|mapping| mapping.source == source) else {
+            let hint = nearest(source, self.all.iter().map(|mapping| mapping.source.as_str()));
+            let hint = hint.map_or_else(String::new, |near| format!("did you mean {near}?"));
+            problems.fatal(name, format!("refers to {source}, which is no mapping"), hint);
+            return None;
+        };
+        let table = self.tables.get(&target.table)?;
+        let key = target.key_columns().map(KeyColumn::from).collect();
+        Some(Finder {
+            awaited: format!("source {source}"),
+            table: target.table.clone(),
+            target: Some(TargetOfReference {
+                index: target.index,
+                source: target.source.clone(),
+                id_type: target.id_type,
+            }),
+            key,
+            take: self.take(own, table, reference, problems)?,
+            column_type: own.column_type.clone(),
+            type_sql: own.type_sql.clone(),
+        })
+    }
+
+    fn of_row(
+        &self,
+        table: &TableName,
+        matches: &[(String, MatchSpec)],
+        own: &Column,
+        reference: &ReferenceSpec,
+        problems: &mut Problems,
+    ) -> Option<Finder> {
+        let name = Some(own.name.as_str());
+        let Some(shape) = self.tables.get(table) else {
+            problems.fatal(name, format!("is looked up in {table}, which does not exist"), "");
+            return None;
+        };
+        let mut key = Vec::new();
+        for (column, _) in matches {
+            match shape.column(column) {
+                Some(column) => key.push(KeyColumn::from(column)),
+                None => {
+                    let near = nearest(column, shape.columns.iter().map(|column| column.name.as_str()));
+                    let hint = near.map_or_else(String::new, |near| format!("did you mean {near}?"));
+                    problems.fatal(
+                        name,
+                        format!("is matched by {column}, which {table} does not have"),
+                        hint,
+                    );
+                }
+            }
+        }
+        let columns: Vec<&str> = matches.iter().map(|(column, _)| column.as_str()).collect();
+        let is_key = |unique: &crate::domain::UniqueKey| {
+            !unique.partial_or_expression
+                && !unique.columns.is_empty()
+                && unique.columns.iter().all(|column| columns.contains(&column.as_str()))
+        };
+        if !shape.unique_keys.iter().any(is_key) {
+            let list = quoted_columns(columns.iter().copied());
+            problems.warning(
+                name,
+                format!("is looked up in {table} by columns without a unique key"),
+                format!("create unique index on {} ({list})", quoted_table(table)),
+            );
+        }
+        let awaited = format!("table {table} ({})", columns.join(", "));
+        let take = self.take(own, shape, reference, problems)?;
+        let (column_type, type_sql) = (own.column_type.clone(), own.type_sql.clone());
+        Some(Finder { awaited, table: table.clone(), target: None, key, take, column_type, type_sql })
+    }
+
+    /// What is said, or what the column's foreign key to that table refers to, or its only key column.
+    fn take(
+        &self,
+        own: &Column,
+        table: &Table,
+        reference: &ReferenceSpec,
+        problems: &mut Problems,
+    ) -> Option<String> {
+        let name = Some(own.name.as_str());
+        if let Some(take) = &reference.take {
+            if table.column(take).is_none() {
+                problems.fatal(name, format!("takes {take}, which {} does not have", table.name), "");
+                return None;
+            }
+            return Some(take.clone());
+        }
+        let by_key = self.table.foreign_keys.iter().find_map(|key| {
+            let place = key.columns.iter().position(|column| *column == own.name)?;
+            (key.references == table.name).then(|| key.referenced_columns.get(place).cloned())?
+        });
+        if by_key.is_none() {
+            let message = format!("has no foreign key to {}, so it is not clear what to take", table.name);
+            problems.fatal(
+                name,
+                message,
+                format!("say take: the column of {} that is meant", quoted(&table.name.name)),
+            );
+        }
+        by_key
+    }
+
+    fn stub(
+        &self,
+        mapping: &Mapping,
+        first: &Finder,
+        aim: &Aim,
+        stub: &StubSpec,
+        problems: &mut Problems,
+    ) -> Option<StubPlan> {
+        let table = self.tables.get(&first.table)?;
+        let target = first
+            .target
+            .as_ref()
+            .and_then(|target| self.all.iter().find(|mapping| mapping.index == target.index));
+        let (key, columns) = match (aim, target) {
+            (Aim::Document { .. }, Some(target)) => (target.key.clone(), stub.columns.clone()),
+            (Aim::Document { .. }, None) | (Aim::Row { .. }, _) => {
+                problems.fatal(None, "creating rows of looked-up tables is not possible yet", "");
+                return None;
+            }
+        };
+        let source = stub.source.clone().unwrap_or_else(|| self.spec.source.clone());
+        let spec = stub_spec(self.spec, source, &first.table, key, columns);
+        match compile(mapping.index, &spec, IdType::String, table) {
+            Ok((compiled, _)) => {
+                let finder = Finder {
+                    awaited: format!("stub {}", first.table),
+                    target: None,
+                    key: compiled.key_columns().map(KeyColumn::from).collect(),
+                    ..first.clone()
+                };
+                let prefix = stub.prefix.clone().unwrap_or_default();
+                Some(StubPlan { mapping: compiled, prefix, finder })
+            }
+            Err(found) => {
+                for problem in found.into_iter().filter(|problem| problem.fatal) {
+                    let column = problem.column.as_deref();
+                    problems.fatal(column, format!("create: {}", problem.message), problem.hint.clone());
+                }
+                None
+            }
+        }
+    }
+}
+
+fn stub_spec(
+    of: &MappingSpec,
+    source: String,
+    table: &TableName,
+    key: KeySpec,
+    columns: Vec<ColumnSpec>,
+) -> MappingSpec {
+    MappingSpec {
+        source,
+        collection: of.collection.clone(),
+        table: table.clone(),
+        id_type: Some(IdType::String),
+        key,
+        columns: Some(columns),
+        deletes: Deletes::Hard,
+        schema: SchemaMode::Expect,
+        on_drop: OnDrop::Delete,
+        critical: false,
+        enabled: true,
+        allow_empty: true,
+    }
+}
+
+impl From<&Column> for KeyColumn {
+    fn from(column: &Column) -> Self {
+        Self {
+            name: column.name.clone(),
+            column_type: column.column_type.clone(),
+            type_sql: column.type_sql.clone(),
+        }
+    }
+}
+
+impl From<&super::ColumnPlan> for KeyColumn {
+    fn from(column: &super::ColumnPlan) -> Self {
+        Self {
+            name: column.name.clone(),
+            column_type: column.column_type.clone(),
+            type_sql: column.type_sql.clone(),
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! References that were not resolved by their first choice, and the stubs made for them.
+
+use sqlx::{PgConnection, Row};
+
+use crate::domain::CanonicalId;
+
+/// One document waits for one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wait {
+    pub source_id: String,
+    pub id: CanonicalId,
+    /// What is awaited, and its key: at most 512 bytes.
+    pub awaited: String,
+    pub key: Vec<u8>,
+    /// The key of the stub that stands in for it.
+    pub stub: Option<Vec<u8>>,
+}
+
+/// A document whose references can be settled anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    pub source: String,
+    pub id: CanonicalId,
+}
+
+/// A row that was made for references.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Stub {
+    pub target: String,
+    pub key: Vec<u8>,
+    /// Of the whole row as it was made.
+    pub hash: String,
+}
+
+/// What these documents wait for from now on; returns the keys of stubs that lost a waiter.
+pub async fn replace(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    source: &str,
+    source_ids: &[&str],
+    waits: &[Wait],
+) -> Result<Vec<Vec<u8>>, sqlx::Error> {
+    let mut left: Vec<Vec<u8>> = sqlx::query_scalar(
+        "with gone as (
+             delete from rowstream.wait where pipeline = $1 and source = $2 and source_id = any($3) returning stub)
+         select distinct stub from gone where stub is not null",
+    )
+    .bind(pipeline)
+    .bind(source)
+    .bind(source_ids)
+    .fetch_all(&mut *connection)
+    .await?;
+    left.retain(|stub| !waits.iter().any(|wait| wait.stub.as_ref() == Some(stub)));
+    add(connection, pipeline, source, waits).await?;
+    Ok(left)
+}
+
+pub async fn add(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    source: &str,
+    waits: &[Wait],
+) -> Result<(), sqlx::Error> {
+    if waits.is_empty() {
+        return Ok(());
+    }
+    let source_ids: Vec<&str> = waits.iter().map(|wait| wait.source_id.as_str()).collect();
+    let ids: Vec<&[u8]> = waits.iter().map(|wait| wait.id.as_bytes()).collect();
+    let awaited: Vec<&str> = waits.iter().map(|wait| wait.awaited.as_str()).collect();
+    let keys: Vec<&[u8]> = waits.iter().map(|wait| wait.key.as_slice()).collect();
+    let stubs: Vec<Option<&[u8]>> = waits.iter().map(|wait| wait.stub.as_deref()).collect();
+    sqlx::query(
+        "insert into rowstream.wait (pipeline, source, source_id, id, awaited, awaited_key, stub)
+         select $1, $2, new.* from unnest($3::text[], $4::bytea[], $5::text[], $6::bytea[], $7::bytea[])
+             as new (source_id, id, awaited, awaited_key, stub)
+         on conflict (pipeline, source, source_id, awaited, awaited_key) do update set stub = excluded.stub",
+    )
+    .bind(pipeline)
+    .bind(source)
+    .bind(source_ids)
+    .bind(ids)
+    .bind(awaited)
+    .bind(keys)
+    .bind(stubs)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// These rows are there now: whoever waits for one of them is due. How many documents are.
+pub async fn wake(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    awaited: &str,
+    keys: &[&[u8]],
+) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query(
+        "update rowstream.wait set due = true
+         where pipeline = $1 and awaited = $2 and awaited_key = any($3) and not due",
+    )
+    .bind(pipeline)
+    .bind(awaited)
+    .bind(keys)
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// The collection is gone, and with it everything its documents waited for.
+pub async fn forget_source(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    source: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("delete from rowstream.wait where pipeline = $1 and source = $2")
+        .bind(pipeline)
+        .bind(source)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Keys of that kind that somebody waits for and that are not there yet.
+pub async fn keys(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    awaited: &str,
+    limit: i64,
+) -> Result<Vec<Vec<u8>>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select distinct awaited_key from rowstream.wait
+         where pipeline = $1 and awaited = $2 and not due limit $3",
+    )
+    .bind(pipeline)
+    .bind(awaited)
+    .bind(limit)
+    .fetch_all(connection)
+    .await
+}
+
+pub async fn due(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    sources: &[&str],
+    limit: i64,
+) -> Result<Vec<Due>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select distinct source, id from rowstream.wait
+         where pipeline = $1 and source = any($2) and due limit $3",
+    )
+    .bind(pipeline)
+    .bind(sources)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Due { source: row.get("source"), id: CanonicalId::from_bytes(row.get("id")) })
+        .collect())
+}
+
+/// Everything somebody waits for, and who: (awaited, source).
+pub async fn awaited(
+    connection: &mut PgConnection,
+    pipeline: &str,
+) -> Result<Vec<(String, String)>, sqlx::Error> {
+    sqlx::query_as("select distinct awaited, source from rowstream.wait where pipeline = $1")
+        .bind(pipeline)
+        .fetch_all(connection)
+        .await
+}
+
+/// Writes stubs down.
+pub async fn add_stubs(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    stubs: &[Stub],
+) -> Result<(), sqlx::Error> {
+    let targets: Vec<&str> = stubs.iter().map(|stub| stub.target.as_str()).collect();
+    let keys: Vec<&[u8]> = stubs.iter().map(|stub| stub.key.as_slice()).collect();
+    let hashes: Vec<&str> = stubs.iter().map(|stub| stub.hash.as_str()).collect();
+    sqlx::query(
+        "insert into rowstream.stub (pipeline, target, row_key, row_hash)
+         select $1, new.* from unnest($2::text[], $3::bytea[], $4::text[]) as new (target, row_key, row_hash)
+         on conflict (pipeline, target, row_key) do update set row_hash = excluded.row_hash",
+    )
+    .bind(pipeline)
+    .bind(targets)
+    .bind(keys)
+    .bind(hashes)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Those of these stubs that nobody waits behind any more; they are no longer written down as stubs.
+pub async fn take_abandoned(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    keys: &[Vec<u8>],
+) -> Result<Vec<Stub>, sqlx::Error> {
+    let rows = sqlx::query(
+        "delete from rowstream.stub as stub
+         where pipeline = $1 and row_key = any($2) and not exists
+             (select from rowstream.wait where wait.pipeline = stub.pipeline and wait.stub = stub.row_key)
+         returning target, row_key, row_hash",
+    )
+    .bind(pipeline)
+    .bind(keys)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Stub { target: row.get("target"), key: row.get("row_key"), hash: row.get("row_hash") })
+        .collect())
+}
