@@ -9,7 +9,7 @@ select id, date, business, category, amount, account, currency, notes from expen
 select id from incomes where id = $1;
 
 -- the expenses that are deleted together
--- $1 = select array_agg(id) from (select id from expenses order by id limit 20) as some
+-- $1 = select array_agg(id) from (select id from expenses order by id limit 20) as few
 select id from expenses where id = any($1::integer[]);
 
 -- the expenses of a range of days, latest first

@@ -24,17 +24,16 @@ left join event_line_items as pair on pair.line_item_id = item.id
 where item.id = $1;
 
 -- the line items from which an event is made
--- $1 = select array_agg(id) from (select id from line_items order by date desc limit 5) as some
+-- $1 = select array_agg(id) from (select id from line_items order by date desc limit 5) as few
 select item.id, item.date, item.amount, item.description, method.name as payment_method
 from line_items as item join payment_methods as method on method.id = item.payment_method_id
 where item.id = any($1::text[]) order by item.date desc;
 
 -- line items that nobody has reviewed yet, latest first
 select item.id, item.date, item.description, item.amount, method.name as payment_method
-from line_items as item
-join payment_methods as method on method.id = item.payment_method_id
-left join event_line_items as pair on pair.line_item_id = item.id
-where pair.event_id is null order by item.date desc limit 50;
+from line_items as item join payment_methods as method on method.id = item.payment_method_id
+where (select min(pair.event_id) from event_line_items as pair where pair.line_item_id = item.id) is null
+order by item.date desc limit 50;
 
 -- the latest line items of a payment method
 -- $1 = select payment_method_id from line_items group by 1 order by count(*) limit 1
@@ -60,16 +59,15 @@ from events as event join categories as category on category.id = event.category
 where event.date >= $1 and event.date <= $2 order by event.date desc;
 
 -- what the events of a list cost
--- $1 = select array_agg(id) from (select id from events order by date desc limit 20) as some
+-- $1 = select array_agg(id) from (select id from events order by date desc limit 20) as few
 select pair.event_id, sum(item.amount) as total, min(item.amount) as as_duplicate
 from event_line_items as pair join line_items as item on item.id = pair.line_item_id
 where pair.event_id = any($1::text[]) group by pair.event_id;
 
--- the tags of the events of a list
--- $1 = select array_agg(id) from (select id from events order by date desc limit 20) as some
-select pair.event_id, tag.name
-from event_tags as pair join tags as tag on tag.id = pair.tag_id
-where pair.event_id = any($1::text[]) order by tag.name;
+-- the tags of an event
+-- $1 = select max(event_id) from event_tags
+select tag.name from event_tags as pair join tags as tag on tag.id = pair.tag_id
+where pair.event_id = $1 order by tag.name;
 
 -- an event by the id that it had in MongoDB
 -- $1 = select min(mongo_id) from events

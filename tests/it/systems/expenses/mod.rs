@@ -469,7 +469,7 @@ async fn a_category_that_comes_late_releases_the_events_that_wait_for_it() -> Re
     insert(&scene, EVENTS, waiting).await?;
     scene.start()?;
     becomes_expected(&scene).await?;
-    let reason = Reason { reason: "missing_reference".into(), column: Some("category_id".into()) };
+    let reason = Reason { reason: "unresolved_reference".into(), column: Some("category_id".into()) };
     scene.holds(&Held::from([(("events".into(), "event_9".into()), reason)])).await?;
     // The application adds it: no document tells of that.
     scene
