@@ -155,6 +155,9 @@ impl Scene {
         let pending = "select count(*) from rowstream.mapping where in_scope and snapshot_state <> 'done'";
         let mapped = "select count(*) from rowstream.mapping";
         self.waits("every snapshot to be complete", async || {
+            // It would look at its tables every few seconds for ever.
+            let halted = self.daemon()?.log().into_iter().find(|line| line.contains("\"halted\""));
+            ensure!(halted.is_none(), "{}", halted.unwrap_or_default());
             let mapped = self.stage.number(mapped).await.unwrap_or(0);
             Ok(mapped > 0 && self.stage.number(pending).await? == 0)
         })
