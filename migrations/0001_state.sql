@@ -25,9 +25,11 @@ create table rowstream.mapping (
     pipeline text,
     source text,
     mapping_hash text not null,
+    meaning text not null,
     id_type text not null check (id_type in ('object_id', 'string', 'int', 'uuid')),
     collection text not null,
     target text not null,
+    target_oid bigint not null,
     in_scope boolean not null default true,
     enabled boolean not null default true,
     paused boolean not null default false,
@@ -38,7 +40,7 @@ create table rowstream.mapping (
     snapshot_finished_at timestamptz,
     primary key (pipeline, source)
 );
-comment on table rowstream.mapping is 'what is known of each mapping; planned means that every chunk has its row, in_scope that its changes were followed up to the checkpoint';
+comment on table rowstream.mapping is 'what is known of each mapping; planned means that every chunk has its row, in_scope that its changes were followed up to the checkpoint, meaning is what mapping_hash is made of, target_oid tells the table from another one of its name';
 
 create table rowstream.chunk (
     pipeline text,

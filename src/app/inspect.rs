@@ -1,15 +1,18 @@
 //! Everything that can be known before the first write: both servers, every mapping, every table.
 //! `rowstream check` prints it; `rowstream run` begins with it.
 
+mod servers;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
 use mongodb::Client;
 use sha2::{Digest, Sha256};
-use sqlx::{PgConnection, Row};
+use sqlx::PgConnection;
 
-use crate::config::{Config, KeySpec, MappingSpec, Mappings, SchemaMode};
+use super::schema::draft;
+use crate::config::{Config, KeySpec, MappingSpec, Mappings, OnMappingChange, SchemaMode};
 use crate::domain::{IdType, Namespace, SourceIndex, Table, TableName};
 use crate::mapping::{self, Mapping, MissingPlan, Problem, StubPlan};
 use crate::pipeline::{Error, Mapped, Plan, StubMaker};
@@ -18,9 +21,6 @@ use crate::source::{self, CollectionFacts, CollectionIndex, Facts, OplogWindow, 
 use crate::state::mapping::Known;
 use crate::state::{self, SchemaState};
 use crate::transform::Transformer;
-
-/// The oldest PostgreSQL whose catalogs and SQL rowstream is written for.
-const OLDEST_POSTGRESQL: i32 = 130_000;
 
 /// What may be done about tables that do not exist and may be created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,23 +137,25 @@ pub async fn inspect(
             "add a mapping, enable one, or create a collection",
         );
     }
-    let mut shapes = HashMap::new();
-    let mut compiled = Vec::new();
-    for (place, spec) in specs.iter().enumerate() {
-        let index = SourceIndex(place as u16);
-        let mapping =
-            inspection.mapping(connection, tables, index, spec, &facts, &known, &mut shapes).await?;
-        compiled.extend(mapping);
+    let mut found = Vec::with_capacity(specs.len());
+    for spec in &specs {
+        if let Some(facts) = facts.collections.iter().find(|facts| facts.namespace == spec.collection) {
+            inspection.collection(spec, facts);
+        }
+        found.push(inspection.table(client, connection, tables, spec, &specs).await?);
     }
-    for name in specs.iter().flat_map(mapping::looked_into) {
-        if !shapes.contains_key(name)
-            && let Some(table) = sink::read_table(connection, name)
-                .await
-                .map_err(|error| Error::retry("read the catalog", error))?
-        {
-            shapes.insert(name.clone(), table);
+    let order = mapping::parents_first(&found.iter().map(Option::as_ref).collect::<Vec<_>>());
+    inspection.cycles(&order.cycles);
+    let mut compiled = Vec::new();
+    for (index, place) in order.places.into_iter().enumerate() {
+        if let Some(table) = &found[place] {
+            let index = SourceIndex(index as u16);
+            compiled.extend(inspection.mapping(config, index, &specs[place], table, &facts, &known));
         }
     }
+    let named = found.into_iter().flatten().map(|table| (table.name.clone(), table));
+    let mut shapes: HashMap<TableName, Table> = named.collect();
+    inspection.looked_into(connection, &specs, &mut shapes).await?;
     if let Err(problems) = mapping::link(&mut compiled, &specs, &shapes) {
         problems.into_iter().for_each(|problem| inspection.problem(problem));
     }
@@ -165,117 +167,60 @@ pub async fn inspect(
             inspection.finish(config, mapping, CollectionIndex(place as u16), of_collection);
         }
     }
+    inspection.pooler(config, connection).await;
     Ok(inspection)
 }
 
 impl Inspection {
-    fn mongodb(&mut self, facts: &Facts) {
-        // Whether a missing collection is a mistake is the mapping's to say.
-        for finding in facts.findings.iter().filter(|finding| finding.name != "missing_collection") {
-            let verdict = if finding.fatal { Verdict::Failed } else { Verdict::Warning };
-            self.add(verdict, format!("mongodb {}", finding.name), &finding.message, finding.hint);
-        }
-        if !facts.findings.iter().any(|finding| finding.fatal) {
-            let window = match &facts.oplog {
-                Some(oplog) => format!(
-                    ", oplog window {:.1} h",
-                    f64::from(oplog.last.seconds.saturating_sub(oplog.first.seconds)) / 3600.0
-                ),
-                None => String::new(),
-            };
-            self.add(
-                Verdict::Passed,
-                "mongodb",
-                format!("{}, {}{window}", facts.version, facts.topology),
-                "",
-            );
+    fn mapping(
+        &mut self,
+        config: &Config,
+        index: SourceIndex,
+        spec: &MappingSpec,
+        table: &Table,
+        facts: &Facts,
+        known: &[Known],
+    ) -> Option<Mapping> {
+        let of_collection = facts.collections.iter().find(|facts| facts.namespace == spec.collection)?;
+        let known = known.iter().find(|known| known.source == spec.source);
+        let id_type = self.id_type(spec, of_collection, known)?;
+        match mapping::compile(index, spec, id_type, table) {
+            Err(problems) => {
+                problems.into_iter().for_each(|problem| self.problem(problem));
+                None
+            }
+            Ok((mapping, warnings)) => {
+                warnings.into_iter().for_each(|problem| self.problem(problem));
+                self.mapping_change(&config.pipeline, spec, &mapping, known);
+                Some(mapping)
+            }
         }
     }
 
-    async fn postgresql(&mut self, connection: &mut PgConnection) -> Result<(), Error> {
-        let failed = |error| Error::retry("look at postgresql", error);
-        let row = sqlx::query(
-            "select current_setting('server_version_num')::int as number, current_setting('server_version') as text,
-                    current_database() as database, current_user::text as role,
-                    has_database_privilege(current_database(), 'TEMP') as temporary,
-                    pg_is_in_recovery() as standby",
-        )
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(failed)?;
-        let (number, text): (i32, String) = (row.get("number"), row.get("text"));
-        let (database, role): (String, String) = (row.get("database"), row.get("role"));
-        if number < OLDEST_POSTGRESQL {
-            self.add(
-                Verdict::Failed,
-                "postgresql",
-                format!("version {text} is too old"),
-                "13 or later is needed",
-            );
-        } else if row.get("standby") {
-            self.add(
-                Verdict::Failed,
-                "postgresql",
-                "the server is a read-only standby",
-                "point postgres.url at the primary, or add target_session_attrs",
-            );
-        } else if !row.get::<bool, _>("temporary") {
-            self.add(
-                Verdict::Failed,
-                "postgresql",
-                format!("role {role} may not create temporary tables in {database}"),
-                &format!("grant temporary on database {database} to {role}"),
-            );
-        } else {
-            self.add(Verdict::Passed, "postgresql", format!("{text}, database {database}, role {role}"), "");
-        }
-        match state::schema_state(connection).await.map_err(failed)? {
-            SchemaState::Current => self.add(Verdict::Passed, "state", "schema rowstream is up to date", ""),
-            SchemaState::Missing | SchemaState::Outdated => self.add(
-                Verdict::Warning,
-                "state",
-                "schema rowstream is not there yet or of an older version",
-                "`rowstream run` brings it up to date if its role may, else run `rowstream migrate`",
-            ),
-            SchemaState::Newer => self.add(
-                Verdict::Failed,
-                "state",
-                "the schema rowstream was written by a newer version",
-                "run that version or a later one",
-            ),
+    /// Tables that are only looked into.
+    async fn looked_into(
+        &mut self,
+        connection: &mut PgConnection,
+        specs: &[MappingSpec],
+        shapes: &mut HashMap<TableName, Table>,
+    ) -> Result<(), Error> {
+        for name in specs.iter().flat_map(mapping::looked_into) {
+            if !shapes.contains_key(name) {
+                let table = sink::read_table(connection, name).await;
+                let table = table.map_err(|error| Error::retry("read the catalog", error))?;
+                shapes.extend(table.map(|table| (name.clone(), table)));
+            }
         }
         Ok(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what one mapping is checked against, once")]
-    async fn mapping(
-        &mut self,
-        connection: &mut PgConnection,
-        tables: Tables,
-        index: SourceIndex,
-        spec: &MappingSpec,
-        facts: &Facts,
-        known: &[Known],
-        shapes: &mut HashMap<TableName, Table>,
-    ) -> Result<Option<Mapping>, Error> {
-        let of_collection = facts.collections.iter().find(|facts| facts.namespace == spec.collection);
-        let Some(of_collection) = of_collection else { return Ok(None) };
-        self.collection(spec, of_collection);
-        let table = self.table(connection, tables, spec).await?;
-        let Some(table) = table else { return Ok(None) };
-        let known = known.iter().find(|known| known.source == spec.source);
-        let Some(id_type) = self.id_type(spec, of_collection, known) else { return Ok(None) };
-        let compiled = mapping::compile(index, spec, id_type, &table);
-        shapes.insert(spec.table.clone(), table);
-        match compiled {
-            Err(problems) => {
-                problems.into_iter().for_each(|problem| self.problem(problem));
-                Ok(None)
-            }
-            Ok((mapping, warnings)) => {
-                warnings.into_iter().for_each(|problem| self.problem(problem));
-                Ok(Some(mapping))
-            }
+    fn cycles(&mut self, cycles: &[Vec<TableName>]) {
+        for cycle in cycles {
+            let names: Vec<String> = cycle.iter().map(ToString::to_string).collect();
+            let message = format!("tables refer to each other: {}", names.join(" → "));
+            let hint =
+                "no order has every parent first: a row that comes before its parent is held and tried again";
+            self.add(Verdict::Warning, "foreign keys", message, hint);
         }
     }
 
@@ -294,9 +239,11 @@ impl Inspection {
 
     async fn table(
         &mut self,
+        client: &Client,
         connection: &mut PgConnection,
         tables: Tables,
         spec: &MappingSpec,
+        specs: &[MappingSpec],
     ) -> Result<Option<Table>, Error> {
         let failed = |error| Error::retry("read the catalog", error);
         let found = sink::read_table(connection, &spec.table).await.map_err(failed)?;
@@ -304,29 +251,35 @@ impl Inspection {
             return Ok(found);
         }
         let subject = format!("mapping {}, table {}", spec.source, spec.table);
-        match (spec.schema, tables) {
-            (SchemaMode::Expect, _) => {
-                let hint = "create it with your own migrations, or give no columns and schema: create for whole documents";
-                self.add(Verdict::Failed, subject, "the table does not exist", hint);
-                Ok(None)
-            }
-            (SchemaMode::Create, Tables::LeaveAlone) => {
-                self.add(Verdict::Passed, subject, "the table will be created", "");
-                Ok(None)
-            }
-            (SchemaMode::Create, Tables::Create) => {
-                if let Err(error) = sink::create_document_table(connection, &spec.table, &spec.key).await {
-                    if !matches!(error.disposition(), sink::Disposition::Halt { .. }) {
-                        return Err(failed(error));
-                    }
-                    let hint = "grant create on the schema, or create the table yourself";
-                    self.add(Verdict::Failed, subject, Error::chain(&error), hint);
-                    return Ok(None);
-                }
-                tracing::info!(table = %spec.table, source = spec.source, "table created");
-                sink::read_table(connection, &spec.table).await.map_err(failed)
-            }
+        // One of several mappings of a table is enough to say that it may be made.
+        let may_create =
+            specs.iter().any(|other| other.table == spec.table && other.schema == SchemaMode::Create);
+        if !may_create {
+            let hint =
+                "create it with your own migrations, let `rowstream schema` print it, or say schema: create";
+            self.add(Verdict::Failed, subject, "the table does not exist", hint);
+            return Ok(None);
         }
+        if tables == Tables::LeaveAlone {
+            let hint = if spec.columns.is_some() { "`rowstream schema` prints it" } else { "" };
+            self.add(Verdict::Passed, subject, "the table will be created", hint);
+            return Ok(None);
+        }
+        let draft = draft(client, &spec.table, specs).await?;
+        for column in draft.columns.iter().filter(|column| column.is_unknown()) {
+            let message = "no document tells the type of the column: it is created as jsonb";
+            self.add(Verdict::Warning, format!("{subject}, column {}", column.name), message, "");
+        }
+        if let Err(error) = sink::create_table(connection, &draft).await {
+            if !matches!(error.disposition(), sink::Disposition::Halt { .. }) {
+                return Err(failed(error));
+            }
+            let hint = "grant create on the schema, or create the table yourself";
+            self.add(Verdict::Failed, subject, Error::chain(&error), hint);
+            return Ok(None);
+        }
+        tracing::info!(table = %spec.table, source = spec.source, "table created");
+        sink::read_table(connection, &spec.table).await.map_err(failed)
     }
 
     /// Declared, or what was stored when the mapping was first seen, or what most ids are.
@@ -350,6 +303,37 @@ impl Inspection {
         }
         let sampled = facts.id_types.first().and_then(|(id_type, _)| *id_type);
         Some(known.map(|known| known.id_type).or(spec.id_type).or(sampled).unwrap_or(IdType::ObjectId))
+    }
+
+    /// Says what is otherwise than when the mapping's rows were written, and what comes of it.
+    fn mapping_change(
+        &mut self,
+        pipeline: &str,
+        spec: &MappingSpec,
+        mapping: &Mapping,
+        known: Option<&Known>,
+    ) {
+        let Some(known) = known.filter(|known| known.mapping_hash != mapping.hash) else { return };
+        let differences = mapping::differences(&known.meaning, &mapping.meaning).join(", ");
+        let subject = format!("mapping {}", mapping.source);
+        let message = format!("it has changed since its rows were written: {differences}");
+        match spec.on_mapping_change {
+            OnMappingChange::Resync => {
+                self.add(Verdict::Warning, subject, message, "its collection is copied again");
+            }
+            OnMappingChange::Halt => {
+                let literal = |text: &str| text.replace('\'', "''");
+                let hint = format!(
+                    "take the change back; or say on_mapping_change: resync to copy the collection again; or, to leave \
+                     rows as they are until their documents change: update rowstream.mapping set mapping_hash = '{}' \
+                     where pipeline = '{}' and source = '{}'",
+                    mapping.hash,
+                    literal(pipeline),
+                    literal(&mapping.source)
+                );
+                self.add(Verdict::Failed, subject, message, &hint);
+            }
+        }
     }
 
     /// Two sources in one table need a column that tells them apart.
@@ -425,7 +409,7 @@ impl Inspection {
 }
 
 /// What the state knows of mappings, if it is there.
-async fn known(config: &Config, connection: &mut PgConnection) -> Result<Vec<Known>, Error> {
+pub(super) async fn known(config: &Config, connection: &mut PgConnection) -> Result<Vec<Known>, Error> {
     let failed = |error| Error::retry("load the state", error);
     match state::schema_state(connection).await.map_err(failed)? {
         SchemaState::Current => state::mapping::load(connection, &config.pipeline).await.map_err(failed),
@@ -436,7 +420,7 @@ async fn known(config: &Config, connection: &mut PgConnection) -> Result<Vec<Kno
 /// The mappings that are enabled. Those of a whole database are made from what it has, from what was followed
 /// so far, and from what was seen in the stream: a collection that is gone by now had changes all the same,
 /// its end among them.
-async fn specs(
+pub(super) async fn specs(
     config: &Config,
     client: &Client,
     known: &[Known],
@@ -471,6 +455,7 @@ fn whole(collection: Namespace, schema: &str) -> MappingSpec {
         deletes: crate::config::Deletes::Hard,
         schema: SchemaMode::Create,
         on_drop: crate::config::OnDrop::Delete,
+        on_mapping_change: OnMappingChange::Resync,
         critical: false,
         enabled: true,
         allow_empty: true,

@@ -2,6 +2,7 @@
 
 mod inspect;
 mod postgres;
+mod schema;
 mod summary;
 
 use std::sync::Arc;
@@ -14,13 +15,14 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 pub use inspect::{Inspection, Line, Tables, Verdict, inspect};
-pub use postgres::connect_postgres;
+pub use postgres::{Servers, connect_postgres};
+pub use schema::{Drafted, schema};
 pub use summary::Summary;
 
 use crate::config::Config;
 use crate::domain::Namespace;
 use crate::metrics::Metrics;
-use crate::pipeline::{Error, Finish, HeldPolicy, Limits, Moment, Report, Session, Status};
+use crate::pipeline::{Error, Finish, HeldPolicy, Limits, Moment, Pace, Report, Session, Status};
 use crate::state::held::{self, Backoff};
 use crate::state::lease::{self, Acquired, Epoch};
 use crate::state::{self, SchemaState};
@@ -67,7 +69,16 @@ pub async fn run(
         None
     };
     let watchdog = tokio::spawn(feed_watchdog(report.clone()));
-    let app = App { owner: owner(), config, report, until_caught_up, shutdown, discovered: Vec::new() };
+    let whole = Limits { max_changes: config.batch.max_changes, max_bytes: config.batch.max_bytes };
+    let app = App {
+        owner: owner(),
+        pace: Pace::new(whole),
+        config,
+        report,
+        until_caught_up,
+        shutdown,
+        discovered: Vec::new(),
+    };
     let finished = app.supervise().await;
     notify::stopping();
     watchdog.abort();
@@ -96,6 +107,7 @@ async fn feed_watchdog(report: Report) {
 struct App {
     config: Config,
     report: Report,
+    pace: Pace,
     owner: String,
     until_caught_up: bool,
     shutdown: watch::Receiver<bool>,
@@ -150,9 +162,10 @@ impl App {
                             self.discovered.push(namespace);
                             continue;
                         }
-                        Error::Fenced | Error::Rebuild { .. } | Error::Retry { .. } => {
-                            pauses.next().unwrap_or(HALTED_LOOKS_EVERY)
-                        }
+                        Error::Fenced
+                        | Error::Rebuild { .. }
+                        | Error::Retry { .. }
+                        | Error::TimedOut { .. } => pauses.next().unwrap_or(HALTED_LOOKS_EVERY),
                     }
                 }
             };
@@ -185,7 +198,9 @@ impl App {
         self.until_caught_up
             && match error {
                 Error::Halt { .. } => true,
-                Error::Retry { .. } => failing_since.elapsed() >= self.config.health.outage_failing,
+                Error::Retry { .. } | Error::TimedOut { .. } => {
+                    failing_since.elapsed() >= self.config.health.outage_failing
+                }
                 Error::Fenced | Error::Rebuild { .. } | Error::Discovered { .. } => false,
             }
     }
@@ -203,6 +218,17 @@ impl App {
             Error::Retry { stage, .. } => {
                 self.report.failed(stage, &text);
                 tracing::warn!(stage, error = text, "will try again");
+            }
+            Error::TimedOut { source } => {
+                self.report.timed_out(source.tables(), &text);
+                self.pace.timed_out();
+                let at_once = self.pace.limits().max_changes;
+                tracing::warn!(
+                    stage = "apply",
+                    at_once,
+                    error = text,
+                    "took too long, will try again with less"
+                );
             }
             Error::Fenced => {
                 tracing::warn!("replaced by another leader or restored, loading the state again")
@@ -285,7 +311,8 @@ impl App {
         self.report.planned(&plan);
         let now = source::operation_time(client).await.map_err(inspect::unread)?;
         let mode = config.snapshot.mode;
-        let loaded = pipeline::load(&mut keeper, &config.pipeline, epoch, &plan, mode, now).await?;
+        let loaded =
+            pipeline::load(&mut keeper, &config.pipeline, epoch, &plan, mode, now, &self.pace).await?;
         self.report.loaded(&loaded);
         let mut snapshot_connections = Vec::new();
         if !loaded.pending.is_empty() {
@@ -302,7 +329,7 @@ impl App {
             pending: loaded.pending,
             held: loaded.held,
             waits: loaded.waits,
-            limits: Limits { max_changes: config.batch.max_changes, max_bytes: config.batch.max_bytes },
+            pace: self.pace.clone(),
             linger: config.batch.linger,
             policy: HeldPolicy {
                 keep_document: config.held.keep_document,

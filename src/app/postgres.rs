@@ -3,6 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use mongodb::Client;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 
@@ -18,6 +19,13 @@ pub enum ConnectError {
     TimedOut,
     #[error("cannot connect to postgresql")]
     Failed(#[from] sqlx::Error),
+}
+
+/// Both servers, reached.
+#[derive(Debug)]
+pub struct Servers {
+    pub client: Client,
+    pub connection: PgConnection,
 }
 
 /// For a command: `rowstream <verb>` is what `pg_stat_activity` shows.

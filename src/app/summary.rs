@@ -67,7 +67,12 @@ impl fmt::Display for Summary {
             )?;
         }
         if self.held() > 0 {
-            write!(f, "\n{} changes are held: see rowstream.held for their reasons", self.held())?;
+            let changes = if self.held() == 1 {
+                "1 change is".to_owned()
+            } else {
+                format!("{} changes are", self.held())
+            };
+            write!(f, "\n{changes} held: see rowstream.held for the reason of each")?;
         }
         Ok(())
     }

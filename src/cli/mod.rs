@@ -6,6 +6,7 @@ mod check;
 mod config;
 mod migrate;
 mod run;
+mod schema;
 mod status;
 
 use std::collections::BTreeMap;
@@ -13,11 +14,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config::Config;
 use crate::pipeline::Error as PipelineError;
-use crate::{config as configuration, logging};
+use crate::{app, config as configuration, logging, source};
 
 /// Keeps PostgreSQL tables in step with MongoDB collections.
 #[derive(Debug, Parser)]
@@ -36,6 +38,8 @@ enum Command {
     Run(run::Arguments),
     /// Check both servers, the mappings and the tables before the first write; change nothing
     Check(check::Arguments),
+    /// Print the tables that the mappings need and that are not there, as SQL; change nothing
+    Schema(schema::Arguments),
     /// Create or upgrade the schema rowstream, which holds the state
     Migrate(migrate::Arguments),
     /// Show how far the pipeline is, from the state in PostgreSQL
@@ -112,6 +116,7 @@ async fn execute(command: Command, config: Config) -> Exit {
     let result = match command {
         Command::Run(arguments) => run::run(arguments, config).await,
         Command::Check(arguments) => check::run(arguments, config).await,
+        Command::Schema(arguments) => schema::run(arguments, config).await,
         Command::Migrate(arguments) => migrate::run(arguments, config).await,
         Command::Status(arguments) => status::run(arguments, config).await,
         Command::Config(arguments) => Ok(config::run(&arguments, &config)),
@@ -128,6 +133,24 @@ async fn execute(command: Command, config: Config) -> Exit {
             _ => Exit::Unreachable,
         }
     })
+}
+
+/// Both are asked before either is judged: whoever must mend two things wants to know of both.
+async fn connect_both(config: &Config, verb: &str) -> anyhow::Result<app::Servers> {
+    let client = source::connect(config.mongodb.uri.expose(), &format!("rowstream {verb}")).await?;
+    let (mongodb, postgresql) =
+        tokio::join!(source::operation_time(&client), app::connect_postgres(config, verb));
+    match (mongodb, postgresql) {
+        (Ok(_), postgresql) => {
+            Ok(app::Servers { client, connection: postgresql.context("cannot reach postgresql")? })
+        }
+        (Err(mongodb), Ok(_)) => Err(mongodb).context("cannot reach mongodb"),
+        (Err(mongodb), Err(postgresql)) => {
+            let mongodb = anyhow::Error::new(mongodb).context("cannot reach mongodb");
+            complain(&in_one_line(&mongodb));
+            Err(postgresql).context("cannot reach postgresql")
+        }
+    }
 }
 
 /// The chain of causes; what a cause repeats of the one before is left out.

@@ -120,6 +120,16 @@ pub(super) const OUTAGE_FAILING: Setting<Duration> =
 pub(super) const OPLOG_HEADROOM: Setting<Duration> =
     Setting { default: hours(1), allowed: Duration::ZERO..=days(30) };
 
+/// A leader commits its checkpoint every five seconds, idle or not. Too low: a long transaction looks like
+/// an illness. Too high: a stuck pipeline is noticed by its users first.
+pub(super) const CHECKPOINT_DEGRADED: Setting<Duration> =
+    Setting { default: minutes(1), allowed: seconds(10)..=days(7) };
+
+/// A chunk takes seconds; without a committed one for this long a copy counts as stalled. Too low: large
+/// chunks look stalled. Too high: a copy stands still for as long and nobody knows.
+pub(super) const SNAPSHOT_DEGRADED: Setting<Duration> =
+    Setting { default: minutes(2), allowed: seconds(1)..=days(7) };
+
 #[cfg(test)]
 mod tests {
     use super::*;

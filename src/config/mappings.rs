@@ -4,7 +4,7 @@ use ::config::ValueKind;
 
 use super::columns::columns;
 use super::defaults;
-use super::model::{Deletes, KeySpec, MappingSpec, OnDrop, SchemaMode};
+use super::model::{Deletes, KeySpec, MappingSpec, OnDrop, OnMappingChange, SchemaMode};
 use super::tree::{Field, Section};
 use crate::domain::{IdType, Namespace, TableName};
 
@@ -76,6 +76,8 @@ fn mapping(mut section: Section<'_>) -> Option<(Place<'_>, MappingSpec)> {
     let deletes = section.choice("deletes", &[("hard", Delete::Hard), ("keep", Delete::Keep)]);
     let schema = schema_mode(&mut section, whole_documents);
     let on_drop = section.choice("on_drop", &[("delete", OnDrop::Delete), ("halt", OnDrop::Halt)]);
+    let changes = [("resync", OnMappingChange::Resync), ("halt", OnMappingChange::Halt)];
+    let on_mapping_change = section.choice("on_mapping_change", &changes);
     let critical = section.flag("critical", false);
     let enabled = section.flag("enabled", true);
     let allow_empty = section.flag("allow_empty", false);
@@ -91,6 +93,7 @@ fn mapping(mut section: Section<'_>) -> Option<(Place<'_>, MappingSpec)> {
         deletes: deletes.map_or(Deletes::Hard, Delete::into_model),
         schema,
         on_drop: on_drop.unwrap_or(OnDrop::Delete),
+        on_mapping_change: on_mapping_change.unwrap_or(OnMappingChange::Resync),
         critical,
         enabled,
         allow_empty,
@@ -247,13 +250,7 @@ fn column_name(field: &Field<'_>) -> Option<String> {
 
 fn schema_mode(section: &mut Section<'_>, whole_documents: bool) -> SchemaMode {
     let default = if whole_documents { SchemaMode::Create } else { SchemaMode::Expect };
-    let Some(field) = section.field("schema") else { return default };
-    let modes = [("expect", SchemaMode::Expect), ("create", SchemaMode::Create)];
-    let mode = field.choice(&modes).unwrap_or(default);
-    if mode == SchemaMode::Create && !whole_documents {
-        let hint =
-            "rowstream creates tables of whole documents only so far; create this table, then use expect";
-        field.mistake("must be expect where columns are given", hint);
-    }
-    mode
+    section
+        .choice("schema", &[("expect", SchemaMode::Expect), ("create", SchemaMode::Create)])
+        .unwrap_or(default)
 }

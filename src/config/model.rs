@@ -151,6 +151,9 @@ pub struct Health {
     pub outage_failing: Duration,
     /// Headroom of the oplog below which `/health` is degraded.
     pub oplog_headroom: Duration,
+    /// Without a checkpoint, or while copying without a chunk, for so long it is degraded, too.
+    pub checkpoint_degraded: Duration,
+    pub snapshot_degraded: Duration,
 }
 
 /// One mapping: which documents, which table, which columns.
@@ -168,6 +171,7 @@ pub struct MappingSpec {
     pub deletes: Deletes,
     pub schema: SchemaMode,
     pub on_drop: OnDrop,
+    pub on_mapping_change: OnMappingChange,
     /// Nothing is held: a document that cannot be written stops the pipeline.
     pub critical: bool,
     pub enabled: bool,
@@ -201,6 +205,14 @@ pub enum SchemaMode {
 pub enum OnDrop {
     /// A dropped collection deletes its rows, by `deletes`.
     Delete,
+    Halt,
+}
+
+/// What a mapping does that says something else than when its rows were written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnMappingChange {
+    /// Its collection is copied again.
+    Resync,
     Halt,
 }
 

@@ -314,6 +314,8 @@ fn health(mut section: Section<'_>) -> Health {
         lag_failing: section.duration("lag_failing", &defaults::LAG_FAILING),
         outage_failing: section.duration("outage_failing", &defaults::OUTAGE_FAILING),
         oplog_headroom: section.duration("oplog_headroom", &defaults::OPLOG_HEADROOM),
+        checkpoint_degraded: section.duration("checkpoint_degraded", &defaults::CHECKPOINT_DEGRADED),
+        snapshot_degraded: section.duration("snapshot_degraded", &defaults::SNAPSHOT_DEGRADED),
     };
     if health.lag_failing < health.lag_degraded {
         section.mistake_at("lag_failing", "must not be shorter than health.lag_degraded", "");

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::connection::redact;
 use super::model::{
     Aim, ColumnSpec, Config, Deletes, LogFormat, MappingSpec, Mappings, MatchSpec, Missing, OnDrop,
-    ReferenceSpec, SchemaMode, SnapshotMode, Targets, ValueSpec,
+    OnMappingChange, ReferenceSpec, SchemaMode, SnapshotMode, Targets, ValueSpec,
 };
 use super::reading::{JsonForm, quoted};
 use super::units::{show_bytes, show_duration};
@@ -94,6 +94,8 @@ fn work(out: &mut String, config: &Config) {
     line(out, 1, "lag_failing", &show_duration(health.lag_failing));
     line(out, 1, "outage_failing", &show_duration(health.outage_failing));
     line(out, 1, "oplog_headroom", &show_duration(health.oplog_headroom));
+    line(out, 1, "checkpoint_degraded", &show_duration(health.checkpoint_degraded));
+    line(out, 1, "snapshot_degraded", &show_duration(health.snapshot_degraded));
 }
 
 fn mapping(out: &mut String, spec: &MappingSpec) {
@@ -127,6 +129,11 @@ fn mapping(out: &mut String, spec: &MappingSpec) {
         OnDrop::Halt => "halt",
     };
     line(out, 2, "on_drop", on_drop);
+    let on_mapping_change = match spec.on_mapping_change {
+        OnMappingChange::Resync => "resync",
+        OnMappingChange::Halt => "halt",
+    };
+    line(out, 2, "on_mapping_change", on_mapping_change);
     line(out, 2, "critical", &spec.critical.to_string());
     line(out, 2, "enabled", &spec.enabled.to_string());
     line(out, 2, "allow_empty", &spec.allow_empty.to_string());

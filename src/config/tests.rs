@@ -111,7 +111,6 @@ mappings[3].table: must be a table or schema.table, given "a.b.c" (a name with d
 mappings[4].table: must not be rowstream, the schema of rowstream's own state, given "rowstream.lease"
 mappings[6].source: must differ from mappings[5].source, given "f"
 mappings[6].table: must not be the table of mappings[5], since one of the two has key.source: null (a shared table needs a source column, so that each mapping knows its own rows)
-mappings[7].schema: must be expect where columns are given, given "create" (rowstream creates tables of whole documents only so far; create this table, then use expect)
 mappings[8].columns: must name at least one column, given a map (leave the key out to write whole documents)
 mappings[9].deletes: must be one of hard, keep, given "soft"
 mappings[10].source: must be text, given 2024 (put it in quotes)

@@ -17,11 +17,15 @@ impl fmt::Display for TableName {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
     pub name: TableName,
+    /// Another table of the same name has another one.
+    pub oid: u32,
     /// In attribute order.
     pub columns: Vec<Column>,
     pub unique_keys: Vec<UniqueKey>,
     /// Foreign keys of this table.
     pub foreign_keys: Vec<ForeignKey>,
+    /// The columns of each index that holds for all rows.
+    pub indexes: Vec<Vec<String>>,
     /// Names of enabled user triggers that fire on rows.
     pub triggers: Vec<String>,
     /// Names of rules for insert or update, or in place of delete.
@@ -43,6 +47,14 @@ pub struct Table {
 impl Table {
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// Rows with given values of these columns are found without reading the whole table.
+    pub fn has_index_on(&self, columns: &[String]) -> bool {
+        let begins = |index: &Vec<String>| {
+            index.len() >= columns.len() && index[..columns.len()].iter().all(|name| columns.contains(name))
+        };
+        self.indexes.iter().any(begins)
     }
 }
 
@@ -113,6 +125,8 @@ pub struct UniqueKey {
     pub nondeterministic: bool,
     /// A partial or expression index cannot serve `on conflict (columns)`.
     pub partial_or_expression: bool,
+    /// The condition of a partial index, as SQL.
+    pub predicate: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,13 +9,6 @@ use serde::Serialize;
 use crate::config;
 use crate::pipeline::{Link, LinkState, Moment, Role, SnapshotState, StatusSnapshot};
 
-/// A leader commits its checkpoint every few seconds, idle or not. Too low: a long transaction looks
-/// like an illness. Too high: a stuck pipeline is noticed by its users first.
-pub const CHECKPOINT_STALE_AFTER: Duration = Duration::from_secs(60);
-
-/// Without a committed chunk for this long a copy counts as stalled. A chunk takes seconds.
-pub const SNAPSHOT_STALLED_AFTER: Duration = Duration::from_secs(120);
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CheckStatus {
@@ -105,7 +98,7 @@ pub fn evaluate(status: &StatusSnapshot, limits: &config::Health, memory: &mut H
         ("lag", while_leading(status, |status| lag(status, limits))),
         ("oplog_headroom", while_leading(status, |status| oplog_headroom(status, limits))),
         ("held_changes", while_leading(status, held_changes)),
-        ("snapshot", while_leading(status, snapshot)),
+        ("snapshot", while_leading(status, |status| snapshot(status, limits))),
     ];
     let checks: Vec<_> = findings
         .into_iter()
@@ -120,7 +113,6 @@ pub fn evaluate(status: &StatusSnapshot, limits: &config::Health, memory: &mut H
     Health { status: worst, checks }
 }
 
-/// What only a leader can know is no complaint about anybody else. A halted pipeline still owes it.
 /// Below this, an oplog has only begun, and nothing can have fallen out of it yet.
 const YOUNG_OPLOG: Duration = Duration::from_secs(60);
 
@@ -142,6 +134,7 @@ fn followed(status: &StatusSnapshot, limits: &config::Health) -> Finding {
     }
 }
 
+/// What only a leader can know is no complaint about anybody else. A halted pipeline still owes it.
 fn while_leading(status: &StatusSnapshot, check: impl FnOnce(&StatusSnapshot) -> Finding) -> Finding {
     match status.role {
         Role::Leader | Role::Halted => check(status),
@@ -201,17 +194,24 @@ fn stream(status: &StatusSnapshot, limits: &config::Health) -> Finding {
 }
 
 fn checkpoint(status: &StatusSnapshot, limits: &config::Health) -> Finding {
+    let leading_since = status.leading_since.unwrap_or(status.role_since);
+    let committed_at = status.checkpoint.as_ref().map(|checkpoint| checkpoint.committed_at);
+    let age = status.at.since(committed_at.unwrap_or(leading_since));
     // A new leader has had no time to commit one.
-    let moved = match &status.checkpoint {
-        Some(checkpoint) => checkpoint.committed_at.later_of(status.role_since),
-        None => status.role_since,
-    };
-    let age = status.at.since(moved);
-    if age < CHECKPOINT_STALE_AFTER {
-        return ok(if status.checkpoint.is_some() { "moving" } else { "none yet" });
+    let owed = age.min(status.at.since(leading_since));
+    if owed < limits.checkpoint_degraded {
+        return match committed_at {
+            None => ok("none yet"),
+            Some(_) if age < limits.checkpoint_degraded => ok("moving"),
+            Some(_) => ok(format_args!("{} old, to be moved", Span(age))),
+        };
     }
     let detail = format!("has not moved for {}", Span(age));
-    if age >= limits.outage_failing.max(CHECKPOINT_STALE_AFTER) { failing(detail) } else { degraded(detail) }
+    if owed >= limits.outage_failing.max(limits.checkpoint_degraded) {
+        failing(detail)
+    } else {
+        degraded(detail)
+    }
 }
 
 fn lag(status: &StatusSnapshot, limits: &config::Health) -> Finding {
@@ -257,7 +257,7 @@ fn held_changes(status: &StatusSnapshot) -> Finding {
     degraded(format_args!("{total} held, most of {}{reason}", worst.source))
 }
 
-fn snapshot(status: &StatusSnapshot) -> Finding {
+fn snapshot(status: &StatusSnapshot, limits: &config::Health) -> Finding {
     let wanted = || status.sources.iter().filter(|source| source.snapshot.state != SnapshotState::Skipped);
     let total = wanted().count();
     let done = wanted().filter(|source| source.snapshot.state == SnapshotState::Done).count();
@@ -268,9 +268,10 @@ fn snapshot(status: &StatusSnapshot) -> Finding {
             format!("complete, {total} sources")
         });
     }
-    let moved = status.snapshot_moved_at.map_or(status.role_since, |at| at.later_of(status.role_since));
+    let leading_since = status.leading_since.unwrap_or(status.role_since);
+    let moved = status.snapshot_moved_at.map_or(leading_since, |at| at.later_of(leading_since));
     let age = status.at.since(moved);
-    if age >= SNAPSHOT_STALLED_AFTER {
+    if age >= limits.snapshot_degraded {
         return degraded(format_args!("{done} of {total} sources copied, no progress for {}", Span(age)));
     }
     ok(format_args!("{done} of {total} sources copied"))

@@ -19,9 +19,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-pub use health::{
-    CHECKPOINT_STALE_AFTER, Check, CheckStatus, Health, HealthMemory, SNAPSHOT_STALLED_AFTER, evaluate,
-};
+pub use health::{Check, CheckStatus, Health, HealthMemory, evaluate};
 
 use crate::config;
 use crate::metrics::Metrics;

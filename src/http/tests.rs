@@ -39,6 +39,8 @@ fn limits() -> config::Health {
         lag_failing: Duration::from_secs(300),
         outage_failing: Duration::from_secs(120),
         oplog_headroom: Duration::from_secs(3_600),
+        checkpoint_degraded: Duration::from_secs(60),
+        snapshot_degraded: Duration::from_secs(120),
     }
 }
 

@@ -1,5 +1,7 @@
+use std::borrow::Cow;
+
 use super::fit::{fit, fit_source, fit_source_id};
-use super::hash::hash;
+use super::hash::{hash, meaning};
 use super::problem::{Problem, Problems, quoted, quoted_table};
 use super::reference::ReferencePlan;
 use super::table::{check_columns_access, check_table, check_unmapped_columns};
@@ -28,8 +30,10 @@ pub struct Mapping {
     pub on_drop: OnDrop,
     pub critical: bool,
     /// Of the table this was compiled against.
+    pub table_oid: u32,
     pub fingerprint: String,
-    /// Of the mapping itself: changes when its meaning does.
+    /// What it says about rows, and the hash of that.
+    pub meaning: String,
     pub hash: String,
 }
 
@@ -67,8 +71,8 @@ pub fn compile(
     let mut problems = Problems::new(&spec.source, &table.name);
     check_table(spec, table, &mut problems);
     let mut columns = key_columns(spec, id_type, table, &mut problems);
-    let specs = spec.columns.clone().unwrap_or_else(whole_document);
-    for column in &specs {
+    let specs = specs_of(spec);
+    for column in specs.iter() {
         columns.extend(written_column(spec, column, table, &mut problems));
     }
     check_unmapped_columns(spec, &specs, table, &mut problems);
@@ -76,6 +80,7 @@ pub fn compile(
     if problems.has_fatal() {
         return Err(problems.into_found());
     }
+    let meaning = meaning(spec, id_type, &specs);
     let mapping = Mapping {
         index,
         source: spec.source.clone(),
@@ -88,10 +93,20 @@ pub fn compile(
         deletes: spec.deletes.clone(),
         on_drop: spec.on_drop,
         critical: spec.critical,
+        table_oid: table.oid,
         fingerprint: table.fingerprint.clone(),
-        hash: hash(spec, id_type, &specs),
+        hash: hash(&meaning),
+        meaning,
     };
     Ok((mapping, problems.into_found()))
+}
+
+/// The columns beside the key; without any in the file, that of whole documents.
+pub(super) fn specs_of(spec: &MappingSpec) -> Cow<'_, [ColumnSpec]> {
+    match &spec.columns {
+        Some(columns) => Cow::Borrowed(columns),
+        None => Cow::Owned(whole_document()),
+    }
 }
 
 fn whole_document() -> Vec<ColumnSpec> {

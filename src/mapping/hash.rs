@@ -1,4 +1,4 @@
-//! The meaning of a mapping as one short text: another hash means that rows must be made again.
+//! The meaning of a mapping as a text and its hash: another hash means that rows must be made again.
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -11,7 +11,7 @@ use crate::domain::IdType;
 /// Counts what decides which rows there are and what is in them. How the pipeline behaves (`critical`,
 /// `enabled`, `on_drop`, …) and the order of the columns do not count. Spelled out, so that renaming
 /// something in the code changes no hash.
-pub(super) fn hash(spec: &MappingSpec, id_type: IdType, columns: &[ColumnSpec]) -> String {
+pub(super) fn meaning(spec: &MappingSpec, id_type: IdType, columns: &[ColumnSpec]) -> String {
     let mut columns: Vec<&ColumnSpec> = columns.iter().collect();
     columns.sort_by(|left, right| left.name.cmp(&right.name));
     let columns: Vec<Value> = columns.into_iter().map(column).collect();
@@ -25,8 +25,53 @@ pub(super) fn hash(spec: &MappingSpec, id_type: IdType, columns: &[ColumnSpec]) 
         deletes_name(&spec.deletes),
         columns,
     ]);
-    let digest = Sha256::digest(meaning.to_string());
+    meaning.to_string()
+}
+
+/// What stands at each place of a meaning; those without a word are not told by name.
+const PARTS: [&str; 8] =
+    ["the form", "source", "collection", "table", "key", "id_type", "deletes", "columns"];
+const COLUMNS: usize = 7;
+
+pub(super) fn hash(meaning: &str) -> String {
+    let digest = Sha256::digest(meaning);
     digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What a mapping says otherwise than before, in words for people; both are meanings.
+pub fn differences(before: &str, now: &str) -> Vec<String> {
+    let parts = |meaning: &str| serde_json::from_str::<Vec<Value>>(meaning).unwrap_or_default();
+    let (before, now) = (parts(before), parts(now));
+    let mut found = Vec::new();
+    for place in 0..before.len().max(now.len()) {
+        let (old, new) = (before.get(place), now.get(place));
+        if old == new {
+            continue;
+        }
+        match (place, old, new) {
+            (COLUMNS, Some(old), Some(new)) => found.extend(column_differences(old, new)),
+            _ => found.push(PARTS.get(place).copied().unwrap_or("another rule").to_owned()),
+        }
+    }
+    found.dedup();
+    found
+}
+
+fn column_differences(old: &Value, new: &Value) -> Vec<String> {
+    let columns = |list: &Value| list.as_array().cloned().unwrap_or_default();
+    let name = |column: &Value| column[0].as_str().unwrap_or_default().to_owned();
+    let (old, new) = (columns(old), columns(new));
+    let mut found = Vec::new();
+    for column in &new {
+        match old.iter().find(|before| name(before) == name(column)) {
+            Some(before) if before == column => {}
+            Some(_) => found.push(format!("column {}", name(column))),
+            None => found.push(format!("column {} is new", name(column))),
+        }
+    }
+    let is_gone = |column: &&Value| !new.iter().any(|now| name(now) == name(column));
+    found.extend(old.iter().filter(is_gone).map(|column| format!("column {} is gone", name(column))));
+    found
 }
 
 fn column(spec: &ColumnSpec) -> Value {

@@ -5,14 +5,19 @@
 //! are the exception: [`crate::transform`] encodes them once, and refuses those that do not fit.
 
 mod compile;
+mod draft;
 mod fit;
 mod fit_reading;
 mod hash;
+mod order;
 mod problem;
 mod reference;
 mod table;
 
 pub use compile::{ColumnPlan, Mapping, compile};
+pub use draft::{Draft, DraftColumn, DraftType, DraftedFor, Inferred};
+pub use hash::differences;
+pub use order::{Order, parents_first};
 pub use problem::Problem;
 pub use reference::{
     Finder, KeyColumn, MissingPlan, OnDelete, ReferencePlan, StubPlan, TargetOfReference, link, looked_into,

@@ -353,6 +353,7 @@ fn stub_spec(
         deletes: Deletes::Hard,
         schema: SchemaMode::Expect,
         on_drop: OnDrop::Delete,
+        on_mapping_change: of.on_mapping_change,
         critical: false,
         enabled: true,
         allow_empty: true,

@@ -123,9 +123,12 @@ fn check_unique_key(spec: &MappingSpec, table: &Table, problems: &mut Problems) 
         Some(unique) if unique.deferrable => {
             format!("has a unique key on ({columns}), but {} is deferrable", unique.name)
         }
-        Some(unique) => {
-            format!("has a unique key on ({columns}), but {} does not hold for all rows", unique.name)
-        }
+        Some(unique) => match &unique.predicate {
+            Some(predicate) => {
+                format!("has a unique key on ({columns}), but {} holds only where {predicate}", unique.name)
+            }
+            None => format!("has a unique key on ({columns}), but {} is on an expression", unique.name),
+        },
     };
     let quoted = quoted_columns(key.iter().copied());
     problems.fatal(None, message, format!("create unique index on {} ({quoted})", quoted_table(&table.name)));
@@ -147,6 +150,20 @@ fn warn_of_constraints(spec: &MappingSpec, specs: &[ColumnSpec], table: &Table, 
         let message =
             format!("foreign key {}: a row whose parent in {} is missing is held", key.name, key.references);
         problems.warning(None, message, "it is retried until the parent is there");
+        // A parent's delete looks for its children. Row by row, that is a scan of the table each time.
+        if !table.has_index_on(&key.columns) {
+            let columns = key.columns.join(", ");
+            problems.warning(
+                None,
+                format!("foreign key {}: no index on ({columns})", key.name),
+                format!(
+                    "each delete in {} reads the whole table: create index on {} ({})",
+                    key.references,
+                    quoted_table(&table.name),
+                    quoted_columns(key.columns.iter().map(String::as_str))
+                ),
+            );
+        }
     }
     // Ids that rowstream makes are as unique as the key itself.
     let from_documents = |column: &String| {

@@ -1,7 +1,7 @@
 use super::{Mapping, Problem, compile};
 use crate::config::{
-    ColumnSpec, Deletes, EnumMap, JsonForm, KeySpec, MappingSpec, OnDrop, OnError, Otherwise, Reading,
-    Rounding, Rule, Scalar, Scale, SchemaMode, ValueSpec,
+    ColumnSpec, Deletes, EnumMap, JsonForm, KeySpec, MappingSpec, OnDrop, OnError, OnMappingChange,
+    Otherwise, Reading, Rounding, Rule, Scalar, Scale, SchemaMode, ValueSpec,
 };
 use crate::domain::{
     Column, ColumnType, ForeignKey, IdType, Namespace, SourceIndex, Table, TableName, TextKind, UniqueKey,
@@ -38,6 +38,7 @@ fn unique(name: &str, columns: &[&str]) -> UniqueKey {
         deferrable: false,
         nondeterministic: false,
         partial_or_expression: false,
+        predicate: None,
     }
 }
 
@@ -67,6 +68,8 @@ fn transactions() -> Table {
             unique("transactions_key", &["source", "source_id"]),
         ],
         foreign_keys: Vec::new(),
+        indexes: Vec::new(),
+        oid: 1,
         triggers: Vec::new(),
         rules: Vec::new(),
         row_security: false,
@@ -112,6 +115,7 @@ fn venmo() -> MappingSpec {
         deletes: Deletes::Hard,
         schema: SchemaMode::Expect,
         on_drop: OnDrop::Delete,
+        on_mapping_change: OnMappingChange::Resync,
         critical: false,
         enabled: true,
         allow_empty: false,
@@ -198,12 +202,15 @@ fatal: mapping venmo, table public.transactions: rowstream's role lacks insert, 
 fatal: mapping venmo, table public.transactions: has a unique key on (source, source_id), but late is deferrable (create unique index on "public"."transactions" ("source", "source_id"))
 warning: mapping venmo, table public.transactions: has triggers that will fire for each row: touch_updated_at (what they change in mapped columns is written over by the next change)
 warning: mapping venmo, table public.transactions: foreign key fk_day: a row whose parent in public.days is missing is held (it is retried until the parent is there)
+warning: mapping venmo, table public.transactions: foreign key fk_day: no index on (transaction_date) (each delete in public.days reads the whole table: create index on "public"."transactions" ("transaction_date"))
 warning: mapping venmo, table public.transactions: unique key transactions_date on (transaction_date): the second row with one value is held
 "#);
 
-    let partial = UniqueKey { partial_or_expression: true, ..unique("part", &["source", "source_id"]) };
+    let predicate = Some("(active)".to_owned());
+    let partial =
+        UniqueKey { partial_or_expression: true, predicate, ..unique("part", &["source", "source_id"]) };
     let table = Table { unique_keys: vec![partial], ..transactions() };
-    insta::assert_snapshot!(text(&problems(&venmo(), IdType::String, &table)), @r#"fatal: mapping venmo, table public.transactions: has a unique key on (source, source_id), but part does not hold for all rows (create unique index on "public"."transactions" ("source", "source_id"))"#);
+    insta::assert_snapshot!(text(&problems(&venmo(), IdType::String, &table)), @r#"fatal: mapping venmo, table public.transactions: has a unique key on (source, source_id), but part holds only where (active) (create unique index on "public"."transactions" ("source", "source_id"))"#);
     let table = Table { unique_keys: vec![unique("more", &["source", "source_id", "id"])], ..transactions() };
     insta::assert_snapshot!(text(&problems(&venmo(), IdType::String, &table)), @r#"fatal: mapping venmo, table public.transactions: has no unique key on (source, source_id) (create unique index on "public"."transactions" ("source", "source_id"))"#);
 }

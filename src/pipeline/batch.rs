@@ -4,7 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 
 use crate::config::{Deletes, OnDrop};
-use crate::domain::{Change, ChangeKind, ClusterTime, Key, Namespace, Position, SourceIndex};
+use crate::domain::{Change, ChangeKind, ClusterTime, Key, Namespace, Portion, Position, SourceIndex};
 use crate::mapping::Mapping;
 use crate::source::{Event, EventKind, Reply};
 
@@ -13,6 +13,19 @@ use crate::source::{Event, EventKind, Reply};
 pub struct Limits {
     pub max_changes: usize,
     pub max_bytes: usize,
+}
+
+impl Limits {
+    pub(super) fn portion(self, portion: Portion) -> Self {
+        Self { max_changes: portion.of(self.max_changes), max_bytes: portion.of(self.max_bytes) }
+    }
+
+    fn hard(self) -> Self {
+        Self {
+            max_changes: self.max_changes.saturating_mul(HARD_LIMIT_FACTOR),
+            max_bytes: self.max_bytes.saturating_mul(HARD_LIMIT_FACTOR),
+        }
+    }
 }
 
 /// A transaction may exceed a full batch by this factor before it is cut after all: memory is finite.
@@ -102,9 +115,8 @@ impl Batch {
         }
     }
 
-    fn reaches(&self, limits: Limits, factor: usize) -> bool {
-        self.changes.len() >= limits.max_changes.saturating_mul(factor)
-            || self.bytes >= limits.max_bytes.saturating_mul(factor)
+    fn reaches(&self, limits: Limits) -> bool {
+        self.changes.len() >= limits.max_changes || self.bytes >= limits.max_bytes
     }
 }
 
@@ -121,6 +133,8 @@ pub(super) enum Stop {
 #[derive(Debug)]
 pub(super) struct Gatherer {
     limits: Limits,
+    /// Of a single cluster time, whatever `limits` has become.
+    hard: Limits,
     /// By `CollectionIndex`.
     routes: Vec<Vec<Route>>,
     backlog: VecDeque<Event>,
@@ -143,6 +157,7 @@ impl Gatherer {
     pub(super) fn new(limits: Limits, routes: Vec<Vec<Route>>) -> Self {
         Self {
             limits,
+            hard: limits.hard(),
             routes,
             backlog: VecDeque::new(),
             backlog_bytes: 0,
@@ -151,6 +166,11 @@ impl Gatherer {
             tail: None,
             stop: None,
         }
+    }
+
+    /// How full the next batches may be.
+    pub(super) fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
     }
 
     /// The sources an event of the stream concerns, for those who must know before it is batched.
@@ -202,9 +222,7 @@ impl Gatherer {
 
     /// No more replies are wanted before a batch is taken.
     pub(super) fn is_full(&self) -> bool {
-        self.stop.is_some()
-            || !self.backlog.is_empty()
-            || (self.batch.reaches(self.limits, 1) && self.closed())
+        self.stop.is_some() || !self.backlog.is_empty() || (self.batch.reaches(self.limits) && self.closed())
     }
 
     /// The batch may be cut here: no cluster time is torn.
@@ -214,7 +232,7 @@ impl Gatherer {
             return true;
         }
         let over = self.tail.as_ref().is_some_and(|tail| tail.time > last.position.time);
-        !last.in_transaction || over || self.batch.reaches(self.limits, HARD_LIMIT_FACTOR)
+        !last.in_transaction || over || self.batch.reaches(self.hard)
     }
 
     pub(super) fn has_changes(&self) -> bool {
@@ -251,7 +269,7 @@ impl Gatherer {
     fn fill(&mut self) {
         while let Some(event) = self.backlog.front() {
             let same_time = self.last.as_ref().is_some_and(|last| last.position.time == event.time);
-            let full = self.batch.reaches(self.limits, if same_time { HARD_LIMIT_FACTOR } else { 1 });
+            let full = self.batch.reaches(if same_time { self.hard } else { self.limits });
             if full || self.stop.is_some() {
                 return;
             }

@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 
 use crate::domain::Namespace;
+use crate::sink;
 
 /// Every failure comes down to one of these; what they have in common is that everything in memory
 /// is dropped and the state is loaded again before the pipeline goes on.
@@ -23,6 +24,12 @@ pub enum Error {
         stage: &'static str,
         #[source]
         source: Box<dyn StdError + Send + Sync>,
+    },
+    /// A statement on these rows, or its wait for a lock, took too long: it may pass with less at once.
+    #[error("apply must try again with less at once")]
+    TimedOut {
+        #[source]
+        source: sink::Error,
     },
     /// Going on would lose or falsify something, or cannot work.
     #[error("{reason}")]

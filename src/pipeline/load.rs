@@ -3,12 +3,12 @@
 use sqlx::PgConnection;
 
 use super::Error;
-use super::commit::{apply, begin_fenced, state};
+use super::commit::{begin_fenced, drop_rows, state};
+use super::pace::Pace;
 use super::plan::Plan;
 use super::snapshot::Pending;
 use crate::config::{Deletes, SnapshotMode};
-use crate::domain::{ClusterTime, Position};
-use crate::sink;
+use crate::domain::{ClusterTime, Portion, Position};
 use crate::state::checkpoint::Checkpoint;
 use crate::state::lease::Epoch;
 use crate::state::mapping::{Known, Registered, SnapshotState};
@@ -36,12 +36,13 @@ pub async fn load(
     plan: &Plan,
     mode: SnapshotMode,
     now: ClusterTime,
+    pace: &Pace,
 ) -> Result<Loaded, Error> {
     let mut transaction = begin_fenced(connection, pipeline, epoch, &[]).await?;
     let known = mapping::load(&mut transaction, pipeline).await.map_err(state)?;
     for mapped in &plan.mapped {
         let known = known.iter().find(|known| known.source == mapped.mapping.source);
-        bring_up_to_date(&mut transaction, pipeline, mapped, known, mode).await?;
+        bring_up_to_date(&mut transaction, pipeline, mapped, known, mode, pace.portion()).await?;
     }
     let followed: Vec<&str> = plan.mapped.iter().map(|mapped| mapped.mapping.source.as_str()).collect();
     mapping::leave_scope(&mut transaction, pipeline, &followed).await.map_err(state)?;
@@ -77,7 +78,7 @@ pub async fn load(
     Ok(Loaded { checkpoint, pending, done, held, waits })
 }
 
-/// A mapping that is new is registered; one that changed is copied again. Rows whose documents nobody
+/// A mapping that is new is registered; one that changed, or has another table, is copied again. Rows whose documents nobody
 /// followed for a while, or that came from another collection, go first: some of them may have no document.
 async fn bring_up_to_date(
     connection: &mut PgConnection,
@@ -85,15 +86,18 @@ async fn bring_up_to_date(
     mapped: &super::Mapped,
     known: Option<&Known>,
     mode: SnapshotMode,
+    portion: Portion,
 ) -> Result<(), Error> {
     let mapping = &mapped.mapping;
     let (collection, target) = (mapping.namespace.to_string(), mapping.table.to_string());
     let registered = Registered {
         source: &mapping.source,
         mapping_hash: &mapping.hash,
+        meaning: &mapping.meaning,
         id_type: mapping.id_type,
         collection: &collection,
         target: &target,
+        target_oid: mapping.table_oid,
     };
     let Some(known) = known else {
         let snapshot = match mode {
@@ -103,15 +107,23 @@ async fn bring_up_to_date(
         return mapping::register(connection, pipeline, registered, snapshot).await.map_err(state);
     };
     let followed = known.in_scope && known.collection == collection;
-    if followed && known.mapping_hash == mapping.hash {
+    let same_table = known.target_oid == mapping.table_oid;
+    if followed && same_table && known.mapping_hash == mapping.hash {
+        // Somebody took the new hash over by hand.
+        if known.meaning != mapping.meaning {
+            mapping::changed(connection, pipeline, registered).await.map_err(state)?;
+        }
         return Ok(());
     }
-    if followed {
+    if followed && known.mapping_hash == mapping.hash {
+        // Dropped and made again, or another one was renamed onto its name: nobody knows what is in it.
+        tracing::warn!(source = mapping.source, %target, "the table is another one, copying the collection again");
+    } else if followed {
         tracing::warn!(source = mapping.source, "the mapping changed, copying its collection again");
     } else if mapping.deletes == Deletes::Keep {
         tracing::warn!(source = mapping.source, "the collection was not followed, copying it again");
     } else {
-        let deleted = sink::delete_source(connection, &mapped.target).await.map_err(apply)?;
+        let deleted = drop_rows(connection, mapped, portion).await?;
         tracing::warn!(
             source = mapping.source,
             deleted,

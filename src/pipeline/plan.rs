@@ -29,7 +29,7 @@ pub struct Mapped {
 
 #[derive(Debug)]
 pub struct Plan {
-    /// By `SourceIndex`, in the order of the configuration: parents come before children.
+    /// By `SourceIndex`: parents before children, else in the order of the configuration.
     pub mapped: Vec<Mapped>,
     pub scope: Scope,
     /// Changes when the stream's tokens were made under another filter.

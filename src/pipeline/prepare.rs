@@ -38,7 +38,7 @@ pub struct SourceBatch {
     pub rows: Vec<Row>,
     pub deletes: Vec<(CanonicalId, String)>,
     /// Documents that are gone while their rows stay (`deletes: keep`): nothing is held for them any more.
-    pub kept: Vec<String>,
+    pub kept: Vec<(CanonicalId, String)>,
     pub refused: Vec<Refused>,
     /// Among `deletes`: documents that are there and held, only their rows go.
     pub held: HashSet<CanonicalId>,
@@ -56,6 +56,11 @@ pub struct Refused {
 impl Prepared {
     pub fn is_empty(&self) -> bool {
         self.sources.is_empty() && self.dropped.is_empty() && self.replaced.is_empty()
+    }
+
+    /// To be written or deleted.
+    pub fn changes(&self) -> usize {
+        self.sources.iter().map(|batch| batch.rows.len() + batch.deletes.len()).sum()
     }
 }
 
@@ -76,8 +81,19 @@ impl SourceBatch {
     pub(super) fn source_ids(&self, plan: &Plan) -> Vec<String> {
         let id_type = plan.id_type(self.source);
         let put = self.documents.iter().map(|(id, _)| id.source_id(id_type));
-        let gone = self.deletes.iter().map(|(_, source_id)| source_id.clone());
-        put.chain(gone).chain(self.kept.iter().cloned()).collect()
+        let gone = self.deletes.iter().chain(&self.kept).map(|(_, source_id)| source_id.clone());
+        put.chain(gone).collect()
+    }
+
+    /// Ids as rows were made of them. Where rows stay (`deletes: keep`), nothing is left to be done either.
+    pub(super) fn written(&self) -> impl Iterator<Item = (&CanonicalId, &str)> {
+        let rows = self.rows.iter().map(|row| (&row.id, row.source_id.as_str()));
+        rows.chain(self.kept.iter().map(|(id, source_id)| (id, source_id.as_str())))
+    }
+
+    pub(super) fn deleted(&self) -> impl Iterator<Item = (&CanonicalId, &str)> {
+        let deletes = self.deletes.iter().filter(|(id, _)| !self.held.contains(id));
+        deletes.map(|(id, source_id)| (id, source_id.as_str()))
     }
 
     /// Takes one document in, as a row or with the reason why it has none.
@@ -166,7 +182,7 @@ fn sort(plan: &Plan, changes: Vec<Change>, time: Option<ClusterTime>) -> Vec<Sou
                 let source_id = change.key.id.source_id(plan.id_type(source));
                 match plan.of(source).mapping.deletes {
                     Deletes::Hard => batch.deletes.push((change.key.id, source_id)),
-                    Deletes::Keep => batch.kept.push(source_id),
+                    Deletes::Keep => batch.kept.push((change.key.id, source_id)),
                 }
             }
         }

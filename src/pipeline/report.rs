@@ -7,8 +7,8 @@ use super::commit::Committed;
 use super::load::Loaded;
 use super::plan::Plan;
 use super::prepare::Prepared;
-use super::{HeldCounts, Moment, RowCounts, Status};
-use crate::domain::{ChangeKind, ClusterTime, SourceIndex};
+use super::{HeldCounts, Moment, RowCounts, SourceStatus, Status};
+use crate::domain::{ChangeKind, ClusterTime, SourceIndex, TableName};
 use crate::metrics::{BatchSummary, EventOp, Metrics, Stage, TableSummary};
 use crate::source::{Event, EventKind, OplogWindow, Reply, StreamState};
 use crate::state::held::Count;
@@ -30,6 +30,8 @@ struct Seen {
     /// Sources whose last chunk could not be copied straight into the table.
     merging: Vec<SourceIndex>,
     snapshot_documents: Vec<u64>,
+    /// Tables of this plan at which writing took too long. What is committed elsewhere proves nothing for them.
+    slow: Vec<String>,
     /// A write failed, and none has succeeded since: being connected alone is no recovery.
     writes_fail: bool,
     /// Taken while halted: a leader in name, until something is committed.
@@ -78,10 +80,21 @@ impl Report {
         self.status.became_leader(epoch.0, owner, now);
     }
 
-    /// Something was written, or everything is: whatever was wrong is over.
-    fn proven(&self, now: Moment) {
-        self.seen(|seen| seen.writes_fail = false);
-        self.status.postgresql_up(now);
+    /// Something was written to these tables, or everything is: whatever was wrong is over.
+    fn proven(&self, tables: impl Iterator<Item = SourceIndex>, now: Moment) {
+        let is_over = self.seen(|seen| {
+            let names = seen.plan.as_ref().map_or(&[][..], |plan| &plan.tables);
+            let written: Vec<&String> =
+                tables.filter_map(|source| names.get(usize::from(source.0))).collect();
+            if seen.slow.iter().any(|table| written.contains(&table)) {
+                seen.slow.clear();
+            }
+            seen.writes_fail &= !seen.slow.is_empty();
+            !seen.writes_fail
+        });
+        if is_over {
+            self.status.postgresql_up(now);
+        }
         if let Some((epoch, owner)) = self.seen(|seen| seen.unproven.take()) {
             self.status.became_leader(epoch.0, &owner, now);
             self.status.phase_changed("following");
@@ -123,6 +136,12 @@ impl Report {
         }
     }
 
+    /// As `failed`, at these tables.
+    pub fn timed_out(&self, tables: &[TableName], error: &str) {
+        self.failed("apply", error);
+        self.seen(|seen| seen.slow = tables.iter().map(TableName::to_string).collect());
+    }
+
     pub fn progressed(&self) {
         self.status.progressed(Moment::now());
     }
@@ -130,7 +149,7 @@ impl Report {
     // The servers.
 
     pub fn postgresql_up(&self) {
-        if !self.seen(|seen| seen.writes_fail) {
+        if self.seen(|seen| !seen.writes_fail && seen.slow.is_empty()) {
             self.status.postgresql_up(Moment::now());
         }
     }
@@ -177,11 +196,22 @@ impl Report {
         let applied = self.applied();
         if applied >= time {
             self.status.caught_up();
+            self.nothing_waits(now);
             self.status.lag_measured(Duration::ZERO, now);
         } else if applied != ClusterTime::default() {
             self.status.fell_behind();
             let lag = Duration::from_secs(time.seconds.saturating_sub(applied.seconds).into());
             self.status.lag_measured(lag, now);
+        }
+    }
+
+    /// Everything is applied: a table that was slow may have nothing left to be written.
+    fn nothing_waits(&self, now: Moment) {
+        let is_copied = |source: &SourceStatus| !source.snapshot.is_unfinished();
+        if self.seen(|seen| !seen.slow.is_empty()) && self.status.snapshot(now).sources.iter().all(is_copied)
+        {
+            self.seen(|seen| seen.slow.clear());
+            self.proven(std::iter::empty(), now);
         }
     }
 
@@ -216,7 +246,7 @@ impl Report {
         let committed_at = now.before(checkpoint.age);
         self.status.checkpoint_committed(checkpoint.position.time, checkpoint.seq, committed_at);
         for pending in &loaded.pending {
-            self.status.snapshot_pending(pending.source);
+            self.status.snapshot_pending(pending.source, now);
         }
         for source in &loaded.done {
             self.status.snapshot_done(*source, 0, now);
@@ -273,7 +303,8 @@ impl Report {
 
     pub fn batch_committed(&self, batch: &Prepared, committed: &Committed, seq: i64) {
         let now = Moment::now();
-        self.proven(now);
+        let written = batch.sources.iter().map(|batch| batch.source);
+        self.proven(written.chain(batch.dropped.iter().copied()), now);
         self.idle(batch);
         if let Some(position) = &batch.position {
             self.status.checkpoint_committed(position.time, seq, now);
@@ -293,7 +324,7 @@ impl Report {
             self.committed(&puts, committed, batch.written_at.map(lag_of));
         }
         for source in &batch.replaced {
-            self.status.snapshot_pending(*source);
+            self.status.snapshot_pending(*source, now);
         }
     }
 
@@ -378,7 +409,7 @@ impl Report {
         let source = batch.source;
         let now = Moment::now();
         self.status.progressed(now);
-        self.proven(now);
+        self.proven(std::iter::once(source), now);
         self.status.chunk_committed(source, documents, now);
         let fell_back = committed.sources.iter().any(|(_, tally)| tally.fell_back);
         self.seen(|seen| {

@@ -10,10 +10,11 @@ use tokio::sync::{Notify, RwLock, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::Error;
-use super::batch::{Gatherer, Limits};
-use super::commit::{HeldPolicy, Relations, Writer, state};
+use super::batch::Gatherer;
+use super::commit::{ForWhom, HeldPolicy, Writer, apply, state};
 use super::holding::Holding;
 use super::outstanding::Outstanding;
+use super::pace::Pace;
 use super::plan::Plan;
 use super::prepare::read;
 use super::references::Waiting;
@@ -21,10 +22,10 @@ use super::report::Report;
 use super::snapshot::{Chunks, Copying, Pending, work};
 use super::stream::{Committing, Reading};
 use crate::domain::{ClusterTime, Key, SourceIndex};
-use crate::source;
 use crate::state::checkpoint::Checkpoint;
 use crate::state::lease::Epoch;
 use crate::state::{held, lease, wait};
+use crate::{sink, source};
 
 /// Batches that may be ready while one commits. One keeps both sides busy; more only adds delay.
 const PREPARED_BATCHES: usize = 1;
@@ -32,8 +33,8 @@ const PREPARED_BATCHES: usize = 1;
 /// How often the lag is measured, held changes looked through, and a caught-up stop considered.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Held changes retried in one tick.
-const RETRIES_AT_ONCE: i64 = 500;
+/// Held changes retried in one tick, if a batch takes as many.
+const RETRIES_AT_ONCE: usize = 500;
 
 /// Documents whose wait is over that are read again at once.
 const RELEASED_AT_ONCE: i64 = 5_000;
@@ -61,7 +62,7 @@ pub struct Session {
     pub held: Vec<SourceIndex>,
     /// What is awaited, and by whose documents: (awaited, source).
     pub waits: Vec<(String, String)>,
-    pub limits: Limits,
+    pub pace: Pace,
     pub linger: Duration,
     pub policy: HeldPolicy,
     pub retention: Duration,
@@ -124,24 +125,19 @@ impl Session {
         let outstanding = Arc::new(Outstanding::new(start.time));
         let turn = Arc::new(RwLock::new(()));
         let committer = Arc::new(Semaphore::new(1));
-        let holding = Arc::new(Holding::new(self.plan.mapped.len(), &self.held));
-        let relations = Relations {
+        let for_whom = ForWhom {
+            plan: Arc::clone(&self.plan),
+            pipeline: Arc::clone(&self.pipeline),
+            epoch: self.epoch,
+            policy: self.policy,
+            holding: Arc::new(Holding::new(self.plan.mapped.len(), &self.held)),
+            pace: self.pace.clone(),
             client: self.client.clone(),
             waiting: Arc::new(Waiting::new(&self.plan, &self.waits)),
             woken: Arc::new(Notify::new()),
         };
-        let writer = |connection| {
-            Writer::new(
-                connection,
-                Arc::clone(&self.plan),
-                Arc::clone(&self.pipeline),
-                self.epoch,
-                self.policy,
-                Arc::clone(&holding),
-                relations.clone(),
-            )
-        };
-        let replies = source::open(&self.client, self.plan.scope.clone(), start, self.limits.max_bytes);
+        let writer = |connection| Writer::new(connection, for_whom.clone());
+        let replies = source::open(&self.client, self.plan.scope.clone(), start, self.pace.whole().max_bytes);
         let mut tasks: JoinSet<Result<Done, Error>> = JoinSet::new();
         tasks.spawn(follow(self.report.clone(), replies.state()));
         let (touch, touches) = mpsc::channel(1);
@@ -150,7 +146,8 @@ impl Session {
         let reading = Reading {
             client: self.client.clone(),
             plan: Arc::clone(&self.plan),
-            gatherer: Gatherer::new(self.limits, self.plan.routes()),
+            gatherer: Gatherer::new(self.pace.whole(), self.plan.routes()),
+            pace: self.pace.clone(),
             linger: self.linger,
             committer: Arc::clone(&committer),
             outstanding: Arc::clone(&outstanding),
@@ -161,6 +158,7 @@ impl Session {
             seq: self.checkpoint.seq,
             turn: Arc::clone(&turn),
             busy: committer,
+            pace: self.pace.clone(),
             report: self.report.clone(),
         };
         let reading_session = session.clone();
@@ -177,6 +175,7 @@ impl Session {
             chunks: Chunks::new(self.pending),
             outstanding,
             turn,
+            pace: self.pace.clone(),
             report: self.report.clone(),
         });
         let mut copying_workers = 0;
@@ -195,9 +194,10 @@ impl Session {
             connection: self.keeper_connection,
             lease_ttl: self.lease_ttl,
             retention: self.retention,
+            pace: self.pace,
             report: self.report,
             touch,
-            woken: Arc::clone(&relations.woken),
+            woken: Arc::clone(&for_whom.woken),
             in_flight: HashMap::new(),
             woken_in_flight: HashMap::new(),
         };
@@ -245,6 +245,7 @@ struct Keeper {
     connection: PgConnection,
     lease_ttl: Duration,
     retention: Duration,
+    pace: Pace,
     report: Report,
     touch: mpsc::Sender<Vec<Key>>,
     /// When each was due, and when it was handed over.
@@ -361,6 +362,21 @@ impl Keeper {
         Ok(())
     }
 
+    /// What they wait for may be a change of their table that no write notices: a label of an enum.
+    async fn catalog_is_the_same(&mut self, due: &[(Key, i64)]) -> Result<(), Error> {
+        let mut sources: Vec<SourceIndex> = due.iter().map(|(key, _)| key.source).collect();
+        sources.sort_unstable();
+        sources.dedup();
+        for source in sources {
+            let mapping = &self.plan.of(source).mapping;
+            let present = sink::fingerprint(&mut self.connection, &mapping.table).await.map_err(apply)?;
+            if present.as_deref() != Some(mapping.fingerprint.as_str()) {
+                return Err(Error::Rebuild { because: "a table with held changes has changed" });
+            }
+        }
+        Ok(())
+    }
+
     async fn retry_held(&mut self) -> Result<(), Error> {
         let counts = held::counts(&mut self.connection, &self.pipeline).await.map_err(state)?;
         let open = counts.iter().any(|count| count.state != "resolved");
@@ -372,7 +388,8 @@ impl Keeper {
         // Entries of sources that are not mapped now would fill the limit and keep the others waiting.
         let sources: Vec<&str> =
             self.plan.mapped.iter().map(|mapped| mapped.mapping.source.as_str()).collect();
-        let due = held::due(&mut self.connection, &self.pipeline, &sources, RETRIES_AT_ONCE);
+        let at_once = RETRIES_AT_ONCE.min(self.pace.limits().max_changes);
+        let due = held::due(&mut self.connection, &self.pipeline, &sources, at_once as i64);
         let due = due.await.map_err(state)?;
         let due: Vec<(Key, i64)> = due
             .into_iter()
@@ -383,6 +400,7 @@ impl Keeper {
         if due.is_empty() {
             return Ok(());
         }
+        self.catalog_is_the_same(&due).await?;
         let now = Instant::now();
         // A pipeline that is busy gets them at the next tick.
         if self.touch.try_send(due.iter().map(|(key, _)| key.clone()).collect()).is_ok() {

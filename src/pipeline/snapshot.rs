@@ -8,6 +8,7 @@ use tokio::sync::{Mutex, Notify, RwLock};
 
 use super::commit::{ChunkOutcome, Writer};
 use super::outstanding::{Outstanding, Registration, Settled};
+use super::pace::Pace;
 use super::plan::Plan;
 use super::prepare::{SourceBatch, read};
 use super::report::Report;
@@ -87,6 +88,7 @@ pub(super) struct Copying {
     pub outstanding: Arc<Outstanding>,
     /// Chunks share it, the stream holds it alone: their transactions exclude each other.
     pub turn: Arc<RwLock<()>>,
+    pub pace: Pace,
     pub report: Report,
 }
 
@@ -200,10 +202,16 @@ impl Copying {
                 }
             }
             let straight = self.report.copies_straight(source);
-            let outcome = writer.chunk(chunk.number, documents, &mut batch, straight).await?;
+            let outcome =
+                writer.chunk(chunk.number, documents, &mut batch, straight).await.inspect_err(|error| {
+                    if matches!(error, Error::TimedOut { .. }) {
+                        self.pace.timed_out_with(documents as usize);
+                    }
+                })?;
             drop(turn);
             return match outcome {
                 ChunkOutcome::Committed(committed) => {
+                    self.pace.committed();
                     self.report.chunk_committed(&batch, documents, &committed);
                     Ok(())
                 }

@@ -200,13 +200,19 @@ impl Status {
     }
 
     /// To be copied: not begun, or voided by a drop or a rename.
-    pub fn snapshot_pending(&self, index: SourceIndex) {
+    pub fn snapshot_pending(&self, index: SourceIndex, now: Moment) {
+        {
+            let mut status = self.lock();
+            // What was pending before makes no progress by being loaded once more.
+            if !status.sources.iter().any(|source| source.snapshot.is_unfinished()) {
+                status.snapshot_moved_at = Some(now);
+            }
+        }
         self.with_source(index, |source| source.snapshot = SnapshotStatus::pending());
     }
 
     /// A copy begins, or is taken up again at `documents`.
     pub fn snapshot_began(&self, index: SourceIndex, documents: u64, estimated: Option<u64>, now: Moment) {
-        self.lock().snapshot_moved_at = Some(now);
         self.with_source(index, |source| {
             source.snapshot = SnapshotStatus {
                 state: SnapshotState::Running,
@@ -227,12 +233,16 @@ impl Status {
 
     /// Also for a snapshot that an earlier process finished.
     pub fn snapshot_done(&self, index: SourceIndex, documents: u64, now: Moment) {
-        self.lock().snapshot_moved_at = Some(now);
+        let mut is_new = false;
         self.with_source(index, |source| {
+            is_new = source.snapshot.is_unfinished();
             source.snapshot.state = SnapshotState::Done;
             source.snapshot.documents = documents;
             source.snapshot.finished_at = Some(now);
         });
+        if is_new {
+            self.lock().snapshot_moved_at = Some(now);
+        }
     }
 
     pub fn rows_committed(&self, index: SourceIndex, rows: RowCounts) {

@@ -11,6 +11,7 @@ use tokio::sync::{RwLock, Semaphore, mpsc};
 use super::batch::{Gatherer, Stop};
 use super::commit::Writer;
 use super::outstanding::Outstanding;
+use super::pace::Pace;
 use super::plan::Plan;
 use super::prepare::{Prepared, prepare, read};
 use super::report::Report;
@@ -28,6 +29,7 @@ pub(super) struct Reading {
     pub client: Client,
     pub plan: Arc<Plan>,
     pub gatherer: Gatherer,
+    pub pace: Pace,
     pub linger: Duration,
     /// Free while nothing is being committed.
     pub committer: Arc<Semaphore>,
@@ -47,6 +49,7 @@ impl Reading {
     ) -> Result<Option<Error>, Error> {
         let mut waiting_since: Option<Instant> = None;
         loop {
+            self.gatherer.limit(self.pace.limits());
             if let Some(stop) = self.gatherer.stopped() {
                 return Ok(Some(self.stopped(stop)));
             }
@@ -181,6 +184,7 @@ pub(super) struct Committing {
     pub turn: Arc<RwLock<()>>,
     /// Taken while a batch is being committed.
     pub busy: Arc<Semaphore>,
+    pub pace: Pace,
     pub report: Report,
 }
 
@@ -199,8 +203,16 @@ impl Committing {
             let busy = Arc::clone(&self.busy);
             let _busy = busy.acquire().await;
             let turn = self.turn.write().await;
-            let committed = self.writer.batch(&mut batch, self.seq).await?;
+            let changes = batch.changes();
+            let committed = self.writer.batch(&mut batch, self.seq).await.inspect_err(|error| {
+                if matches!(error, Error::TimedOut { .. }) {
+                    self.pace.timed_out_with(changes);
+                }
+            })?;
             drop(turn);
+            if !batch.is_empty() {
+                self.pace.committed();
+            }
             if batch.position.is_some() {
                 self.seq += 1;
             }

@@ -6,15 +6,17 @@ use sqlx::PgConnection;
 
 use super::error::Error;
 use super::statement;
-use crate::config::KeySpec;
 use crate::domain::{Column, ColumnType, ForeignKey, Table, TableName, TextKind, UniqueKey};
+use crate::mapping::Draft;
 
 const TABLE: &str = include_str!("table.sql");
+const HAS_SCHEMA: &str = "select exists (select from pg_catalog.pg_namespace where nspname = $1)";
 
 #[derive(sqlx::FromRow)]
 struct Answer {
     shape: String,
     fingerprint: String,
+    indexes: String,
     missing_privileges: String,
     missing_column_privileges: String,
     row_security: bool,
@@ -22,6 +24,7 @@ struct Answer {
 
 #[derive(Deserialize)]
 struct Shape {
+    oid: u32,
     kind: char,
     columns: Vec<ShapeColumn>,
     unique_keys: Vec<ShapeUniqueKey>,
@@ -53,6 +56,7 @@ struct ShapeUniqueKey {
     deferrable: bool,
     nondeterministic: bool,
     partial_or_expression: bool,
+    predicate: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -81,8 +85,10 @@ pub async fn read_table(conn: &mut PgConnection, name: &TableName) -> Result<Opt
         readable && sqlx::query_scalar(statement::is_empty(name)).fetch_one(conn).await.map_err(failed)?;
     Ok(Some(Table {
         name: name.clone(),
+        oid: shape.oid,
         columns: shape.columns.into_iter().map(Column::from).collect(),
         unique_keys: shape.unique_keys.into_iter().map(UniqueKey::from).collect(),
+        indexes: serde_json::from_str(&answer.indexes).map_err(unreadable)?,
         foreign_keys: shape.foreign_keys.into_iter().map(ForeignKey::from).collect(),
         triggers: shape.triggers,
         rules: shape.rules,
@@ -119,17 +125,29 @@ async fn answer(conn: &mut PgConnection, name: &TableName) -> Result<Option<Answ
         .map_err(|source| Error::from_sqlx(name, "read the catalog", source))
 }
 
-/// Creates a table of whole documents, if there is none of that name. Its schema must exist.
-pub async fn create_document_table(
-    conn: &mut PgConnection,
-    name: &TableName,
-    key: &KeySpec,
-) -> Result<(), Error> {
-    sqlx::raw_sql(statement::create_document_table(name, key))
+/// The DDL of a table that does not exist, its schema included where that is missing too.
+pub async fn create_sql(conn: &mut PgConnection, draft: &Draft) -> Result<String, Error> {
+    let has_schema: bool = sqlx::query_scalar(HAS_SCHEMA)
+        .bind(&draft.table.schema)
+        .fetch_one(conn)
+        .await
+        .map_err(|source| Error::from_sqlx(&draft.table, "read the catalog", source))?;
+    Ok(statement::create(draft, !has_schema))
+}
+
+/// Creates what `create_sql` says. One that came in between is left as it is.
+pub async fn create_table(conn: &mut PgConnection, draft: &Draft) -> Result<(), Error> {
+    let sql = create_sql(conn, draft).await?;
+    sqlx::raw_sql(statement::safe(&sql))
         .execute(conn)
         .await
-        .map_err(|source| Error::from_sqlx(name, "create the table", source))?;
+        .map_err(|source| Error::from_sqlx(&draft.table, "create the table", source))?;
     Ok(())
+}
+
+/// A comment in SQL that says that nothing is to be done for a table.
+pub fn existing_comment(table: &TableName) -> String {
+    format!("-- {} is there already\n", statement::named_in_comment(table))
 }
 
 impl From<ShapeColumn> for Column {
@@ -154,6 +172,7 @@ impl From<ShapeUniqueKey> for UniqueKey {
             deferrable: shape.deferrable,
             nondeterministic: shape.nondeterministic,
             partial_or_expression: shape.partial_or_expression,
+            predicate: shape.predicate,
         }
     }
 }

@@ -13,14 +13,14 @@ use crate::domain::{Reason, Rejection, TableName};
 pub enum Error {
     #[error("cannot {doing}, table {table}")]
     Refused {
-        table: TableName,
+        table: Tables,
         doing: &'static str,
         #[source]
         source: ServerError,
     },
     #[error("cannot {doing}, table {table}")]
     Connection {
-        table: TableName,
+        table: Tables,
         doing: &'static str,
         #[source]
         source: sqlx::Error,
@@ -34,6 +34,17 @@ pub enum Error {
         #[source]
         source: MalformedTuple,
     },
+}
+
+/// One, but for a statement that locks several.
+#[derive(Debug, Clone)]
+pub struct Tables(Vec<TableName>);
+
+impl fmt::Display for Tables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = self.0.iter().map(TableName::to_string).collect();
+        f.write_str(&names.join(", "))
+    }
 }
 
 /// A row's tuple does not have the mapping's columns: a mistake of ours, never of a document.
@@ -59,8 +70,12 @@ pub struct ServerError {
 pub enum Disposition {
     /// It passes by itself: roll back, wait, try again.
     Retry,
+    /// It took too long: as `Retry`, but with less at once.
+    Shrink,
     /// One document's fault: hold it, go on with the others.
     Hold(Rejection),
+    /// Passes at another try, or else is one row's fault, which only writing the rows apart can tell.
+    Suspect(Rejection),
     /// The catalog has changed: read it again; go on if the mapping still fits, else halt.
     Refresh,
     /// A human must act.
@@ -69,7 +84,11 @@ pub enum Disposition {
 
 impl Error {
     pub(super) fn from_sqlx(table: &TableName, doing: &'static str, source: sqlx::Error) -> Self {
-        let table = table.clone();
+        Self::of_tables(vec![table.clone()], doing, source)
+    }
+
+    pub(super) fn of_tables(tables: Vec<TableName>, doing: &'static str, source: sqlx::Error) -> Self {
+        let table = Tables(tables);
         match &source {
             sqlx::Error::Database(database) => {
                 let source = match database.try_downcast_ref::<PgDatabaseError>() {
@@ -86,6 +105,14 @@ impl Error {
     pub fn of_state(source: sqlx::Error) -> Self {
         let state = TableName { schema: "rowstream".to_owned(), name: "*".to_owned() };
         Self::from_sqlx(&state, "read or write the state", source)
+    }
+
+    /// What could not be written.
+    pub fn tables(&self) -> &[TableName] {
+        match self {
+            Self::Refused { table, .. } | Self::Connection { table, .. } => &table.0,
+            Self::CatalogChanged { table } | Self::Malformed { table, .. } => std::slice::from_ref(table),
+        }
     }
 
     pub fn disposition(&self) -> Disposition {
@@ -132,9 +159,11 @@ impl ServerError {
     pub fn disposition(&self) -> Disposition {
         match Verdict::of(&self.sqlstate, self.has_context) {
             Verdict::Retry => Disposition::Retry,
+            Verdict::Shrink => Disposition::Shrink,
             Verdict::Refresh => Disposition::Refresh,
             Verdict::Halt(hint) => Disposition::Halt { hint },
             Verdict::Hold(reason, why) => Disposition::Hold(self.rejection(reason, why)),
+            Verdict::Suspect(why) => Disposition::Suspect(self.rejection(Reason::RejectedByTarget, why)),
         }
     }
 
@@ -184,7 +213,9 @@ fn names_no_value(sqlstate: &str, has_context: bool) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Retry,
+    Shrink,
     Hold(Reason, &'static str),
+    Suspect(&'static str),
     Refresh,
     Halt(&'static str),
 }
@@ -196,14 +227,13 @@ const BY_TRIGGER: &str = "is refused by a trigger or function of the table";
 const POOLER: &str = "connect without a transaction pooler in between, or use session pooling";
 
 impl Verdict {
-    /// Statements of ours have no context: what names something unknown there, or fails inside the server
-    /// (XX000), is a mistake of the user's function, at this row.
+    /// Statements of ours have no context: what names something unknown there, fails inside the server (XX000),
+    /// or has a code of the user's own is a matter of the user's function, at this row.
     fn of(sqlstate: &str, has_context: bool) -> Self {
         let is_functions_own = match Self::of_code(sqlstate) {
-            Self::Refresh => true,
-            Self::Halt(_) => sqlstate.starts_with("42") && sqlstate != "42501",
-            Self::Retry => sqlstate == "XX000",
-            Self::Hold(..) => false,
+            Self::Refresh | Self::Suspect(_) => true,
+            Self::Halt(_) => !matches!(sqlstate, "42501" | "XX001" | "XX002"),
+            Self::Retry | Self::Shrink | Self::Hold(..) => false,
         };
         if has_context && is_functions_own {
             Self::Hold(Reason::RejectedByTarget, BY_TRIGGER)
@@ -238,7 +268,8 @@ impl Verdict {
 
             "42501" => Self::Halt(GRANT),
             "3D000" => Self::Halt("create the database, or correct its name"),
-            "55P03" | "55006" => Self::Retry,
+            "55P03" | "57014" => Self::Shrink,
+            "55006" => Self::Retry,
             "55000" => Self::Halt("the table does not take writes: check replica identity and publications"),
             "54001" => Self::Hold(Reason::RejectedByTarget, "is nested too deeply for PostgreSQL"),
             "54000" => {
@@ -248,8 +279,9 @@ impl Verdict {
             // A server that is promoted or demoted is read-only for a while; 25P02 follows another error.
             "25006" | "25P02" | "25P03" | "25P04" => Self::Retry,
             "XX001" | "XX002" => Self::Halt("PostgreSQL reports corrupted data: check the server"),
-            // "tuple concurrently updated", "could not open relation" during DDL: gone at the next try.
-            "XX000" => Self::Retry,
+            // "tuple concurrently updated", "could not open relation" during DDL: gone at the next try. But also
+            // a value that an extension's type does not take: PostGIS says so for every bad geometry.
+            "XX000" => Self::Suspect("fails inside PostgreSQL or an extension"),
 
             _ => Self::of_class(sqlstate.get(..2).unwrap_or_default()),
         }
@@ -289,8 +321,10 @@ mod tests {
             .iter()
             .map(|code| match Verdict::of(code, false) {
                 Verdict::Retry => format!("{code} retry\n"),
+                Verdict::Shrink => format!("{code} shrink\n"),
                 Verdict::Refresh => format!("{code} refresh\n"),
                 Verdict::Hold(reason, why) => format!("{code} hold    {}: {why}\n", reason.as_str()),
+                Verdict::Suspect(why) => format!("{code} suspect {why}\n"),
                 Verdict::Halt(hint) => format!("{code} halt    {hint}\n"),
             })
             .collect();
@@ -300,7 +334,7 @@ mod tests {
     #[test]
     fn what_a_users_function_names_is_no_change_of_the_catalog() {
         let held = Verdict::Hold(Reason::RejectedByTarget, BY_TRIGGER);
-        for code in ["42P01", "42703", "42601", "0A000", "3F000", "XX000"] {
+        for code in ["42P01", "42703", "42601", "0A000", "3F000", "XX000", "55000", "28000", "99999"] {
             assert_eq!(Verdict::of(code, true), held, "{code}");
             assert_ne!(Verdict::of(code, false), held, "{code}");
         }

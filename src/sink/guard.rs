@@ -20,6 +20,12 @@ pub fn lock(targets: &[&Target]) -> Option<Sql> {
     if tables.is_empty() { None } else { Some(statement::lock(tables.into_iter())) }
 }
 
+/// What it means that the statement with `lock` failed.
+pub fn lock_error(targets: &[&Target], source: sqlx::Error) -> Error {
+    let tables: BTreeSet<&TableName> = targets.iter().map(|target| &target.mapping.table).collect();
+    Error::of_tables(tables.into_iter().cloned().collect(), "lock the table", source)
+}
+
 /// An error if a target's table has other columns than its mapping was compiled against. Says nothing about
 /// what happens afterwards, unless the tables were locked before.
 pub async fn guard(conn: &mut PgConnection, targets: &[&Target]) -> Result<(), Error> {

@@ -42,7 +42,10 @@ pub(super) async fn isolated<'i, T>(
             }
             Err(error) => error,
         };
-        let Disposition::Hold(rejection) = error.disposition() else { return Err(error) };
+        // What is only suspect has had its other try by the time it stands alone.
+        let (Disposition::Hold(rejection) | Disposition::Suspect(rejection)) = error.disposition() else {
+            return Err(error);
+        };
         run(conn, target, ROLLBACK).await?;
         release = true;
         match part {

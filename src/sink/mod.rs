@@ -19,11 +19,11 @@ use std::sync::Arc;
 use crate::domain::{CanonicalId, Rejection};
 use crate::mapping::Mapping;
 
-pub use catalog::{create_document_table, fingerprint, read_table};
+pub use catalog::{create_sql, create_table, existing_comment, fingerprint, read_table};
 pub use error::{Disposition, Error, MalformedTuple, ServerError};
 pub use find::{delete_stub, find, insert_stubs, referrers};
-pub use guard::{guard, lock};
-pub use write::{Dropped, analyze, delete, delete_source, drop_rows, insert_new, source_ids_after, upsert};
+pub use guard::{guard, lock, lock_error};
+pub use write::{Dropped, analyze, delete, drop_rows, insert_new, source_ids_after, upsert};
 
 /// One mapping's table with its statements. A mapping that is compiled again is a new target.
 #[derive(Debug, Clone)]

@@ -6,9 +6,13 @@
 //! our back converts by value or fails, but never takes the bytes of one type for those of another, and
 //! no object of ours depends on a user's type.
 
+mod create;
+
 use std::fmt::Write;
 
 use sqlx::AssertSqlSafe;
+
+pub(super) use create::{create, named_in_comment};
 
 use super::catalog::is_partitioned;
 use crate::config::KeySpec;
@@ -63,17 +67,6 @@ pub(super) fn safe(text: &str) -> AssertSqlSafe<&str> {
 
 pub(super) fn is_empty(table: &TableName) -> Sql {
     AssertSqlSafe(format!("select not exists (select from {})", qualified(table)))
-}
-
-pub(super) fn create_document_table(table: &TableName, key: &KeySpec) -> Sql {
-    let key: Vec<String> = key_columns(key).map(quoted).collect();
-    let columns: Vec<String> = key.iter().map(|name| format!("{name} text not null")).collect();
-    AssertSqlSafe(format!(
-        "create table if not exists {} ({}, document jsonb not null, primary key ({}))",
-        qualified(table),
-        columns.join(", "),
-        key.join(", ")
-    ))
 }
 
 /// Insert, or update where the stored form differs: an equal row is not written again.

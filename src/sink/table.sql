@@ -67,7 +67,8 @@ unique_keys as (
                'nondeterministic', exists (
                    select from pg_catalog.pg_collation o
                    where o.oid = any (i.indcollation::oid[]) and not o.collisdeterministic),
-               'partial_or_expression', i.indpred is not null or i.indexprs is not null
+               'partial_or_expression', i.indpred is not null or i.indexprs is not null,
+               'predicate', pg_get_expr(i.indpred, i.indrelid)
            ) order by i.indisprimary desc, c.relname), '[]') as document
     from relation
     join pg_catalog.pg_index i on i.indrelid = relation.oid and i.indisunique and i.indisvalid
@@ -132,6 +133,17 @@ columns_hash as (
     join pg_catalog.pg_attribute a on a.attrelid = relation.oid
     where a.attnum > 0 and not a.attisdropped
 ),
+-- No part of the fingerprint: how fast rows are found changes no row.
+indexes as (
+    select coalesce(jsonb_agg((
+               select jsonb_agg(a.attname order by key.place)
+               from unnest(i.indkey::int2[]) with ordinality as key (number, place)
+               join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = key.number
+               where key.place <= i.indnkeyatts) order by i.indexrelid), '[]') as document
+    from relation
+    join pg_catalog.pg_index i on i.indrelid = relation.oid
+    where i.indisvalid and i.indpred is null and i.indexprs is null
+),
 missing as (
     select coalesce(jsonb_agg(wanted.privilege order by wanted.place), '[]') as document
     from relation
@@ -173,7 +185,8 @@ column_privileges as (
 )
 select shape.document::text as shape,
        concat_ws('.', relation.relkind, columns_hash.hash, md5(shape.document::text)) as fingerprint,
+       indexes.document::text as indexes,
        missing.document::text as missing_privileges,
        column_privileges.document::text as missing_column_privileges,
        row_security_active(relation.oid) as row_security
-from relation, shape, missing, column_privileges, columns_hash
+from relation, shape, indexes, missing, column_privileges, columns_hash

@@ -9,7 +9,7 @@ use super::error::{Disposition, Error};
 use super::isolate::{Attempt, isolated, run};
 use super::statement::{self, ROLLBACK, SAVEPOINT};
 use super::{Outcome, Target};
-use crate::domain::{CanonicalId, ColumnType, Rejection, Row};
+use crate::domain::{CanonicalId, ColumnType, Portion, Rejection, Row};
 
 /// Rows and bytes of one merge statement. Up to here arrays are as fast as COPY into a staging table and
 /// merging from there; beyond, PostgreSQL pays for the size of the arrays.
@@ -24,21 +24,33 @@ const DELETE_KEYS: usize = 10_000;
 const COPY_BYTES: usize = 512 * 1024;
 
 /// Inserts or updates the rows by their key; equal rows are left alone. Of rows with one id the last wins.
-pub async fn upsert(conn: &mut PgConnection, target: &Target, rows: &[Row]) -> Result<Outcome, Error> {
+/// `portion`: of what one statement takes at the most, here as everywhere below.
+pub async fn upsert(
+    conn: &mut PgConnection,
+    target: &Target,
+    rows: &[Row],
+    portion: Portion,
+) -> Result<Outcome, Error> {
     let ordered = in_key_order(rows);
-    let (mut outcome, refused) = isolated(conn, target, &Merge { target }, &ordered).await?;
+    let (mut outcome, refused) = isolated(conn, target, &Merge { target, portion }, &ordered).await?;
     outcome.rejected.extend(refused.into_iter().map(|(row, rejection)| (row.id.clone(), rejection)));
     outcome.unchanged += (rows.len() - ordered.len()) as u64;
     Ok(outcome)
 }
 
-/// The rows of a first load: straight into the table while every key is new, else as `upsert`.
-pub async fn insert_new(conn: &mut PgConnection, target: &Target, rows: &[Row]) -> Result<Outcome, Error> {
+/// The rows of a first load: straight into the table while every key is new, else as `upsert`. A COPY is one
+/// statement, so only a whole portion goes that way.
+pub async fn insert_new(
+    conn: &mut PgConnection,
+    target: &Target,
+    rows: &[Row],
+    portion: Portion,
+) -> Result<Outcome, Error> {
     let bytes: usize = rows.iter().map(|row| row.tuple.len()).sum();
     let as_text =
         target.mapping.columns.iter().any(|column| matches!(column.column_type, ColumnType::Other(_)));
-    if as_text || bytes < COPY_BYTES {
-        return upsert(conn, target, rows).await;
+    if as_text || bytes < COPY_BYTES || !portion.is_whole() {
+        return upsert(conn, target, rows, portion).await;
     }
     check_fingerprint(conn, target).await?;
     run(conn, target, SAVEPOINT).await?;
@@ -50,9 +62,11 @@ pub async fn insert_new(conn: &mut PgConnection, target: &Target, rows: &[Row]) 
         }
         Err(source) => {
             let error = Error::from_sqlx(&target.mapping.table, "copy rows", source);
-            let Disposition::Hold(_) = error.disposition() else { return Err(error) };
+            let (Disposition::Hold(_) | Disposition::Suspect(_)) = error.disposition() else {
+                return Err(error);
+            };
             run(conn, target, ROLLBACK).await?;
-            let outcome = upsert(conn, target, rows).await?;
+            let outcome = upsert(conn, target, rows, portion).await?;
             Ok(Outcome { fell_back: true, ..outcome })
         }
     }
@@ -63,14 +77,15 @@ pub async fn delete(
     conn: &mut PgConnection,
     target: &Target,
     ids: &[(CanonicalId, String)],
+    portion: Portion,
 ) -> Result<Outcome, Error> {
-    let (mut outcome, refused) = isolated(conn, target, &Delete { target }, ids).await?;
+    let (mut outcome, refused) = isolated(conn, target, &Delete { target, portion }, ids).await?;
     outcome.rejected.extend(refused.into_iter().map(|((id, _), rejection)| (id.clone(), rejection)));
     Ok(outcome)
 }
 
 /// Deletes every row of the mapping's source; how many there were.
-pub async fn delete_source(conn: &mut PgConnection, target: &Target) -> Result<u64, Error> {
+async fn delete_source(conn: &mut PgConnection, target: &Target) -> Result<u64, Error> {
     let mut query = sqlx::query(statement::safe(&target.statements.delete_source));
     if target.mapping.key.source.is_some() {
         query = query.bind(&target.mapping.source);
@@ -90,21 +105,23 @@ pub struct Dropped {
     pub refused: Vec<(String, Rejection)>,
 }
 
-/// Deletes the rows of the mapping's source that can be deleted: all at once, or if one is refused, page
-/// by page, so that the others go and memory stays bounded.
-pub async fn drop_rows(conn: &mut PgConnection, target: &Target) -> Result<Dropped, Error> {
-    run(conn, target, SAVEPOINT).await?;
-    let error = match delete_source(conn, target).await {
-        Ok(deleted) => return Ok(Dropped { deleted, refused: Vec::new() }),
-        Err(error) => error,
-    };
-    let Disposition::Hold(_) = error.disposition() else { return Err(error) };
-    run(conn, target, ROLLBACK).await?;
+/// Deletes the rows of the mapping's source that can be deleted: all at once, or if one is refused or that
+/// takes too long, page by page, so that the others go and memory stays bounded.
+pub async fn drop_rows(conn: &mut PgConnection, target: &Target, portion: Portion) -> Result<Dropped, Error> {
+    if portion.is_whole() {
+        run(conn, target, SAVEPOINT).await?;
+        let error = match delete_source(conn, target).await {
+            Ok(deleted) => return Ok(Dropped { deleted, refused: Vec::new() }),
+            Err(error) => error,
+        };
+        let (Disposition::Hold(_) | Disposition::Suspect(_)) = error.disposition() else { return Err(error) };
+        run(conn, target, ROLLBACK).await?;
+    }
     let mut dropped = Dropped::default();
     let mut last = None;
     loop {
         let page = source_ids_after(conn, target, last.as_deref()).await?;
-        let (outcome, refused) = isolated(conn, target, &Delete { target }, &page).await?;
+        let (outcome, refused) = isolated(conn, target, &Delete { target, portion }, &page).await?;
         dropped.deleted += outcome.deleted;
         dropped.refused.extend(refused.into_iter().map(|(id, rejection)| (id.clone(), rejection)));
         last = page.into_iter().next_back();
@@ -164,6 +181,7 @@ fn in_key_order(rows: &[Row]) -> Vec<&Row> {
 
 struct Merge<'a> {
     target: &'a Target,
+    portion: Portion,
 }
 
 impl Attempt<&Row> for Merge<'_> {
@@ -171,7 +189,7 @@ impl Attempt<&Row> for Merge<'_> {
         let mut outcome = Outcome::default();
         let mut rest = rows;
         while !rest.is_empty() {
-            let (part, after) = rest.split_at(merge_length(rest));
+            let (part, after) = rest.split_at(merge_length(rest, self.portion));
             outcome.add(merge(conn, self.target, part).await?);
             rest = after;
         }
@@ -180,11 +198,11 @@ impl Attempt<&Row> for Merge<'_> {
 }
 
 /// How many of these rows go into one statement: at least one.
-fn merge_length(rows: &[&Row]) -> usize {
+fn merge_length(rows: &[&Row], portion: Portion) -> usize {
     let mut bytes = 0;
-    let fitting = rows.iter().take(MERGE_ROWS).take_while(|row| {
+    let fitting = rows.iter().take(portion.of(MERGE_ROWS)).take_while(|row| {
         bytes += row.tuple.len();
-        bytes <= MERGE_BYTES
+        bytes <= portion.of(MERGE_BYTES)
     });
     fitting.count().max(1)
 }
@@ -205,6 +223,7 @@ async fn merge(conn: &mut PgConnection, target: &Target, rows: &[&Row]) -> Resul
 
 struct Delete<'a> {
     target: &'a Target,
+    portion: Portion,
 }
 
 /// An id that is deleted by its text.
@@ -227,7 +246,7 @@ impl Key for String {
 impl<T: Key> Attempt<T> for Delete<'_> {
     async fn attempt(&self, conn: &mut PgConnection, ids: &[T]) -> Result<Outcome, Error> {
         let mut outcome = Outcome::default();
-        for part in ids.chunks(DELETE_KEYS) {
+        for part in ids.chunks(self.portion.of(DELETE_KEYS)) {
             let mut query = sqlx::query(statement::safe(&self.target.statements.delete));
             if self.target.mapping.key.source.is_some() {
                 query = query.bind(&self.target.mapping.source);

@@ -13,6 +13,7 @@ mod event;
 mod find;
 mod lookup;
 mod preflight;
+mod sample;
 mod snapshot;
 mod stream;
 mod token;
@@ -26,6 +27,7 @@ pub use preflight::{
     CollectionFacts, CollectionKind, Facts, Finding, OplogWindow, Topology, collections, oplog_window,
     preflight, sample_id_types,
 };
+pub use sample::sample_documents;
 pub use snapshot::{Chunk, next_boundary, read_chunk};
 pub use stream::{Stream, StreamState, open};
 pub use token::token_time;

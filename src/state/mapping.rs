@@ -8,10 +8,14 @@ use crate::domain::IdType;
 pub struct Known {
     pub source: String,
     pub mapping_hash: String,
+    /// What the hash was made of.
+    pub meaning: String,
     pub id_type: IdType,
     pub enabled: bool,
     /// The collection its rows came from.
     pub collection: String,
+    /// The table they were written to.
+    pub target_oid: u32,
     /// Its changes were followed up to the checkpoint; not so for one that was taken out for a while.
     pub in_scope: bool,
     pub snapshot: SnapshotState,
@@ -39,7 +43,7 @@ impl SnapshotState {
 
 pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<Known>, sqlx::Error> {
     let rows = sqlx::query(
-        "select source, mapping_hash, id_type, enabled, collection, in_scope, snapshot_state, planned, documents_estimated
+        "select source, mapping_hash, meaning, id_type, enabled, collection, target_oid, in_scope, snapshot_state, planned, documents_estimated
          from rowstream.mapping where pipeline = $1",
     )
     .bind(pipeline)
@@ -50,6 +54,7 @@ pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<K
         .map(|row| Known {
             source: row.get("source"),
             mapping_hash: row.get("mapping_hash"),
+            meaning: row.get("meaning"),
             // The column's check constraint knows no other words.
             id_type: match row.get::<&str, _>("id_type") {
                 "object_id" => IdType::ObjectId,
@@ -59,6 +64,8 @@ pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<K
             },
             enabled: row.get("enabled"),
             collection: row.get("collection"),
+            // An oid is unsigned, what is stored never above.
+            target_oid: row.get::<i64, _>("target_oid") as u32,
             in_scope: row.get("in_scope"),
             snapshot: match row.get::<&str, _>("snapshot_state") {
                 "done" => SnapshotState::Done,
@@ -76,9 +83,11 @@ pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<K
 pub struct Registered<'a> {
     pub source: &'a str,
     pub mapping_hash: &'a str,
+    pub meaning: &'a str,
     pub id_type: IdType,
     pub collection: &'a str,
     pub target: &'a str,
+    pub target_oid: u32,
 }
 
 /// First sight of a mapping; one that is known keeps its state.
@@ -90,8 +99,8 @@ pub async fn register(
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "insert into rowstream.mapping
-             (pipeline, source, mapping_hash, id_type, collection, target, snapshot_state, planned)
-         values ($1, $2, $3, $4, $5, $6, $7, $7 = 'done') on conflict do nothing",
+             (pipeline, source, mapping_hash, id_type, collection, target, snapshot_state, planned, meaning, target_oid)
+         values ($1, $2, $3, $4, $5, $6, $7, $7 = 'done', $8, $9) on conflict do nothing",
     )
     .bind(pipeline)
     .bind(mapping.source)
@@ -100,6 +109,8 @@ pub async fn register(
     .bind(mapping.collection)
     .bind(mapping.target)
     .bind(snapshot.as_str())
+    .bind(mapping.meaning)
+    .bind(i64::from(mapping.target_oid))
     .execute(connection)
     .await?;
     Ok(())
@@ -112,7 +123,8 @@ pub async fn changed(
     mapping: Registered<'_>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "update rowstream.mapping set mapping_hash = $3, collection = $4, target = $5, in_scope = true
+        "update rowstream.mapping
+         set mapping_hash = $3, collection = $4, target = $5, meaning = $6, target_oid = $7, in_scope = true
          where pipeline = $1 and source = $2",
     )
     .bind(pipeline)
@@ -120,6 +132,8 @@ pub async fn changed(
     .bind(mapping.mapping_hash)
     .bind(mapping.collection)
     .bind(mapping.target)
+    .bind(mapping.meaning)
+    .bind(i64::from(mapping.target_oid))
     .execute(connection)
     .await?;
     Ok(())

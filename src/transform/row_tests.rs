@@ -51,6 +51,8 @@ fn transformer(columns: Vec<ColumnPlan>) -> Result<Transformer, Vec<Problem>> {
         on_drop: OnDrop::Delete,
         critical: false,
         fingerprint: String::new(),
+        table_oid: 1,
+        meaning: String::new(),
         hash: String::new(),
     };
     Transformer::new(Arc::new(mapping), ROOT)

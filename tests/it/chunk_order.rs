@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use anyhow::{Result, ensure};
 use bson::{Bson, Document, doc};
+use rowstream::state::mapping::snapshot_again;
 use sqlx::{Connection, Executor, PgConnection, Row};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
@@ -135,6 +136,19 @@ impl Scene {
         .await
     }
 
+    /// Has the stream's transaction with a change of document 8 wait in its middle, and the chunk, which was read
+    /// before, for its turn; until the connection commits.
+    async fn waits_for_its_turn(&mut self, mongod: &Mongod) -> Result<PgConnection> {
+        let lock = self.lock("checkpoint").await?;
+        self.hold_up(mongod, "getMore", READ_HELD_UP_BRIEFLY_MS).await?;
+        let set = doc! { "$set": { "v": 1 } };
+        self.stage.collection("orders").update_one(doc! { "_id": 8_i64 }, set).await?;
+        self.waits_for("update rowstream.checkpoint").await?;
+        let is_over = async || Ok((!self.reads(mongod).await?).then_some(()));
+        until("the end of the read", PATIENCE, is_over).await?;
+        Ok(lock)
+    }
+
     async fn finished_chunks(&self) -> Result<i64> {
         self.stage.number("select count(*) from rowstream.chunk where finished_at is not null").await
     }
@@ -197,14 +211,13 @@ async fn applied(stage: &Stage) -> Result<()> {
         .await
 }
 
-#[tokio::test]
-async fn what_changes_between_a_chunks_registration_and_its_read_is_not_undone() -> Result<()> {
+/// Everything changes and is applied while one command of the chunk's read is held up.
+async fn changes_are_applied_during(command: &str, name: &str) -> Result<()> {
     let mongod = mongod().await?;
-    let mut scene = Scene::new(&mongod, "registered").await?;
-    scene.hold_up(&mongod, "find", READ_HELD_UP_MS).await?;
+    let mut scene = Scene::new(&mongod, name).await?;
+    scene.hold_up(&mongod, command, READ_HELD_UP_MS).await?;
     let events = change_everything(&scene.stage).await?;
     scene.handed(events).await?;
-    // The stream has written its rows already, and the chunk is still to be read.
     applied(&scene.stage).await?;
     assert!(scene.reads(&mongod).await?, "the read was over too early");
     assert_eq!(scene.finished_chunks().await?, 0);
@@ -212,17 +225,15 @@ async fn what_changes_between_a_chunks_registration_and_its_read_is_not_undone()
 }
 
 #[tokio::test]
+async fn what_changes_between_a_chunks_registration_and_its_read_is_not_undone() -> Result<()> {
+    // The stream writes its rows, and the chunk is still to be read.
+    changes_are_applied_during("find", "registered").await
+}
+
+#[tokio::test]
 async fn what_changes_and_is_applied_while_a_chunk_is_read_is_not_undone() -> Result<()> {
-    let mongod = mongod().await?;
-    let mut scene = Scene::new(&mongod, "half_read").await?;
     // The first thousand are read, as they were; the chunk cannot commit yet, and the stream can.
-    scene.hold_up(&mongod, "getMore", READ_HELD_UP_MS).await?;
-    let events = change_everything(&scene.stage).await?;
-    scene.handed(events).await?;
-    applied(&scene.stage).await?;
-    assert!(scene.reads(&mongod).await?, "the read was over too early");
-    assert_eq!(scene.finished_chunks().await?, 0);
-    scene.ends_well().await
+    changes_are_applied_during("getMore", "half_read").await
 }
 
 #[tokio::test]
@@ -245,15 +256,9 @@ async fn what_changes_between_a_chunks_read_and_its_commit_is_not_undone() -> Re
 async fn what_changes_while_a_chunk_waits_for_its_turn_is_not_undone() -> Result<()> {
     let mongod = mongod().await?;
     let mut scene = Scene::new(&mongod, "turn").await?;
-    let mut lock = scene.lock("checkpoint").await?;
-    scene.hold_up(&mongod, "getMore", READ_HELD_UP_BRIEFLY_MS).await?;
-    // These are read as they were, and the stream's transaction with the new ones goes first.
-    let set = doc! { "$set": { "v": 1 } };
-    scene.stage.collection("orders").update_many(doc! { "_id": { "$gte": 8, "$lt": 12 } }, set).await?;
-    scene.waits_for("update rowstream.checkpoint").await?;
-    until("the end of the read", PATIENCE, async || Ok((!scene.reads(&mongod).await?).then_some(()))).await?;
+    let mut lock = scene.waits_for_its_turn(&mongod).await?;
     let events = change_everything(&scene.stage).await?;
-    scene.handed(4 + events).await?;
+    scene.handed(1 + events).await?;
     assert_eq!(scene.finished_chunks().await?, 0);
     assert_eq!(scene.stage.number("select count(*) from orders").await?, 0);
     lock.execute("commit").await?;
@@ -270,12 +275,7 @@ async fn a_collection_dropped_while_a_chunk_is_outstanding_takes_its_rows_along(
         let mut events = 0;
         let mut lock = None;
         if while_it_waits {
-            lock = Some(scene.lock("checkpoint").await?);
-            scene.hold_up(&mongod, "getMore", READ_HELD_UP_BRIEFLY_MS).await?;
-            orders.update_one(doc! { "_id": 8_i64 }, doc! { "$set": { "v": 1 } }).await?;
-            scene.waits_for("update rowstream.checkpoint").await?;
-            until("the end of the read", PATIENCE, async || Ok((!scene.reads(&mongod).await?).then_some(())))
-                .await?;
+            lock = Some(scene.waits_for_its_turn(&mongod).await?);
             events += 1;
         } else {
             scene.hold_up(&mongod, "find", READ_HELD_UP_MS).await?;
@@ -296,5 +296,32 @@ async fn a_collection_dropped_while_a_chunk_is_outstanding_takes_its_rows_along(
         let rows = scene.stage.number("select count(*) from orders").await?;
         assert_eq!(rows, again().count() as i64, "{name}");
     }
+    Ok(())
+}
+
+/// Nobody may plan the second chunk of a snapshot whose first one is gone.
+#[tokio::test]
+async fn a_snapshot_that_is_begun_again_while_a_chunk_is_planned_is_taken_from_its_start() -> Result<()> {
+    let mongod = mongod().await?;
+    let mut scene = Scene::new(&mongod, "planned").await?;
+    // Behind the first chunk, which is being written down, and before the second.
+    let mut other = scene.stage.postgres().await?;
+    let locking = tokio::spawn(async move {
+        let lock = "begin; select from rowstream.mapping where source = 'orders' for no key update";
+        other.execute(lock).await.map(|_| other)
+    });
+    let waits = "select count(*) from pg_stat_activity where datname = current_database()
+        and wait_event_type = 'Lock' and query like '%orders%' and application_name not like 'rowstream %'";
+    until("the lock to wait", PATIENCE, async || Ok((scene.stage.number(waits).await? == 1).then_some(())))
+        .await?;
+    scene.gate.execute("commit").await?;
+    let mut other = locking.await??;
+    scene.waits_for("select from rowstream.mapping").await?;
+    assert_eq!(scene.finished_chunks().await?, 1);
+    snapshot_again(&mut other, "test", "orders").await?;
+    other.execute("commit").await?;
+    scene.daemon.logged("a snapshot was begun again while it was planned").await?;
+    scene.ends_well().await?;
+    assert_eq!(scene.finished_chunks().await?, 3, "two of orders and one of other");
     Ok(())
 }

@@ -30,7 +30,7 @@ fn redacted(stage: &Stage, text: &str) -> String {
 #[test]
 fn help_says_what_there_is() -> Result<()> {
     let mut all = String::new();
-    for verb in ["", "run", "check", "migrate", "status", "config"] {
+    for verb in ["", "run", "check", "schema", "migrate", "status", "config"] {
         let arguments: Vec<&str> = [verb, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
         let (code, text, complaint) = ask(&arguments, "")?;
         assert_eq!((code, complaint.as_str()), (0, ""), "{verb}");
@@ -85,7 +85,7 @@ fn servers_that_cannot_be_reached_end_with_3_and_no_password_is_told() -> Result
         "",
     );
     let config = format!("{config}health: {{ outage_failing: 1s }}\n");
-    for arguments in [&["check"][..], &["migrate"], &["status"], &["run", "--until-caught-up"]] {
+    for arguments in [&["check"][..], &["schema"], &["migrate"], &["status"], &["run", "--until-caught-up"]] {
         let (code, text, complaint) = ask(arguments, &config)?;
         assert_eq!((code, text.as_str()), (3, ""), "{arguments:?}: {complaint}");
         assert!(complaint.contains("postgresql"), "it says which server: {complaint}");

@@ -126,12 +126,28 @@ impl Daemon {
 
     /// 200 or 503, and the check of this name.
     pub(crate) async fn check(&self, name: &str) -> Result<(u16, String)> {
+        let (code, check) = self.whole_check(name).await?;
+        Ok((code, check["status"].as_str().unwrap_or_default().to_owned()))
+    }
+
+    /// What a check says of itself.
+    pub(crate) async fn detail(&self, name: &str) -> Result<String> {
+        let (_, check) = self.whole_check(name).await?;
+        Ok(check["detail"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// When a check became what it is.
+    pub(crate) async fn since(&self, name: &str) -> Result<String> {
+        let (_, check) = self.whole_check(name).await?;
+        Ok(check["since"].as_str().unwrap_or_default().to_owned())
+    }
+
+    async fn whole_check(&self, name: &str) -> Result<(u16, Value)> {
         let (code, body) = self.get("/health").await?;
         let body: Value = serde_json::from_str(&body)?;
         let checks = body["checks"].as_array().context("no checks")?;
         let check = checks.iter().find(|check| check["name"] == name);
-        let check = check.with_context(|| format!("no check {name} in {body}"))?;
-        Ok((code, check["status"].as_str().unwrap_or_default().to_owned()))
+        Ok((code, check.with_context(|| format!("no check {name} in {body}"))?.clone()))
     }
 
     /// Waits until a check has one of these states.

@@ -8,7 +8,48 @@ use sqlx::Connection;
 use crate::daemon::{Daemon, PATIENCE};
 use crate::oracle::Plain;
 use crate::stage::{Stage, numbered};
+use crate::support::servers::Mongod;
 use crate::support::until;
+
+/// Every check of `/health`, the file and the test that make it fall and rise on real servers.
+const CHECKS: [(&str, &str, &str); 9] = [
+    ("leader", include_str!("health.rs"), "a_privilege_that_is_taken_away_halts_until_it_is_given_back"),
+    ("mongodb", include_str!("outages.rs"), "a_mongod_that_goes_and_comes_back_is_waited_for"),
+    ("postgresql", include_str!("outages.rs"), "a_postgresql_that_goes_and_comes_back_is_waited_for"),
+    ("stream", include_str!("outages.rs"), "a_mongod_that_goes_and_comes_back_is_waited_for"),
+    (
+        "checkpoint",
+        include_str!("health.rs"),
+        "an_old_checkpoint_is_told_after_a_restart_and_falls_until_it_moves",
+    ),
+    ("lag", include_str!("health.rs"), "lag_falls_while_a_table_is_locked_and_rises_when_it_is_free"),
+    (
+        "oplog_headroom",
+        include_str!("health.rs"),
+        "oplog_headroom_falls_while_nothing_is_applied_and_rises_again",
+    ),
+    ("held_changes", include_str!("held.rs"), "what_is_held_heals_when_it_is_repaired_deleted_or_free_to_go"),
+    (
+        "snapshot",
+        include_str!("health.rs"),
+        "a_copy_that_stands_still_falls_through_all_sessions_and_rises_with_a_chunk",
+    ),
+];
+
+#[test]
+fn every_check_has_a_test_in_which_it_falls_and_rises() {
+    for (check, file, test) in CHECKS {
+        let body = file.split_once(&format!("async fn {test}(")).map(|(_, rest)| rest);
+        let body = body.unwrap_or_else(|| panic!("there is no test {test}"));
+        let body = body.split_once("\n}\n").map_or(body, |(body, _)| body);
+        let said = |states: &str| body.contains(&format!("(\"{check}\", &{states}"));
+        assert!(
+            said("FALLEN)") || said("[\"degraded\"") || said("[\"failing\"]"),
+            "{test} lets {check} not fall"
+        );
+        assert!(said("[\"ok\"])"), "{test} lets {check} not rise");
+    }
+}
 
 fn mapping(stage: &Stage) -> String {
     stage.whole("things").replace("allow_empty", "id_type: int, allow_empty")
@@ -49,18 +90,7 @@ async fn every_page_answers_and_nothing_else_does() -> Result<()> {
         .flatten()
         .filter_map(|check| check["name"].as_str())
         .collect();
-    let all = [
-        "leader",
-        "mongodb",
-        "postgresql",
-        "stream",
-        "checkpoint",
-        "lag",
-        "oplog_headroom",
-        "held_changes",
-        "snapshot",
-    ];
-    assert_eq!(names, all);
+    assert_eq!(names, CHECKS.map(|(check, ..)| check));
     assert_eq!(health["status"], "ok", "{health}");
     let status = daemon.status().await?;
     assert_eq!(status["pipeline"], "test", "{status}");
@@ -92,6 +122,7 @@ async fn lag_falls_while_a_table_is_locked_and_rises_when_it_is_free() -> Result
         .await
         .with_context(|| daemon.last_words())?;
     }
+    daemon.check_becomes("lag", &["failing"]).await?;
     assert_eq!(daemon.get("/health").await?.0, 503);
     assert_eq!(daemon.get("/readyz").await?.0, 200, "lag takes nobody out of service");
     assert_eq!(daemon.get("/livez").await?.0, 200);
@@ -106,9 +137,7 @@ async fn lag_falls_while_a_table_is_locked_and_rises_when_it_is_free() -> Result
 async fn a_snapshot_that_is_running_is_no_complaint_and_is_told() -> Result<()> {
     let stage = Stage::new("copying").await?;
     stage.collection("things").insert_many(numbered(0, 50)).await?;
-    stage
-        .execute("create table things (source text, source_id text, document jsonb not null, primary key (source, source_id))")
-        .await?;
+    stage.execute(THINGS).await?;
     let mut other = stage.postgres().await?;
     let mut lock = other.begin().await?;
     sqlx::query("lock table things in exclusive mode").execute(&mut *lock).await?;
@@ -116,27 +145,106 @@ async fn a_snapshot_that_is_running_is_no_complaint_and_is_told() -> Result<()> 
         stage.config(&mapping(&stage)).replace("postgres: { url:", "postgres: { lock_timeout: 60s, url:");
     let daemon = Daemon::start(&format!("{config}snapshot: {{ chunk_documents: 10 }}\n"))?;
     daemon.logged("snapshot started").await?;
-    let detail = async || {
-        let (_, body) = daemon.get("/health").await?;
-        let body: Value = serde_json::from_str(&body)?;
-        let check = body["checks"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|check| check["name"] == "snapshot")
-            .cloned();
-        let check = check.context("no check snapshot")?;
-        anyhow::Ok((check["status"].as_str().unwrap_or_default().to_owned(), check["detail"].to_string()))
-    };
-    let (state, told) = detail().await?;
-    assert_eq!(state, "ok");
+    assert_eq!(daemon.check("snapshot").await?.1, "ok");
+    let told = daemon.detail("snapshot").await?;
     assert!(told.contains("0 of 1 sources copied"), "{told}");
     assert_eq!(daemon.status().await?["sources"][0]["snapshot"]["state"], "running");
     lock.rollback().await?;
     stage.becomes_equal(&daemon, "things", Plain::Int).await?;
-    until("it to be complete", PATIENCE, async || Ok(detail().await?.1.contains("complete").then_some(())))
-        .await?;
+    until("it to be complete", PATIENCE, async || {
+        Ok(daemon.detail("snapshot").await?.contains("complete").then_some(()))
+    })
+    .await?;
     assert_eq!(daemon.status().await?["sources"][0]["snapshot"]["state"], "done");
+    Ok(())
+}
+
+const THINGS: &str = "create table things (
+    source text, source_id text, document jsonb not null, primary key (source, source_id))";
+
+#[tokio::test]
+async fn a_copy_that_stands_still_falls_through_all_sessions_and_rises_with_a_chunk() -> Result<()> {
+    let stage = Stage::new("stalled_copy").await?;
+    stage.collection("things").insert_many(numbered(0, 50)).await?;
+    stage.execute(THINGS).await?;
+    let mut other = stage.postgres().await?;
+    let mut lock = other.begin().await?;
+    sqlx::query("lock table things in exclusive mode").execute(&mut *lock).await?;
+    let config =
+        stage.config(&mapping(&stage)).replace("postgres: { url:", "postgres: { lock_timeout: 500ms, url:");
+    let config = format!("{config}health: {{ snapshot_degraded: 3s }}\n");
+    let daemon = Daemon::start(&config)?;
+    // One session after the other begins the copy, and none gets on with it.
+    daemon.check_becomes("snapshot", &["degraded"]).await?;
+    assert!(daemon.log().iter().filter(|line| line.contains("snapshot started")).count() > 1);
+    lock.rollback().await?;
+    stage.becomes_equal(&daemon, "things", Plain::Int).await?;
+    daemon.check_becomes("snapshot", &["ok"]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_old_checkpoint_is_told_after_a_restart_and_falls_until_it_moves() -> Result<()> {
+    let stage = Stage::new("old_checkpoint").await?;
+    let things = stage.collection("things");
+    things.insert_many(numbered(0, 20)).await?;
+    let config =
+        stage.config(&mapping(&stage)).replace("postgres: { url:", "postgres: { lock_timeout: 2s, url:")
+            + "health: { checkpoint_degraded: 10s }\n";
+    let daemon = Daemon::start(&config)?;
+    stage.becomes_equal(&daemon, "things", Plain::Int).await?;
+    daemon.check_becomes("checkpoint", &["ok"]).await?;
+    assert!(daemon.stop().await?.success());
+    stage.execute("update rowstream.checkpoint set committed_at = committed_at - interval '2 hours'").await?;
+    things.insert_one(doc! { "_id": 20_i64, "n": 20 }).await?;
+
+    // Nothing can be committed: neither what happened meanwhile nor that nothing did.
+    let mut other = stage.postgres().await?;
+    let mut lock = other.begin().await?;
+    sqlx::query("select from rowstream.checkpoint for update").execute(&mut *lock).await?;
+    let daemon = Daemon::start(&config)?;
+    daemon.logged("session started").await?;
+    assert_eq!(daemon.check("checkpoint").await?.1, "ok", "it has had no time to move it");
+    let told = daemon.detail("checkpoint").await?;
+    assert!(told.contains("2 h 0 min old"), "{told}");
+    assert!(daemon.metric("rowstream_checkpoint_age_seconds").await? >= 7_200.0);
+    daemon.check_becomes("checkpoint", &["degraded"]).await?;
+    let told = daemon.detail("checkpoint").await?;
+    assert!(told.contains("has not moved for 2 h 0 min"), "{told}");
+    lock.rollback().await?;
+    daemon.check_becomes("checkpoint", &["ok"]).await?;
+    stage.becomes_equal(&daemon, "things", Plain::Int).await?;
+    assert!(daemon.metric("rowstream_checkpoint_age_seconds").await? < 60.0);
+    Ok(())
+}
+
+/// On a mongod of its own: its oplog is as long as the test.
+#[tokio::test]
+async fn oplog_headroom_falls_while_nothing_is_applied_and_rises_again() -> Result<()> {
+    let mongod = Mongod::start().await?;
+    let stage = Stage::with_mongod(&mongod, "headroom").await?;
+    let things = stage.collection("things");
+    things.insert_many(numbered(0, 20)).await?;
+    let config =
+        stage.config(&mapping(&stage)).replace("postgres: { url:", "postgres: { lock_timeout: 60s, url:");
+    let daemon = Daemon::start(&format!("{config}health: {{ oplog_headroom: 1d }}\n"))?;
+    stage.becomes_equal(&daemon, "things", Plain::Int).await?;
+    daemon.check_becomes("oplog_headroom", &["ok"]).await?;
+    let mut other = stage.postgres().await?;
+    let mut lock = other.begin().await?;
+    sqlx::query("lock table things in exclusive mode").execute(&mut *lock).await?;
+    things.insert_one(doc! { "_id": 20_i64 }).await?;
+    // A primary writes to its oplog every ten seconds, if nobody else does.
+    daemon.check_becomes("oplog_headroom", &["degraded"]).await?;
+    let told = daemon.detail("oplog_headroom").await?;
+    assert!(told.contains("of a window of"), "{told}");
+    assert!(
+        daemon.metric("rowstream_oplog_headroom_seconds").await?
+            < daemon.metric("rowstream_oplog_window_seconds").await?
+    );
+    lock.rollback().await?;
+    daemon.check_becomes("oplog_headroom", &["ok"]).await?;
+    stage.becomes_equal(&daemon, "things", Plain::Int).await?;
     Ok(())
 }
 
@@ -221,9 +329,61 @@ async fn a_table_that_is_dropped_halts_and_goes_on_when_it_is_back() -> Result<(
     assert!(line.contains("create it"), "a hint: {line}");
     daemon.check_becomes("leader", &["failing"]).await?;
     stage.execute(table).await?;
-    // What was there before is for a re-sync to bring back; the stream goes on.
-    becomes(5).await?;
+    // It is another table: what was in the old one is copied again.
+    becomes(15).await?;
     daemon.check_becomes("leader", &["ok"]).await?;
+    Ok(())
+}
+
+/// Every look at the table halts it anew; to those who ask it is one and the same halt.
+#[tokio::test]
+async fn a_halt_keeps_its_beginning_until_it_is_over() -> Result<()> {
+    let stage = Stage::new("dropped_column").await?;
+    stage
+        .execute("create table mine (source text, source_id text, n bigint, primary key (source, source_id))")
+        .await?;
+    let mapping = format!(
+        "  - {{ source: things, collection: {}.things, table: mine, id_type: int, columns: {{ n: n }} }}\n",
+        stage.name
+    );
+    let things = stage.collection("things");
+    things.insert_many(numbered(0, 10)).await?;
+    let daemon = Daemon::start(&stage.config(&mapping))?;
+    let becomes = async |rows: i64| {
+        let there = until("the rows", PATIENCE, async || {
+            Ok((stage.number("select count(n) from mine").await.ok() == Some(rows)).then_some(()))
+        });
+        there.await.with_context(|| daemon.last_words())
+    };
+    becomes(10).await?;
+    daemon.check_becomes("leader", &["ok"]).await?;
+    let mut last = daemon.since("leader").await?;
+    for _ in 0..2 {
+        stage.execute("alter table mine drop column n").await?;
+        things.insert_one(doc! { "_id": things.count_documents(doc! {}).await? as i64, "n": 1 }).await?;
+        daemon.check_becomes("leader", &["failing"]).await?;
+        let since = daemon.since("leader").await?;
+        assert!(since > last, "{since} is not after {last}");
+        // Some looks later.
+        let epochs = "select epoch from rowstream.lease";
+        let epoch = stage.number(epochs).await?;
+        until("two more looks", PATIENCE, async || {
+            let state = (daemon.check("leader").await?.1, daemon.since("leader").await?);
+            assert_eq!(state, ("failing".to_owned(), since.clone()));
+            Ok((stage.number(epochs).await? >= epoch + 2).then_some(()))
+        })
+        .await?;
+        assert_eq!(daemon.status().await?["role"], "halted");
+        stage.execute("alter table mine add column n bigint").await?;
+        becomes(1).await?;
+        daemon.check_becomes("leader", &["ok"]).await?;
+        last = daemon.since("leader").await?;
+        assert!(last > since, "{last} is not after {since}");
+        assert!(daemon.status().await?["halt"].is_null());
+    }
+    let told: Vec<String> =
+        daemon.log().into_iter().filter(|line| line.contains("\"message\":\"halted\"")).collect();
+    assert_eq!(told.len(), 2, "once each: {told:#?}");
     Ok(())
 }
 

@@ -310,3 +310,50 @@ async fn a_critical_mapping_halts_instead_and_goes_on_when_the_document_is_repai
     assert!(daemon.log().iter().all(|line| !line.contains(SECRET)));
     Ok(())
 }
+
+/// Raised by the user's functions with codes of all kinds, and by the server itself without a word of where.
+#[tokio::test]
+async fn a_row_at_which_a_function_of_the_table_fails_is_held_alone() -> Result<()> {
+    let (stage, config) = stage("functions", "").await?;
+    stage
+        .execute(
+            r#"create function judge() returns trigger language plpgsql as $$
+               begin
+                   if new.body like 'raise %' then
+                       raise exception 'hunter2: %', new.body using errcode = substr(new.body, 7, 5);
+                   end if;
+                   return new;
+               end $$;
+               create trigger judge before insert or update on notes for each row execute function judge();
+               alter table notes add check (body not like 'internal%' or acldefault(code::"char", 10) is null)"#,
+        )
+        .await?;
+    let codes = ["P0001", "XX000", "MY001", "55000", "28000"];
+    let bad = |prefix: &str| -> Vec<Document> {
+        let mut documents: Vec<Document> = codes
+            .iter()
+            .map(|code| with(&format!("{prefix} {code}"), "body", format!("raise {code}")))
+            .collect();
+        let mut internal = with(&format!("{prefix} internal"), "body", format!("internal {prefix}"));
+        internal.insert("code", if prefix == "copied" { "x" } else { "y" });
+        documents.push(internal);
+        documents
+    };
+    let notes = stage.collection("notes");
+    let good = |prefix: &str| (0..100).map(|number| good(&format!("{prefix} {number}"))).collect::<Vec<_>>();
+    notes.insert_many(bad("copied").into_iter().chain(good("one"))).await?;
+    let daemon = Daemon::start(&config)?;
+    let (count, each) = ("select count(*) from notes", codes.len() as i64 + 1);
+    becomes(&stage, &daemon, count, 100).await?;
+    becomes(&stage, &daemon, OPEN, each).await?;
+    notes.insert_many(good("two").into_iter().chain(bad("followed")).chain(good("three"))).await?;
+    becomes(&stage, &daemon, count, 300).await?;
+    becomes(&stage, &daemon, OPEN, 2 * each).await?;
+    let held = held(&stage).await?;
+    assert!(held.values().all(|held| held.reason == "rejected_by_target"), "{held:?}");
+    assert!(daemon.log().iter().all(|line| !line.contains(SECRET) && !line.contains("halted")));
+
+    stage.execute("drop trigger judge on notes; alter table notes drop constraint notes_check").await?;
+    becomes(&stage, &daemon, OPEN, 0).await?;
+    becomes(&stage, &daemon, count, 300 + 2 * each).await
+}

@@ -84,6 +84,50 @@ async fn a_drop_halts_where_the_mapping_says_so_and_no_row_goes() -> Result<()> 
 }
 
 #[tokio::test]
+async fn a_dropped_collection_whose_rows_are_referred_to_halts_until_they_are_free() -> Result<()> {
+    let stage = Stage::new("referred_to").await?;
+    let a = stage.collection("a");
+    a.insert_many(numbered(0, 30)).await?;
+    let daemon = Daemon::start(&stage.config(&int(&stage.whole("a"))))?;
+    stage.becomes_equal(&daemon, "a", Plain::Int).await?;
+    stage
+        .execute(
+            "create table line (source text, a_id text, constraint line_of foreign key (source, a_id) references a);
+             insert into line values ('a', '7'), ('a', '9')",
+        )
+        .await?;
+    a.drop().await?;
+    a.insert_many(numbered(100, 110)).await?;
+    let line = daemon.logged("halted").await?;
+    for told in ["2 rows of mapping a in public.a", "line_of", "delete the rows that refer to them"] {
+        assert!(line.contains(told), "{told:?} is not in {line}");
+    }
+    daemon.check_becomes("leader", &["failing"]).await?;
+    assert_eq!(stage.number("select count(*) from a").await?, 30, "all or none of them");
+
+    stage.execute("delete from line").await?;
+    stage.becomes_equal(&daemon, "a", Plain::Int).await?;
+    daemon.check_becomes("leader", &["ok"]).await?;
+
+    // The same where the collection changed while nobody looked.
+    assert!(daemon.stop().await?.success());
+    stage.execute("insert into line values ('a', '107')").await?;
+    stage.collection("b").insert_many(numbered(200, 210)).await?;
+    let other = int(&stage.whole("a")).replace(".a\"", ".b\"");
+    let daemon = Daemon::start(&stage.config(&other))?;
+    let line = daemon.logged("halted").await?;
+    assert!(line.contains("1 row of mapping a in public.a") && line.contains("line_of"), "{line}");
+    stage.execute("delete from line").await?;
+    let became = until("the rows of the other collection", PATIENCE, async || {
+        Ok((stage.number("select count(*) filter (where source_id::int >= 200) - count(*) from a").await?
+            == 0
+            && stage.number("select count(*) from a").await? == 10)
+            .then_some(()))
+    });
+    became.await.with_context(|| daemon.last_words())
+}
+
+#[tokio::test]
 async fn where_deletes_keep_rows_nothing_takes_them_away() -> Result<()> {
     let stage = Stage::new("deletes_keep").await?;
     let a = stage.collection("a");
@@ -294,5 +338,50 @@ async fn a_mapping_that_was_out_for_a_while_has_what_happened_meanwhile() -> Res
     let daemon = Daemon::start(&both)?;
     stage.becomes_equal(&daemon, "orders", Plain::Int).await?;
     stage.becomes_equal(&daemon, "others", Plain::Int).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_mapping_with_a_new_name_copies_its_collection_anew_and_leaves_the_rows_of_the_old_one()
+-> Result<()> {
+    let stage = Stage::new("renamed_mapping").await?;
+    let things = stage.collection("things");
+    things.insert_many(numbered(0, 30)).await?;
+    let mapping = |source: &str| {
+        format!(
+            "  - {{ source: {source}, collection: {}.things, table: things, id_type: int }}\n",
+            stage.name
+        )
+    };
+    let rows = async |daemon: &Daemon, expected: &str| {
+        let sql = "select string_agg(concat_ws(' ', source, rows, n), ', ' order by source) from
+                   (select source, count(*) as rows, sum((document->>'n')::int) as n from things group by 1) as of_source";
+        let mut last = None;
+        let same = until(expected, PATIENCE, async || {
+            last = stage.text(sql).await.unwrap_or_default();
+            Ok((last.as_deref() == Some(expected)).then_some(()))
+        });
+        same.await.with_context(|| format!("{last:?}\n{}", daemon.last_words()))
+    };
+    let first = Daemon::start(&stage.config(&mapping("old")))?;
+    rows(&first, "old 30 435").await?;
+    assert!(first.stop().await?.success());
+
+    let second = Daemon::start(&stage.config(&mapping("new")))?;
+    rows(&second, "new 30 435, old 30 435").await?;
+    things.delete_one(doc! { "_id": 0_i64 }).await?;
+    things.update_one(doc! { "_id": 1_i64 }, doc! { "$set": { "n": 101 } }).await?;
+    rows(&second, "new 29 535, old 30 435").await?;
+    let sources = second.status().await?["sources"].clone();
+    assert_eq!(sources.as_array().map(Vec::len), Some(1), "{sources}");
+    assert!(second.stop().await?.success());
+
+    // Back again: nobody followed the old one's rows, so they are copied anew; the new one's stay.
+    let third = Daemon::start(&stage.config(&mapping("old")))?;
+    rows(&third, "new 29 535, old 29 535").await?;
+    third.logged("was not followed").await?;
+    things.delete_one(doc! { "_id": 1_i64 }).await?;
+    rows(&third, "new 29 535, old 28 434").await?;
+    assert!(third.stop().await?.success());
     Ok(())
 }

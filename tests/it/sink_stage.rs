@@ -7,14 +7,14 @@ mod setup;
 use std::sync::Arc;
 
 use rowstream::config::KeySpec;
-use rowstream::domain::{ColumnType, Reason, Row, TableName, TextKind};
+use rowstream::domain::{Portion, Reason, Row, TableName};
 use rowstream::sink::{self, Disposition, Target};
 use sqlx::{Connection, PgConnection};
 
 use setup::Field::{Int4, Jsonb, Null, Numeric};
 use setup::{
-    Database, Field, both_keys, canonical, counts, delete, insert_new, public, row, run, table, target, text,
-    texts, upsert, venmo,
+    Database, Field, both_keys, canonical, counts, delete, drop_rows, insert_new, public, row, run, table,
+    target, text, texts, upsert, venmo,
 };
 
 #[tokio::test]
@@ -185,8 +185,9 @@ async fn a_role_learns_what_it_may_not_do() {
 
     let target = target(&found, KeySpec { source: None, source_id: "id".into() }, &["id"]);
     let mut transaction = conn.begin().await.expect("begin");
-    let error =
-        sink::upsert(&mut transaction, &target, &[row("x", &[text("x")])]).await.expect_err("refused");
+    let error = sink::upsert(&mut transaction, &target, &[row("x", &[text("x")])], Portion::WHOLE)
+        .await
+        .expect_err("refused");
     assert!(matches!(error.disposition(), Disposition::Halt { hint } if hint.contains("grant")), "{error:?}");
     transaction.rollback().await.expect("rollback");
     run(conn, &format!("reset role; drop owned by {role}; drop role {role}")).await;
@@ -250,7 +251,7 @@ async fn a_table_with_nothing_but_its_key_is_merged_too() {
     assert_eq!(counts(&upsert(conn, &target, &rows).await), (2, 0, 0, 0));
     assert_eq!(counts(&upsert(conn, &target, &rows).await), (0, 0, 2, 0));
     assert_eq!(delete(conn, &target, &[(canonical("a"), "a".into())]).await.deleted, 1);
-    assert_eq!(sink::delete_source(conn, &target).await.expect("delete"), 1);
+    assert_eq!(drop_rows(conn, &target).await.deleted, 1);
     database.drop().await;
 }
 
@@ -378,8 +379,9 @@ async fn a_changed_column_type_never_takes_bytes_of_the_old_one() {
     {
         run(&mut other, change).await;
         let mut transaction = conn.begin().await.expect("begin");
-        let error =
-            sink::upsert(&mut transaction, &target, &[venmo("c", &[Int4(1), Null])]).await.expect_err(change);
+        let error = sink::upsert(&mut transaction, &target, &[venmo("c", &[Int4(1), Null])], Portion::WHOLE)
+            .await
+            .expect_err(change);
         assert_eq!(error.disposition(), Disposition::Refresh, "{change}: {error:?}");
         transaction.rollback().await.expect("rollback");
     }
@@ -477,7 +479,7 @@ async fn a_delete_that_a_referrer_forbids_is_held_alone() {
     );
     assert!(outcome.rejected[0].1.message.contains("line_of"), "{}", outcome.rejected[0].1);
     run(conn, "delete from line").await;
-    assert_eq!(sink::delete_source(conn, &target).await.expect("delete"), 2);
+    assert_eq!(drop_rows(conn, &target).await.deleted, 2);
     assert_eq!(texts(conn, "select source from t").await, ["other"]);
     database.drop().await;
 }
@@ -510,7 +512,7 @@ async fn hostile_names_are_only_names() {
     assert_eq!(counts(&upsert(conn, &target, &rows("'; drop table x; --")).await), (1, 0, 0, 0));
     assert_eq!(counts(&upsert(conn, &target, &rows("2")).await), (0, 1, 0, 0));
     assert_eq!(delete(conn, &target, &[(canonical("k"), "k".into())]).await.deleted, 1);
-    assert_eq!(sink::delete_source(conn, &target).await.expect("delete"), 0);
+    assert_eq!(drop_rows(conn, &target).await.deleted, 0);
     let big: Vec<Row> = (0..600)
         .map(|id| {
             row(
@@ -521,17 +523,6 @@ async fn hostile_names_are_only_names() {
         .collect();
     assert_eq!(counts(&insert_new(conn, &target, &big).await.expect("copy")), (600, 0, 0, 0));
 
-    let documents = TableName { schema: "Sch\"ema".into(), name: "doc\"s".into() };
-    for _ in 0..2 {
-        sink::create_document_table(conn, &documents, &key).await.expect("create");
-    }
-    let made = table(conn, &documents).await;
-    assert_eq!(made.unique_keys[0].columns, ["select", "Upper"]);
-    assert_eq!(made.column("document").map(|column| &column.column_type), Some(&ColumnType::Jsonb));
-    assert_eq!(
-        made.column("Upper").map(|column| &column.column_type),
-        Some(&ColumnType::Text { kind: TextKind::Text, limit: None })
-    );
     assert_eq!(texts(conn, "select count(*)::text from x").await, ["0"]);
     database.drop().await;
 }
@@ -547,16 +538,19 @@ async fn what_is_no_rows_fault_leaves_the_batch() {
     run(conn, "set lock_timeout = '20ms'").await;
     run(&mut other, "begin; lock table t in access exclusive mode").await;
     let mut transaction = conn.begin().await.expect("begin");
-    let error =
-        sink::upsert(&mut transaction, &target, &[venmo("a", &[Int4(1)])]).await.expect_err("lock time-out");
-    assert_eq!(error.disposition(), Disposition::Retry);
+    let error = sink::upsert(&mut transaction, &target, &[venmo("a", &[Int4(1)])], Portion::WHOLE)
+        .await
+        .expect_err("lock time-out");
+    assert_eq!(error.disposition(), Disposition::Shrink);
     transaction.rollback().await.expect("rollback");
     run(&mut other, "rollback; select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()").await;
-    let error = sink::upsert(conn, &target, &[venmo("a", &[Int4(1)])]).await.expect_err("connection gone");
+    let error = sink::upsert(conn, &target, &[venmo("a", &[Int4(1)])], Portion::WHOLE)
+        .await
+        .expect_err("connection gone");
     assert_eq!(error.disposition(), Disposition::Retry, "{error:?}");
     let cut = Row { tuple: vec![0, 3, 0], ..venmo("a", &[Null]) };
     let mut transaction = other.begin().await.expect("begin");
-    let error = sink::upsert(&mut transaction, &target, &[cut]).await.expect_err("cut tuple");
+    let error = sink::upsert(&mut transaction, &target, &[cut], Portion::WHOLE).await.expect_err("cut tuple");
     assert!(matches!(error.disposition(), Disposition::Halt { .. }));
     transaction.rollback().await.expect("rollback");
     // The first session is gone: only the server is asked to drop the database.
@@ -577,8 +571,8 @@ async fn the_sinks_futures_can_be_sent() {
     let found = table(&mut database.conn, &public("t")).await;
     let target = target(&found, KeySpec { source: None, source_id: "id".into() }, &["id"]);
     let conn = &mut database.conn;
-    sent(sink::upsert(conn, &target, &[])).await.expect("nothing to do");
-    sent(sink::insert_new(conn, &target, &[])).await.expect("nothing to do");
-    sent(sink::delete(conn, &target, &[])).await.expect("nothing to do");
+    sent(sink::upsert(conn, &target, &[], Portion::WHOLE)).await.expect("nothing to do");
+    sent(sink::insert_new(conn, &target, &[], Portion::WHOLE)).await.expect("nothing to do");
+    sent(sink::delete(conn, &target, &[], Portion::WHOLE)).await.expect("nothing to do");
     database.drop().await;
 }

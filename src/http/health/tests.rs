@@ -14,6 +14,8 @@ fn limits() -> config::Health {
         lag_failing: seconds(300),
         outage_failing: seconds(120),
         oplog_headroom: seconds(3_600),
+        checkpoint_degraded: seconds(60),
+        snapshot_degraded: seconds(120),
     }
 }
 
@@ -218,14 +220,37 @@ fn a_standby_is_well_however_long_it_waits() {
 }
 
 #[test]
-fn a_new_leader_has_time_to_move_its_checkpoint() {
+fn a_new_leader_has_time_to_move_its_checkpoint_and_says_how_old_it_is() {
     let start = Moment::now();
     let status = well(start);
     let later = start.after(seconds(5_000));
     status.became_standby("host/2", later);
+    status.checkpoint_committed(ClusterTime::new(100, 1), 5, start);
     status.became_leader(4, "host/1", later);
-    assert_eq!(check(&status, "checkpoint", later.after(seconds(30))).status, CheckStatus::Ok);
-    assert_eq!(check(&status, "checkpoint", later.after(seconds(70))).status, CheckStatus::Degraded);
+    let found = |after| {
+        let found = check(&status, "checkpoint", later.after(seconds(after)));
+        (found.status, found.detail)
+    };
+    assert_eq!(found(30), (CheckStatus::Ok, "1 h 23 min old, to be moved".into()));
+    assert_eq!(found(70), (CheckStatus::Degraded, "has not moved for 1 h 24 min".into()));
+    assert_eq!(found(130), (CheckStatus::Failing, "has not moved for 1 h 25 min".into()));
+}
+
+#[test]
+fn sessions_that_end_again_and_again_move_no_checkpoint() {
+    let start = Moment::now();
+    let status = well(start);
+    for session in 1..=20 {
+        let now = start.after(seconds(session * 5));
+        status.restarting(now);
+        status.checkpoint_committed(ClusterTime::new(100, 1), 5, start);
+        status.became_leader(3, "host/1", now);
+    }
+    let found = check(&status, "checkpoint", start.after(seconds(100)));
+    assert_eq!(
+        (found.status, found.detail.as_str()),
+        (CheckStatus::Degraded, "has not moved for 1 min 40 s")
+    );
 }
 
 #[test]

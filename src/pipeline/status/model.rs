@@ -20,6 +20,9 @@ pub struct StatusSnapshot {
     pub started_at: Moment,
     pub role: Role,
     pub role_since: Moment,
+    /// Since this process last took the lead from another, or from nobody, whatever sessions it had since.
+    #[serde(skip)]
+    pub leading_since: Option<Moment>,
     /// Of the lease, while this process leads.
     pub epoch: Option<i64>,
     /// Who holds the lease, as far as this process knows.
@@ -42,7 +45,7 @@ pub struct StatusSnapshot {
     pub oplog: Option<Oplog>,
     pub queue_bytes: u64,
     pub backpressure_since: Option<Moment>,
-    /// Last sign of progress of any snapshot: begun, a chunk committed, done.
+    /// Last sign of progress of any snapshot: a chunk committed, done; or since when there is anything to copy.
     pub snapshot_moved_at: Option<Moment>,
     /// In the order of the mappings.
     pub sources: Vec<SourceStatus>,
@@ -228,6 +231,7 @@ impl StatusSnapshot {
             started_at: now,
             role: Role::Starting,
             role_since: now,
+            leading_since: None,
             epoch: None,
             owner: None,
             phase: "starting".to_owned(),
@@ -260,6 +264,11 @@ impl StatusSnapshot {
         if self.role != role {
             self.role = role;
             self.role_since = now;
+        }
+        match role {
+            Role::Leader => drop(self.leading_since.get_or_insert(now)),
+            Role::Standby => self.leading_since = None,
+            Role::Starting | Role::Halted | Role::Stopping => {}
         }
         if role != Role::Halted && role != Role::Stopping {
             self.halt = None;
@@ -333,6 +342,10 @@ impl SnapshotStatus {
             documents_at_start: 0,
             eta: None,
         }
+    }
+
+    pub fn is_unfinished(&self) -> bool {
+        matches!(self.state, SnapshotState::Pending | SnapshotState::Running)
     }
 
     /// By the pace since this process took it up; `None` before the first chunk.

@@ -7,7 +7,8 @@ use sqlx::{Connection, PgConnection};
 
 use super::setup::Field::Int4;
 use super::setup::{
-    Database, both_keys, canonical, counts, delete, public, run, table, target, texts, upsert, venmo,
+    Database, both_keys, canonical, counts, delete, drop_rows, public, run, table, target, texts, upsert,
+    venmo,
 };
 
 #[tokio::test]
@@ -29,9 +30,7 @@ async fn partitions_with_their_parents_layout_are_merged() {
     assert_eq!(counts(&upsert(conn, &target, &rows(1)).await), (0, 0, 20, 0));
     assert_eq!(counts(&upsert(conn, &target, &rows(2)).await), (0, 20, 0, 0));
     assert_eq!(delete(conn, &target, &[(canonical("3"), "3".into())]).await.deleted, 1);
-    let mut transaction = conn.begin().await.expect("begin");
-    assert_eq!(sink::drop_rows(&mut transaction, &target).await.expect("drop").deleted, 19);
-    transaction.commit().await.expect("commit");
+    assert_eq!(drop_rows(conn, &target).await.deleted, 19);
     database.drop().await;
 }
 
@@ -77,15 +76,13 @@ async fn dropping_a_source_takes_its_own_rows_and_leaves_what_is_referred_to() {
     .await;
     let found = table(conn, &public("t")).await;
     let target = target(&found, KeySpec { source: None, source_id: "mongo_id".into() }, &["mongo_id"]);
-    let mut transaction = conn.begin().await.expect("begin");
-    let dropped = sink::drop_rows(&mut transaction, &target).await.expect("drop");
-    transaction.commit().await.expect("commit");
+    let dropped = drop_rows(conn, &target).await;
     assert_eq!(dropped.deleted, 48);
     let refused: Vec<_> =
         dropped.refused.iter().map(|(id, rejection)| (id.as_str(), rejection.reason)).collect();
     assert_eq!(refused, [("33", Reason::ForeignKeyViolation), ("7", Reason::ForeignKeyViolation)]);
     run(conn, "delete from line").await;
-    assert_eq!(sink::delete_source(conn, &target).await.expect("delete"), 2);
+    assert_eq!(drop_rows(conn, &target).await.deleted, 2);
     assert_eq!(texts(conn, "select id::text from t order by id").await, ["0", "100"], "not rowstream's");
     database.drop().await;
 }

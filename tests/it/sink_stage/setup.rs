@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::support::servers::shared;
 use rowstream::config::{Deletes, KeySpec, OnDrop, Scalar, ValueSpec};
-use rowstream::domain::{CanonicalId, IdType, Namespace, Row, SourceIndex, Table, TableName};
+use rowstream::domain::{CanonicalId, IdType, Namespace, Portion, Row, SourceIndex, Table, TableName};
 use rowstream::mapping::{ColumnPlan, Mapping};
-use rowstream::sink::{self, Outcome, Target};
+use rowstream::sink::{self, Dropped, Outcome, Target};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
@@ -88,6 +88,8 @@ pub(super) fn target(table: &Table, key: KeySpec, names: &[&str]) -> Target {
         on_drop: OnDrop::Delete,
         critical: false,
         fingerprint: table.fingerprint.clone(),
+        table_oid: 1,
+        meaning: String::new(),
         hash: String::new(),
     }))
 }
@@ -156,7 +158,7 @@ pub(super) fn venmo(id: &str, rest: &[Field]) -> Row {
 
 pub(super) async fn upsert(conn: &mut PgConnection, target: &Target, rows: &[Row]) -> Outcome {
     let mut transaction = conn.begin().await.expect("begin");
-    let outcome = sink::upsert(&mut transaction, target, rows).await.expect("upsert");
+    let outcome = sink::upsert(&mut transaction, target, rows, Portion::WHOLE).await.expect("upsert");
     transaction.commit().await.expect("commit");
     outcome
 }
@@ -171,7 +173,7 @@ pub(super) async fn insert_new(
     rows: &[Row],
 ) -> Result<Outcome, sink::Error> {
     let mut transaction = conn.begin().await.expect("begin");
-    let outcome = sink::insert_new(&mut transaction, target, rows).await;
+    let outcome = sink::insert_new(&mut transaction, target, rows, Portion::WHOLE).await;
     match outcome {
         Ok(_) => transaction.commit().await.expect("commit"),
         // A transaction that is only dropped keeps its locks until the session is used again.
@@ -186,7 +188,14 @@ pub(super) async fn delete(
     ids: &[(CanonicalId, String)],
 ) -> Outcome {
     let mut transaction = conn.begin().await.expect("begin");
-    let outcome = sink::delete(&mut transaction, target, ids).await.expect("delete");
+    let outcome = sink::delete(&mut transaction, target, ids, Portion::WHOLE).await.expect("delete");
     transaction.commit().await.expect("commit");
     outcome
+}
+
+pub(super) async fn drop_rows(conn: &mut PgConnection, target: &Target) -> Dropped {
+    let mut transaction = conn.begin().await.expect("begin");
+    let dropped = sink::drop_rows(&mut transaction, target, Portion::WHOLE).await.expect("drop");
+    transaction.commit().await.expect("commit");
+    dropped
 }

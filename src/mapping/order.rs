@@ -1,0 +1,171 @@
+//! The order in which mappings are copied and written: whoever is referred to comes first.
+
+use crate::domain::{Table, TableName};
+
+/// Places in the list that was given, parents before children, else as they were.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    pub places: Vec<usize>,
+    /// Tables that refer to each other, the first one again at the end. No order suits them.
+    pub cycles: Vec<Vec<TableName>>,
+}
+
+/// By the foreign keys of the mappings' tables; `None` where a table is not there. A table that refers to
+/// itself makes no cycle: nothing can come before itself.
+pub fn parents_first(tables: &[Option<&Table>]) -> Order {
+    let mut walk = Walk {
+        tables,
+        marks: vec![Mark::New; tables.len()],
+        path: Vec::new(),
+        order: Order { places: Vec::with_capacity(tables.len()), cycles: Vec::new() },
+    };
+    for place in 0..tables.len() {
+        walk.visit(place);
+    }
+    walk.order
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    New,
+    /// Some of its parents are not placed yet.
+    Open,
+    Placed,
+}
+
+struct Walk<'t> {
+    tables: &'t [Option<&'t Table>],
+    marks: Vec<Mark>,
+    /// From the mapping that was asked for to the one in hand, child by parent.
+    path: Vec<usize>,
+    order: Order,
+}
+
+impl Walk<'_> {
+    fn visit(&mut self, place: usize) {
+        match self.marks[place] {
+            Mark::Placed => return,
+            Mark::Open => return self.cycle(place),
+            Mark::New => {}
+        }
+        self.marks[place] = Mark::Open;
+        self.path.push(place);
+        for parent in self.parents(place) {
+            self.visit(parent);
+        }
+        self.path.pop();
+        self.marks[place] = Mark::Placed;
+        self.order.places.push(place);
+    }
+
+    fn parents(&self, place: usize) -> Vec<usize> {
+        let Some(table) = self.tables[place] else { return Vec::new() };
+        let is_parent = |other: &Table| {
+            other.name != table.name && table.foreign_keys.iter().any(|key| key.references == other.name)
+        };
+        let of_each = self.tables.iter().enumerate();
+        of_each.filter(|(_, other)| other.is_some_and(is_parent)).map(|(place, _)| place).collect()
+    }
+
+    fn cycle(&mut self, place: usize) {
+        let from = self.path.iter().position(|open| *open == place).unwrap_or_default();
+        let mut names: Vec<TableName> =
+            self.path[from..].iter().filter_map(|open| Some(self.tables[*open]?.name.clone())).collect();
+        // One of several mappings of a table stands for all of them.
+        names.dedup();
+        if let Some(least) = names.iter().enumerate().min_by_key(|(_, name)| *name).map(|(place, _)| place) {
+            names.rotate_left(least);
+        }
+        names.extend(names.first().cloned());
+        if !self.order.cycles.contains(&names) {
+            self.order.cycles.push(names);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ForeignKey;
+
+    fn name(name: &str) -> TableName {
+        TableName { schema: "public".into(), name: name.into() }
+    }
+
+    fn table(of: &str, parents: &[&str]) -> Table {
+        let foreign_keys = parents.iter().map(|parent| ForeignKey {
+            name: format!("{of}_{parent}"),
+            columns: vec!["parent".into()],
+            references: name(parent),
+            referenced_columns: vec!["id".into()],
+            on_delete: 'a',
+            deferrable: false,
+        });
+        Table {
+            name: name(of),
+            oid: 1,
+            columns: Vec::new(),
+            unique_keys: Vec::new(),
+            foreign_keys: foreign_keys.collect(),
+            indexes: Vec::new(),
+            triggers: Vec::new(),
+            rules: Vec::new(),
+            row_security: false,
+            missing_privileges: Vec::new(),
+            missing_column_privileges: Vec::new(),
+            kind: 'r',
+            is_empty: true,
+            fingerprint: String::new(),
+        }
+    }
+
+    fn order(tables: &[Table]) -> (String, Vec<String>) {
+        let order = parents_first(&tables.iter().map(Some).collect::<Vec<_>>());
+        let names =
+            |names: &[TableName]| names.iter().map(|name| name.name.as_str()).collect::<Vec<_>>().join(" ");
+        let placed: Vec<TableName> = order.places.iter().map(|place| tables[*place].name.clone()).collect();
+        (names(&placed), order.cycles.iter().map(|cycle| names(cycle)).collect())
+    }
+
+    #[test]
+    fn parents_come_before_children_and_the_rest_stays_as_it_is() {
+        let tables = [
+            table("line_items", &["transactions", "categories"]),
+            table("alone", &[]),
+            table("transactions", &["users"]),
+            table("transactions", &["users"]),
+            table("users", &["users", "elsewhere"]),
+            table("categories", &[]),
+        ];
+        let (placed, cycles) = order(&tables);
+        assert_eq!(placed, "users transactions transactions categories line_items alone");
+        assert!(cycles.is_empty(), "a table that refers to itself is no cycle: {cycles:?}");
+    }
+
+    #[test]
+    fn a_cycle_is_named_once_and_stops_nothing() {
+        let tables = [
+            table("c", &["b"]),
+            table("b", &["a"]),
+            table("a", &["c", "root"]),
+            table("root", &[]),
+            table("a", &["c"]),
+        ];
+        let (placed, cycles) = order(&tables);
+        assert_eq!(cycles, ["a c b a"]);
+        let mut all: Vec<&str> = placed.split(' ').collect();
+        assert!(
+            all.iter().position(|name| *name == "root") < all.iter().position(|name| *name == "a"),
+            "{placed}"
+        );
+        all.sort_unstable();
+        assert_eq!(all, ["a", "a", "b", "c", "root"]);
+    }
+
+    #[test]
+    fn what_is_missing_has_its_place_all_the_same() {
+        let parent = table("parent", &[]);
+        let child = table("child", &["parent"]);
+        assert_eq!(parents_first(&[Some(&child), None, Some(&parent)]).places, [2, 0, 1]);
+    }
+}
