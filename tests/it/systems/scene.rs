@@ -324,6 +324,7 @@ impl Scene {
     ///
     /// A query of the file begins with a comment that names it; its parameters are given by comments of the form
     /// `-- $1 = select max(id) from expenses`, any expression.
+    #[expect(clippy::print_stdout, reason = "the times are for whoever runs the test")]
     pub(crate) async fn queries_use_indexes(&self, large: i64) -> Result<()> {
         let mut connection = self.utc().await?;
         sqlx::raw_sql("analyze").execute(&mut connection).await?;

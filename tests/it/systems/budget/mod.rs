@@ -73,7 +73,9 @@ async fn both_files_are_copied_and_followed() -> Result<()> {
                     )
                     .await?
                 }
-                2 => drop(collection.delete_one(doc! { "_id": object_id(number) }).await?),
+                2 => {
+                    collection.delete_one(doc! { "_id": object_id(number) }).await?;
+                }
                 // Gone, and here again.
                 _ => {
                     collection.delete_one(doc! { "_id": object_id(number) }).await?;
@@ -140,7 +142,7 @@ async fn two_entries_with_one_number_are_told_apart() -> Result<()> {
     becomes_expected(&scene).await?;
 
     let collection = scene.stage.collection("expenses");
-    let taken = || Reason { reason: "duplicate_key".into(), column: Some("id".into()) };
+    let taken = || Reason { reason: "duplicate_key".into(), column: None };
     let second = ("expenses".to_owned(), object_id(500).to_hex());
     let mut duplicate = plain(File::Expenses, 500);
     duplicate.insert("id", 7);
