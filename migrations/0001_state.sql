@@ -103,3 +103,24 @@ create table rowstream.stub (
     primary key (pipeline, target, row_key)
 );
 comment on table rowstream.stub is 'rows made for references whose own row is not there, by their key as a COPY tuple; row_hash is md5 of the whole row as it was made';
+create table rowstream.row (
+    pipeline text,
+    source text,
+    source_id text,
+    id bytea not null,
+    target text not null,
+    row_key bytea,
+    wants bytea,
+    adopted boolean not null default false,
+    kept boolean not null default false,
+    shared boolean not null default false,
+    collected jsonb,
+    touched_at timestamptz,
+    primary key (pipeline, source, source_id)
+);
+comment on table rowstream.row is
+    'which document stands for which row, where the table itself does not say it; row_key is the key''s values as in binary COPY, wants the key that a held document waits for, adopted that the row''s key is its own and not the document''s, kept that the document is gone while its row stays, touched_at that the document is to be read again';
+create unique index row_owner on rowstream.row (pipeline, target, row_key) where not shared;
+create index row_shared on rowstream.row (pipeline, target, row_key) where shared;
+create index row_wanted on rowstream.row (pipeline, target, wants) where wants is not null;
+create index row_touched on rowstream.row (pipeline, touched_at) where touched_at is not null;

@@ -340,7 +340,7 @@ impl Inspection {
     fn shared_key(&mut self, mapping: &Mapping) {
         let other = self.mapped.iter().find(|mapped| {
             mapped.mapping.table == mapping.table
-                && (mapped.mapping.key.source.is_none() || mapping.key.source.is_none())
+                && !mapped.mapping.key.spec.can_share_with(&mapping.key.spec)
         });
         let Some(other) = other else { return };
         let message = format!(
@@ -450,7 +450,9 @@ fn whole(collection: Namespace, schema: &str) -> MappingSpec {
         },
         collection,
         id_type: None,
-        key: KeySpec { source: Some("source".to_owned()), source_id: "source_id".to_owned() },
+        key: KeySpec::SourceId { source: Some("source".to_owned()), source_id: "source_id".to_owned() },
+        adopt: None,
+        shared: false,
         columns: None,
         deletes: crate::config::Deletes::Hard,
         schema: SchemaMode::Create,

@@ -43,8 +43,7 @@ pub(super) fn columns(field: Field<'_>, key: &KeySpec) -> Vec<ColumnSpec> {
 }
 
 fn column(name: String, field: Field<'_>, key: &KeySpec) -> Option<ColumnSpec> {
-    let is_key = key.source.as_ref() == Some(&name) || key.source_id == name;
-    if is_key {
+    if key.added().contains(&name.as_str()) {
         let hint = "rowstream writes the key itself, into the columns that key: names";
         field.hidden_mistake("must not be a column of the key", hint);
     }

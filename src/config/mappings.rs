@@ -4,6 +4,7 @@ use ::config::ValueKind;
 
 use super::columns::columns;
 use super::defaults;
+use super::key;
 use super::model::{Deletes, KeySpec, MappingSpec, OnDrop, OnMappingChange, SchemaMode};
 use super::tree::{Field, Section};
 use crate::domain::{IdType, Namespace, TableName};
@@ -41,11 +42,14 @@ fn conflicts(place: &Place<'_>, spec: &MappingSpec, earlier: &Place<'_>, other: 
     if spec.source == other.source {
         place.source.mistake(format!("must differ from {}.source", earlier.section.path().shown()), "");
     }
-    if spec.table == other.table && (spec.key.source.is_none() || other.key.source.is_none()) {
+    if spec.table == other.table && !spec.key.can_share_with(&other.key) {
+        let with_columns =
+            matches!(spec.key, KeySpec::Columns(_)) || matches!(other.key, KeySpec::Columns(_));
+        let why = if with_columns { "key: [...] in one of the two only" } else { "key.source: null" };
         place.section.mistake_at(
             "table",
             &format!(
-                "must not be the table of {}, since one of the two has key.source: null",
+                "must not be the table of {}, since one of the two has {why}",
                 earlier.section.path().shown()
             ),
             "a shared table needs a source column, so that each mapping knows its own rows",
@@ -70,8 +74,11 @@ fn mapping(mut section: Section<'_>) -> Option<(Place<'_>, MappingSpec)> {
         ("uuid", IdType::Uuid),
     ];
     let id_type = section.choice("id_type", &id_types);
-    let key = key(section.section("key"));
+    let key = key::key(&mut section);
+    let adopt = key::adopt(&mut section);
+    let shared = section.flag("shared", false);
     let columns = section.field_or_null("columns").map(|field| columns(field, &key));
+    key::check(&section, &key, columns.as_deref(), adopt.as_deref(), shared);
     let whole_documents = columns.is_none();
     let deletes = section.choice("deletes", &[("hard", Delete::Hard), ("keep", Delete::Keep)]);
     let schema = schema_mode(&mut section, whole_documents);
@@ -89,6 +96,8 @@ fn mapping(mut section: Section<'_>) -> Option<(Place<'_>, MappingSpec)> {
         table: table?,
         id_type,
         key,
+        adopt,
+        shared,
         columns,
         deletes: deletes.map_or(Deletes::Hard, Delete::into_model),
         schema,
@@ -218,34 +227,6 @@ fn default_table(section: &Section<'_>, collection: &Namespace) -> Option<TableN
         return None;
     }
     Some(TableName { schema: defaults::SCHEMA.to_owned(), name: collection.collection.clone() })
-}
-
-fn key(mut section: Section<'_>) -> KeySpec {
-    let source = match section.field_or_null("source") {
-        None => Some("source".to_owned()),
-        Some(field) if field.is_null() => None,
-        Some(field) => column_name(&field),
-    };
-    let source_id = section.field("source_id").and_then(|field| column_name(&field));
-    let key = KeySpec { source, source_id: source_id.unwrap_or_else(|| "source_id".to_owned()) };
-    if key.source.as_deref() == Some(key.source_id.as_str()) {
-        section.mistake_at(
-            "source_id",
-            "must differ from key.source",
-            "a table of one source has source: null",
-        );
-    }
-    section.finish();
-    key
-}
-
-fn column_name(field: &Field<'_>) -> Option<String> {
-    let name = field.text()?;
-    if name.len() > NAME_BYTES {
-        field.mistake("must not be longer than 63 bytes", "PostgreSQL cuts longer names off");
-        return None;
-    }
-    Some(name)
 }
 
 fn schema_mode(section: &mut Section<'_>, whole_documents: bool) -> SchemaMode {

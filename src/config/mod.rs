@@ -9,6 +9,7 @@ mod connection;
 mod date_format;
 mod defaults;
 mod error;
+mod key;
 mod load;
 mod mappings;
 mod model;
@@ -23,6 +24,7 @@ mod units;
 
 pub use date_format::{DateFormat, DatePart};
 pub use error::{Error, Mistake};
+pub(crate) use key::is_derived;
 pub use load::load;
 pub use model::*;
 pub(crate) use nearest::nearest;

@@ -166,6 +166,11 @@ pub struct MappingSpec {
     /// `None`: sampled once and stored.
     pub id_type: Option<IdType>,
     pub key: KeySpec,
+    /// Unique keys by which rows that are there without an owner are taken over. `None`: not said, and a
+    /// table in which such rows are in the way is refused.
+    pub adopt: Option<Vec<Vec<String>>>,
+    /// Several documents may stand for one row.
+    pub shared: bool,
     /// `None`: whole documents.
     pub columns: Option<Vec<ColumnSpec>>,
     pub deletes: Deletes,
@@ -181,10 +186,47 @@ pub struct MappingSpec {
 
 /// The columns that hold the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeySpec {
-    /// `None`: the table belongs to one source and has no such column.
-    pub source: Option<String>,
-    pub source_id: String,
+pub enum KeySpec {
+    /// Columns that rowstream writes itself.
+    SourceId {
+        /// `None`: the table belongs to one source and has no such column.
+        source: Option<String>,
+        source_id: String,
+    },
+    /// Names among the mapping's columns.
+    Columns(Vec<String>),
+}
+
+impl KeySpec {
+    /// In the order of the key.
+    pub fn names(&self) -> Vec<&str> {
+        match self {
+            Self::SourceId { source, source_id } => {
+                source.as_deref().into_iter().chain([source_id.as_str()]).collect()
+            }
+            Self::Columns(names) => names.iter().map(String::as_str).collect(),
+        }
+    }
+
+    /// Whether two mappings of one table know their own rows apart: by a source column, or by what is
+    /// remembered of each row. In one table it is the same for all.
+    pub fn can_share_with(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::SourceId { source, .. }, Self::SourceId { source: others, .. }) => {
+                source.is_some() && others.is_some()
+            }
+            (Self::Columns(names), Self::Columns(others)) => names == others,
+            (Self::SourceId { .. }, Self::Columns(_)) | (Self::Columns(_), Self::SourceId { .. }) => false,
+        }
+    }
+
+    /// Columns that rowstream writes besides those of the mapping.
+    pub fn added(&self) -> Vec<&str> {
+        match self {
+            Self::SourceId { .. } => self.names(),
+            Self::Columns(_) => Vec::new(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

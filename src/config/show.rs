@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::connection::redact;
 use super::model::{
-    Aim, ColumnSpec, Config, Deletes, LogFormat, MappingSpec, Mappings, MatchSpec, Missing, OnDrop,
+    Aim, ColumnSpec, Config, Deletes, KeySpec, LogFormat, MappingSpec, Mappings, MatchSpec, Missing, OnDrop,
     OnMappingChange, ReferenceSpec, SchemaMode, SnapshotMode, Targets, ValueSpec,
 };
 use super::reading::{JsonForm, quoted};
@@ -106,8 +106,24 @@ fn mapping(out: &mut String, spec: &MappingSpec) {
     if let Some(id_type) = spec.id_type {
         line(out, 2, "id_type", &id_type.to_string());
     }
-    let source = spec.key.source.as_deref().map_or_else(|| "null".to_owned(), quoted);
-    line(out, 2, "key", &format!("{{ source: {source}, source_id: {} }}", quoted(&spec.key.source_id)));
+    let list = |names: &[String]| {
+        format!("[{}]", names.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", "))
+    };
+    let key = match &spec.key {
+        KeySpec::SourceId { source, source_id } => {
+            let source = source.as_deref().map_or_else(|| "null".to_owned(), quoted);
+            format!("{{ source: {source}, source_id: {} }}", quoted(source_id))
+        }
+        KeySpec::Columns(names) => list(names),
+    };
+    line(out, 2, "key", &key);
+    if let Some(adopt) = &spec.adopt {
+        let keys: Vec<String> = adopt.iter().map(|names| list(names)).collect();
+        line(out, 2, "adopt", &format!("[{}]", keys.join(", ")));
+    }
+    if spec.shared {
+        line(out, 2, "shared", "true");
+    }
     if let Some(columns) = &spec.columns {
         line(out, 2, "columns", "");
         for column in columns {

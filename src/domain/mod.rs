@@ -7,6 +7,7 @@ mod namespace;
 mod portion;
 mod position;
 mod row;
+mod row_key;
 mod table;
 
 pub use change::{Change, ChangeKind};
@@ -16,4 +17,5 @@ pub use namespace::Namespace;
 pub use portion::Portion;
 pub use position::{ClusterTime, Position, ResumeToken};
 pub use row::{Coercion, Reason, Reference, Rejection, Row, Sought};
+pub use row_key::{CopyFields, RowKey};
 pub use table::{Column, ColumnType, ForeignKey, Table, TableName, TextKind, UniqueKey};

@@ -79,11 +79,12 @@ pub enum Reason {
     ForeignKeyViolation,
     UnresolvedReference,
     DuplicateId,
+    DuplicateKey,
     RejectedByTarget,
 }
 
 impl Reason {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::MissingRequired,
         Self::WrongType,
         Self::OutOfRange,
@@ -100,6 +101,7 @@ impl Reason {
         Self::ForeignKeyViolation,
         Self::UnresolvedReference,
         Self::DuplicateId,
+        Self::DuplicateKey,
         Self::RejectedByTarget,
     ];
 
@@ -121,6 +123,7 @@ impl Reason {
             Self::ForeignKeyViolation => "foreign_key_violation",
             Self::UnresolvedReference => "unresolved_reference",
             Self::DuplicateId => "duplicate_id",
+            Self::DuplicateKey => "duplicate_key",
             Self::RejectedByTarget => "rejected_by_target",
         }
     }

@@ -2,6 +2,7 @@ use std::borrow::Cow;
 
 use super::fit::{fit, fit_source, fit_source_id};
 use super::hash::{hash, meaning};
+use super::key::{KeyPlan, check_adopt, check_key_column, check_own_key};
 use super::problem::{Problem, Problems, quoted, quoted_table};
 use super::reference::ReferencePlan;
 use super::table::{check_columns_access, check_table, check_unmapped_columns};
@@ -21,8 +22,9 @@ pub struct Mapping {
     pub namespace: Namespace,
     pub table: TableName,
     pub id_type: IdType,
-    pub key: KeySpec,
-    /// Written columns, the key's own first (source if there is one, then source_id), then in file order.
+    pub key: KeyPlan,
+    /// Written columns: those of the key that rowstream adds first (source if there is one, then source_id),
+    /// then in file order.
     pub columns: Vec<ColumnPlan>,
     /// Columns whose values stand in other rows; complete once the mapping is linked.
     pub references: Vec<ReferencePlan>,
@@ -38,9 +40,10 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    /// The columns that say whose row it is: they come first.
+    /// The columns that say whose row it is, the source's first.
     pub fn key_columns(&self) -> impl Iterator<Item = &ColumnPlan> {
-        self.columns.iter().take(1 + usize::from(self.key.source.is_some()))
+        let places = self.key.source().into_iter().chain(self.key.columns.iter().map(|column| column.place));
+        places.map(|place| &self.columns[place])
     }
 }
 
@@ -70,6 +73,8 @@ pub fn compile(
 ) -> Result<(Mapping, Vec<Problem>), Vec<Problem>> {
     let mut problems = Problems::new(&spec.source, &table.name);
     check_table(spec, table, &mut problems);
+    check_own_key(spec, table, &mut problems);
+    check_adopt(spec, table, &mut problems);
     let mut columns = key_columns(spec, id_type, table, &mut problems);
     let specs = specs_of(spec);
     for column in specs.iter() {
@@ -77,17 +82,23 @@ pub fn compile(
     }
     check_unmapped_columns(spec, &specs, table, &mut problems);
     check_columns_access(spec, &specs, table, &mut problems);
-    if problems.has_fatal() {
-        return Err(problems.into_found());
+    if let KeySpec::Columns(names) = &spec.key {
+        // A row without a key is none, whatever the table says.
+        columns
+            .iter_mut()
+            .filter(|column| names.contains(&column.name))
+            .for_each(|column| column.not_null = true);
     }
     let meaning = meaning(spec, id_type, &specs);
+    let key = KeyPlan::new(&spec.key, &specs, &columns).map(|key| key.with_rules(spec, &columns));
+    let (Some(key), false) = (key, problems.has_fatal()) else { return Err(problems.into_found()) };
     let mapping = Mapping {
         index,
         source: spec.source.clone(),
         namespace: spec.collection.clone(),
         table: table.name.clone(),
         id_type,
-        key: spec.key.clone(),
+        key,
         columns,
         references: Vec::new(),
         deletes: spec.deletes.clone(),
@@ -126,13 +137,14 @@ fn key_columns(
     problems: &mut Problems,
 ) -> Vec<ColumnPlan> {
     let mut plans = Vec::new();
-    if let Some(name) = &spec.key.source
+    let KeySpec::SourceId { source, source_id } = &spec.key else { return plans };
+    if let Some(name) = source
         && let Some(column) = key_column(name, table, problems)
     {
         fit_source(&spec.source, column, problems);
         plans.push(key_plan(column, ValueSpec::Constant(Scalar::Text(spec.source.clone()))));
     }
-    if let Some(column) = key_column(&spec.key.source_id, table, problems) {
+    if let Some(column) = key_column(source_id, table, problems) {
         fit_source_id(id_type, column, problems);
         plans.push(key_plan(column, ValueSpec::SourceId));
     }
@@ -149,20 +161,7 @@ fn key_column<'t>(name: &str, table: &'t Table, problems: &mut Problems) -> Opti
         );
         return None;
     };
-    if column.generated {
-        problems.fatal(
-            Some(name),
-            "a column of the key is generated and cannot be written",
-            "use a plain column",
-        );
-    }
-    if column.nondeterministic {
-        problems.fatal(
-            Some(name),
-            "a column of the key has a nondeterministic collation",
-            "different ids would share a row: use a deterministic collation",
-        );
-    }
+    check_key_column(column, problems);
     Some(column)
 }
 
@@ -190,7 +189,7 @@ fn written_column(
         problems.fatal(name, "does not exist", hint_for_unknown(mapping, &spec.name, table));
         return None;
     };
-    if mapping.key.source.as_deref() == name || Some(mapping.key.source_id.as_str()) == name {
+    if mapping.key.added().contains(&spec.name.as_str()) {
         problems.fatal(
             name,
             "is a column of the key, which rowstream writes itself",

@@ -97,12 +97,13 @@ impl Draft {
         let mut columns: Vec<Drafting> = Vec::new();
         let mut key: Vec<String> = Vec::new();
         for used in uses {
-            for name in used.spec.key.source.iter().chain([&used.spec.key.source_id]) {
-                let column = Drafting::known(name, Shape::Text, true);
-                if !key.contains(name) {
-                    key.push(name.clone());
+            for name in used.spec.key.added() {
+                add(&mut columns, Drafting::known(name, Shape::Text, true));
+            }
+            for name in used.spec.key.names() {
+                if !key.iter().any(|known| known == name) {
+                    key.push(name.to_owned());
                 }
-                add(&mut columns, column);
             }
             for spec in specs_of(used.spec).iter() {
                 add(&mut columns, Drafting::new(spec, used.sample));
@@ -346,7 +347,9 @@ mod tests {
             collection: Namespace { database: "shop".into(), collection: "orders".into() },
             table: TableName { schema: "public".into(), name: "orders".into() },
             id_type: None,
-            key: KeySpec { source: Some("source".into()), source_id: "source_id".into() },
+            key: KeySpec::SourceId { source: Some("source".into()), source_id: "source_id".into() },
+            adopt: None,
+            shared: false,
             columns,
             deletes: Deletes::Hard,
             schema: SchemaMode::Create,

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::config::{
-    Aim, ColumnSpec, Deletes, MappingSpec, MatchSpec, Missing, ReferenceSpec, Scalar, Targets, ValueSpec,
+    Aim, ColumnSpec, Deletes, KeySpec, MappingSpec, MatchSpec, Missing, ReferenceSpec, Scalar, Targets,
+    ValueSpec,
 };
 use crate::domain::IdType;
 
@@ -15,12 +16,17 @@ pub(super) fn meaning(spec: &MappingSpec, id_type: IdType, columns: &[ColumnSpec
     let mut columns: Vec<&ColumnSpec> = columns.iter().collect();
     columns.sort_by(|left, right| left.name.cmp(&right.name));
     let columns: Vec<Value> = columns.into_iter().map(column).collect();
+    let key = match &spec.key {
+        KeySpec::SourceId { source, source_id } => json!([source, source_id]),
+        KeySpec::Columns(names) if spec.shared => json!({ "shared": names }),
+        KeySpec::Columns(names) => json!({ "columns": names }),
+    };
     let meaning = json!([
         "mapping/1",
         spec.source,
         [spec.collection.database, spec.collection.collection],
         [spec.table.schema, spec.table.name],
-        [spec.key.source, spec.key.source_id],
+        key,
         id_type.to_string(),
         deletes_name(&spec.deletes),
         columns,

@@ -9,6 +9,7 @@ mod draft;
 mod fit;
 mod fit_reading;
 mod hash;
+mod key;
 mod order;
 mod problem;
 mod reference;
@@ -17,10 +18,12 @@ mod table;
 pub use compile::{ColumnPlan, Mapping, compile};
 pub use draft::{Draft, DraftColumn, DraftType, DraftedFor, Inferred};
 pub use hash::differences;
+pub use key::{KeyColumn, KeyKind, KeyPlan, NoKey};
 pub use order::{Order, parents_first};
 pub use problem::Problem;
 pub use reference::{
-    Finder, KeyColumn, MissingPlan, OnDelete, ReferencePlan, StubPlan, TargetOfReference, link, looked_into,
+    Finder, MissingPlan, OnDelete, ReferencePlan, SoughtColumn, StubPlan, TargetOfReference, link,
+    looked_into,
 };
 
 #[cfg(test)]

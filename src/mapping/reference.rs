@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use super::compile::{Mapping, compile};
 use super::problem::{Problem, Problems, quoted, quoted_columns, quoted_table};
 use crate::config::{
-    Aim, ColumnSpec, Deletes, KeySpec, MappingSpec, MatchSpec, Missing, OnDrop, ReferenceSpec, SchemaMode,
-    StubSpec, Targets, ValueSpec, nearest,
+    Aim, ColumnSpec, Deletes, KeySpec, MappingSpec, MatchSpec, Missing, OnDrop, Reading, ReferenceSpec,
+    SchemaMode, StubSpec, Targets, ValueSpec, nearest,
 };
 use crate::domain::{Column, ColumnType, IdType, SourceIndex, Table, TableName};
 
@@ -40,7 +40,7 @@ pub struct Finder {
     pub table: TableName,
     /// Whose documents these rows are of; `None`: any row of the table.
     pub target: Option<TargetOfReference>,
-    pub key: Vec<KeyColumn>,
+    pub key: Vec<SoughtColumn>,
     pub take: String,
     /// The referring column's: the value is cast to it.
     pub column_type: ColumnType,
@@ -54,8 +54,9 @@ pub struct TargetOfReference {
     pub id_type: IdType,
 }
 
+/// A column of the key that a finder looks for, and the type in which its values are given.
 #[derive(Debug, Clone)]
-pub struct KeyColumn {
+pub struct SoughtColumn {
     pub name: String,
     pub column_type: ColumnType,
     pub type_sql: String,
@@ -197,7 +198,6 @@ impl Linking<'_> {
             return None;
         };
         let table = self.tables.get(&target.table)?;
-        let key = target.key_columns().map(KeyColumn::from).collect();
         Some(Finder {
             awaited: format!("source {source}"),
             table: target.table.clone(),
@@ -206,7 +206,7 @@ impl Linking<'_> {
                 source: target.source.clone(),
                 id_type: target.id_type,
             }),
-            key,
+            key: SoughtColumn::of_mapping(target),
             take: self.take(own, table, reference, problems)?,
             column_type: own.column_type.clone(),
             type_sql: own.type_sql.clone(),
@@ -229,7 +229,7 @@ impl Linking<'_> {
         let mut key = Vec::new();
         for (column, _) in matches {
             match shape.column(column) {
-                Some(column) => key.push(KeyColumn::from(column)),
+                Some(column) => key.push(SoughtColumn::from(column)),
                 None => {
                     let near = nearest(column, shape.columns.iter().map(|column| column.name.as_str()));
                     let hint = near.map_or_else(String::new, |near| format!("did you mean {near}?"));
@@ -305,21 +305,32 @@ impl Linking<'_> {
             .target
             .as_ref()
             .and_then(|target| self.all.iter().find(|mapping| mapping.index == target.index));
-        let (key, columns) = match (aim, target) {
-            (Aim::Document { .. }, Some(target)) => (target.key.clone(), stub.columns.clone()),
-            (Aim::Document { .. }, None) | (Aim::Row { .. }, _) => {
-                problems.fatal(None, "creating rows of looked-up tables is not possible yet", "");
-                return None;
+        let (key, columns, source) = match (aim, target) {
+            (Aim::Document { .. }, Some(target)) => {
+                if target.key.is_claimed() {
+                    problems.fatal(
+                        None,
+                        "create: needs a target whose rows have a source_id",
+                        "say hold or null",
+                    );
+                    return None;
+                }
+                let source = stub.source.clone().unwrap_or_else(|| self.spec.source.clone());
+                (target.key.spec.clone(), stub.columns.clone(), source)
+            }
+            (Aim::Document { .. }, None) => return None,
+            (Aim::Row { matches, .. }, _) => {
+                let names = matches.iter().map(|(column, _)| column.clone()).collect();
+                (KeySpec::Columns(names), with_matches(matches, &stub.columns), first.table.name.clone())
             }
         };
-        let source = stub.source.clone().unwrap_or_else(|| self.spec.source.clone());
         let spec = stub_spec(self.spec, source, &first.table, key, columns);
         match compile(mapping.index, &spec, IdType::String, table) {
             Ok((compiled, _)) => {
                 let finder = Finder {
                     awaited: format!("stub {}", first.table),
                     target: None,
-                    key: compiled.key_columns().map(KeyColumn::from).collect(),
+                    key: compiled.key_columns().map(SoughtColumn::from).collect(),
                     ..first.clone()
                 };
                 let prefix = stub.prefix.clone().unwrap_or_default();
@@ -336,6 +347,24 @@ impl Linking<'_> {
     }
 }
 
+/// What a row is looked up by is also written into one that is made, unless the stub says otherwise.
+fn with_matches(matches: &[(String, MatchSpec)], columns: &[ColumnSpec]) -> Vec<ColumnSpec> {
+    let missing = matches.iter().filter(|(name, _)| columns.iter().all(|column| column.name != *name));
+    let written = missing.map(|(name, value)| ColumnSpec {
+        name: name.clone(),
+        value: match value {
+            MatchSpec::Path(path) => {
+                ValueSpec::Path { from: vec![path.clone()], reading: Reading::default() }
+            }
+            MatchSpec::Constant(scalar) => ValueSpec::Constant(scalar.clone()),
+        },
+        insert_only: false,
+        required: false,
+        default: None,
+    });
+    written.chain(columns.iter().cloned()).collect()
+}
+
 fn stub_spec(
     of: &MappingSpec,
     source: String,
@@ -349,6 +378,8 @@ fn stub_spec(
         table: table.clone(),
         id_type: Some(IdType::String),
         key,
+        adopt: Some(Vec::new()),
+        shared: false,
         columns: Some(columns),
         deletes: Deletes::Hard,
         schema: SchemaMode::Expect,
@@ -360,7 +391,21 @@ fn stub_spec(
     }
 }
 
-impl From<&Column> for KeyColumn {
+impl SoughtColumn {
+    /// Keys of documents: whole numbers have 8 bytes where a [`crate::domain::RowKey`] says whose row it is.
+    pub fn of_mapping(mapping: &Mapping) -> Vec<Self> {
+        let columns = mapping.key_columns().map(Self::from);
+        let widened = columns.map(|column| match column.column_type {
+            ColumnType::Int2 | ColumnType::Int4 if mapping.key.is_claimed() => {
+                Self { column_type: ColumnType::Int8, type_sql: "bigint".to_owned(), ..column }
+            }
+            _ => column,
+        });
+        widened.collect()
+    }
+}
+
+impl From<&Column> for SoughtColumn {
     fn from(column: &Column) -> Self {
         Self {
             name: column.name.clone(),
@@ -370,7 +415,7 @@ impl From<&Column> for KeyColumn {
     }
 }
 
-impl From<&super::ColumnPlan> for KeyColumn {
+impl From<&super::ColumnPlan> for SoughtColumn {
     fn from(column: &super::ColumnPlan) -> Self {
         Self {
             name: column.name.clone(),

@@ -65,11 +65,13 @@ pub(super) fn check_columns_access(
     table: &Table,
     problems: &mut Problems,
 ) {
-    let key = key_columns(spec);
+    let key = spec.key.names();
     for (column, privilege) in &table.missing_column_privileges {
         let written = specs.iter().find(|spec| spec.name == *column);
         let is_key = key.contains(&column.as_str());
-        let is_updated = !is_key && written.is_some_and(|spec| !spec.insert_only);
+        // The values of a key that is made of columns change with the document's.
+        let is_updated =
+            spec.key.added().is_empty() && is_key || !is_key && written.is_some_and(|spec| !spec.insert_only);
         let is_needed = match privilege.as_str() {
             "insert" => is_key || written.is_some(),
             "update" => is_updated,
@@ -95,7 +97,7 @@ pub(super) fn check_columns_access(
 /// `on conflict (…)` needs one that holds at once and for all rows, and takes every one that holds for all
 /// rows: one that is deferrable makes it fail, one that calls different ids equal makes them share a row.
 fn check_unique_key(spec: &MappingSpec, table: &Table, problems: &mut Problems) {
-    let key = key_columns(spec);
+    let key = spec.key.names();
     let candidates: Vec<&UniqueKey> =
         table.unique_keys.iter().filter(|unique| same_columns(&unique.columns, &key)).collect();
     let columns = key.join(", ");
@@ -134,10 +136,6 @@ fn check_unique_key(spec: &MappingSpec, table: &Table, problems: &mut Problems) 
     problems.fatal(None, message, format!("create unique index on {} ({quoted})", quoted_table(&table.name)));
 }
 
-fn key_columns(spec: &MappingSpec) -> Vec<&str> {
-    spec.key.source.as_deref().into_iter().chain([spec.key.source_id.as_str()]).collect()
-}
-
 /// In any order: `on conflict` does not ask for one.
 fn same_columns(left: &[String], right: &[&str]) -> bool {
     left.len() == right.len() && left.iter().all(|column| right.contains(&column.as_str()))
@@ -171,7 +169,7 @@ fn warn_of_constraints(spec: &MappingSpec, specs: &[ColumnSpec], table: &Table, 
             spec.name == *column && !matches!(spec.value, ValueSpec::KeyUuid | ValueSpec::KeyPrefixed(_))
         })
     };
-    let key = key_columns(spec);
+    let key = spec.key.names();
     for unique in &table.unique_keys {
         let can_collide = !unique.columns.is_empty()
             && !same_columns(&unique.columns, &key)
@@ -193,7 +191,7 @@ pub(super) fn check_unmapped_columns(
     table: &Table,
     problems: &mut Problems,
 ) {
-    let key = key_columns(spec);
+    let key = spec.key.names();
     for column in &table.columns {
         let written =
             key.contains(&column.name.as_str()) || specs.iter().any(|spec| spec.name == column.name);

@@ -96,7 +96,9 @@ fn venmo() -> MappingSpec {
         collection: Namespace { database: "flask_db".into(), collection: "venmo_raw_data".into() },
         table: name("transactions"),
         id_type: Some(IdType::String),
-        key: KeySpec { source: Some("source".into()), source_id: "source_id".into() },
+        key: KeySpec::SourceId { source: Some("source".into()), source_id: "source_id".into() },
+        adopt: None,
+        shared: false,
         columns: Some(vec![
             ColumnSpec { insert_only: true, ..value("id", ValueSpec::KeyPrefixed("txn_".into())) },
             value(
@@ -155,7 +157,7 @@ fn a_mapping_that_fits_has_its_key_first_and_no_warnings() {
 fn whole_documents_need_a_key_and_a_document() {
     let spec = MappingSpec {
         columns: None,
-        key: KeySpec { source: None, source_id: "source_id".into() },
+        key: KeySpec::SourceId { source: None, source_id: "source_id".into() },
         ..venmo()
     };
     let mut table = transactions();

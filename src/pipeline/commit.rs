@@ -234,7 +234,7 @@ pub(super) async fn drop_rows(
     portion: Portion,
 ) -> Result<u64, Error> {
     let dropped = sink::drop_rows(connection, &mapped.target, portion).await.map_err(apply)?;
-    let Some((_, rejection)) = dropped.refused.first() else { return Ok(dropped.deleted) };
+    let Some(rejection) = dropped.refused.first() else { return Ok(dropped.deleted) };
     let mapping = &mapped.mapping;
     let rows = match dropped.refused.len() {
         1 => "1 row".to_owned(),

@@ -10,7 +10,7 @@ use super::batch::Batch;
 use super::plan::Plan;
 use crate::config::Deletes;
 use crate::domain::{
-    CanonicalId, Change, ChangeKind, ClusterTime, Document, Position, Rejection, Row, SourceIndex,
+    CanonicalId, Change, ChangeKind, ClusterTime, Document, Position, Rejection, Row, RowKey, SourceIndex,
 };
 use crate::source::{self, CollectionIndex};
 
@@ -75,6 +75,11 @@ impl SourceBatch {
             held: HashSet::new(),
             documents: Vec::new(),
         }
+    }
+
+    /// The keys of the rows that go.
+    pub(super) fn keys(&self) -> Vec<(CanonicalId, RowKey)> {
+        self.deletes.iter().map(|(id, source_id)| (id.clone(), RowKey::of_text(source_id))).collect()
     }
 
     /// Every document of the batch.

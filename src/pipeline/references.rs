@@ -12,10 +12,12 @@ use super::commit::{apply, state};
 use super::plan::Plan;
 use super::prepare::{Prepared, Refused};
 use crate::domain::{
-    CanonicalId, Coercion, Document, Reason, Reference, Rejection, Row, Sought, SourceIndex, TableName,
+    CanonicalId, Coercion, CopyFields, Document, Reason, Reference, Rejection, Row, RowKey, Sought,
+    SourceIndex, TableName,
 };
-use crate::mapping::{Finder, MissingPlan};
+use crate::mapping::{Finder, Mapping, MissingPlan, SoughtColumn};
 use crate::sink::{self, Target};
+use crate::state::row;
 use crate::state::wait::{self, Stub, Wait};
 use crate::transform::Transformer;
 
@@ -117,8 +119,17 @@ pub(super) struct Settling<'a> {
     pub leaving: &'a Leaving,
 }
 
-/// Fields found, by reference, finder and key.
-type Found = HashMap<(u16, u16), HashMap<Vec<u8>, Option<Vec<u8>>>>;
+/// By reference and finder.
+type Found = HashMap<(u16, u16), Fields>;
+
+/// What one finder found, by the names of what it sought.
+#[derive(Debug, Default)]
+struct Fields {
+    sought: HashMap<Vec<u8>, Sought>,
+    /// Leaves in this very transaction.
+    gone: HashSet<Vec<u8>>,
+    found: HashMap<Vec<u8>, Vec<u8>>,
+}
 
 impl Settling<'_> {
     /// Fills the references of these rows. A row that must wait leaves `rows` and is refused.
@@ -168,43 +179,96 @@ impl Settling<'_> {
     async fn find(&mut self, source: SourceIndex, rows: &[Row]) -> Result<Found, Error> {
         let mut found: Found = HashMap::new();
         for reference in rows.iter().flat_map(|row| &row.references) {
-            for (finder, sought) in &reference.choices {
-                let key = key(self.plan, finder_of(self.plan, source, reference.plan, *finder), sought);
-                found.entry((reference.plan, *finder)).or_default().entry(key).or_default();
+            for (place, sought) in &reference.choices {
+                let finder = finder_of(self.plan, source, reference.plan, *place);
+                let fields = found.entry((reference.plan, *place)).or_default();
+                let leaves = match (&finder.target, sought) {
+                    (Some(target), Sought::Document(id)) => self.leaving.has(target.index, id),
+                    (None, _) | (_, Sought::Row(_)) => false,
+                };
+                let name = name_of(finder, sought);
+                match leaves {
+                    true => fields.gone.insert(name),
+                    false => fields.sought.insert(name, sought.clone()).is_none(),
+                };
             }
         }
-        let leaving = self.leaving_keys(source, rows);
-        for ((plan, place), keys) in &mut found {
+        for ((plan, place), fields) in &mut found {
             let finder = finder_of(self.plan, source, *plan, *place);
-            let gone = leaving.get(&(*plan, *place));
-            let sought: Vec<Vec<u8>> =
-                keys.keys().filter(|key| gone.is_none_or(|gone| !gone.contains(*key))).cloned().collect();
-            let slices: Vec<&[u8]> = sought.iter().map(Vec::as_slice).collect();
-            let fields = sink::find(self.connection, finder, &slices).await.map_err(apply)?;
-            for (key, field) in sought.into_iter().zip(fields) {
-                keys.insert(key, field);
+            let sought: Vec<(Vec<u8>, Sought)> = std::mem::take(&mut fields.sought).into_iter().collect();
+            let tuples = self.tuples(finder, sought.iter().map(|(_, sought)| sought)).await?;
+            let values = self.look(finder, &tuples).await?;
+            for ((name, _), value) in sought.into_iter().zip(values) {
+                fields.found.extend(value.map(|value| (name, value)));
             }
         }
         Ok(found)
     }
 
-    /// Keys that are sought and leave in this very transaction.
-    fn leaving_keys(&self, source: SourceIndex, rows: &[Row]) -> HashMap<(u16, u16), HashSet<Vec<u8>>> {
-        let mut gone: HashMap<(u16, u16), HashSet<Vec<u8>>> = HashMap::new();
-        if self.leaving.documents.is_empty() && self.leaving.sources.is_empty() {
-            return gone;
-        }
-        for reference in rows.iter().flat_map(|row| &row.references) {
-            for (place, sought) in &reference.choices {
-                let finder = finder_of(self.plan, source, reference.plan, *place);
-                if let (Some(target), Sought::Document(id)) = (&finder.target, sought)
-                    && self.leaving.has(target.index, id)
-                {
-                    gone.entry((reference.plan, *place)).or_default().insert(key(self.plan, finder, sought));
+    /// What is taken from the rows with these keys, by place.
+    async fn look(
+        &mut self,
+        finder: &Finder,
+        tuples: &[Option<Vec<u8>>],
+    ) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        let keys: Vec<&[u8]> = tuples.iter().flatten().map(Vec::as_slice).collect();
+        let mut values = sink::find(self.connection, finder, &keys).await.map_err(apply)?.into_iter();
+        Ok(tuples.iter().map(|tuple| tuple.as_ref().and_then(|_| values.next().flatten())).collect())
+    }
+
+    /// The keys of what is sought, as tuples; `None` where no row can be.
+    async fn tuples<'s>(
+        &mut self,
+        finder: &Finder,
+        sought: impl Iterator<Item = &'s Sought>,
+    ) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        let mut ids = Vec::new();
+        let mut tuples: Vec<Option<Vec<u8>>> = Vec::new();
+        for sought in sought {
+            match (sought, &finder.target) {
+                (Sought::Row(tuple), _) => tuples.push(Some(tuple.clone())),
+                (Sought::Document(_), None) => tuples.push(None),
+                (Sought::Document(id), Some(_)) => {
+                    ids.push((tuples.len(), id.clone()));
+                    tuples.push(None);
                 }
             }
         }
-        gone
+        let Some(target) = &finder.target else { return Ok(tuples) };
+        let just_ids: Vec<CanonicalId> = ids.iter().map(|(_, id)| id.clone()).collect();
+        let keys = self.document_keys(target.index, &just_ids).await?;
+        for ((place, _), key) in ids.into_iter().zip(keys) {
+            tuples[place] = key;
+        }
+        Ok(tuples)
+    }
+
+    /// The keys of documents' rows, as tuples of the finder's columns.
+    async fn document_keys(
+        &mut self,
+        source: SourceIndex,
+        ids: &[CanonicalId],
+    ) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        let mapped = self.plan.of(source);
+        let mapping = &mapped.mapping;
+        let made = |key: Option<RowKey>| key.map(|key| tuple_of_key(mapping, &key));
+        if !mapping.key.is_claimed() {
+            return Ok(ids.iter().map(|id| made(mapped.transformer.row_key(id))).collect());
+        }
+        let source_ids: Vec<String> = ids.iter().map(|id| id.source_id(mapping.id_type)).collect();
+        let asked: Vec<&str> = source_ids.iter().map(String::as_str).collect();
+        let target = mapping.table.to_string();
+        let scope = row::Scope {
+            pipeline: self.pipeline,
+            source: &mapping.source,
+            target: &target,
+            shared: mapping.key.shared,
+        };
+        let claims = row::of_documents(self.connection, scope, &asked).await.map_err(state)?;
+        let claimed: HashMap<&str, &RowKey> =
+            claims.iter().filter_map(|claim| Some((claim.source_id.as_str(), claim.key.as_ref()?))).collect();
+        let key = |source_id: &String| claimed.get(source_id.as_str()).map(|key| (*key).clone());
+        Ok(source_ids.iter().map(|source_id| made(key(source_id))).collect())
     }
 
     /// Makes the rows of references that are to be created; the fields that are taken from them, or why they
@@ -258,8 +322,9 @@ impl Settling<'_> {
             }
             made.sort_by(|left, right| left.source_id.cmp(&right.source_id));
             made.dedup_by(|left, right| left.source_id == right.source_id);
-            let (inserted, _) =
-                sink::insert_stubs(self.connection, &maker.target, &made).await.map_err(apply)?;
+            let (inserted, _) = sink::insert_stubs(self.connection, &maker.target, &stub.finder, &made)
+                .await
+                .map_err(apply)?;
             let target = stub.finder.table.to_string();
             let inserted: Vec<Stub> =
                 inserted.into_iter().map(|(key, hash)| Stub { target: target.clone(), key, hash }).collect();
@@ -351,18 +416,18 @@ impl Settling<'_> {
         let mut woken = 0;
         let mapping = &self.plan.of(source).mapping;
         for finder in mapping.references.iter().flat_map(|reference| &reference.finders) {
-            let keys: Vec<(&[u8], Vec<u8>)> = waits
+            let of_finder = waits
                 .iter()
-                .filter(|wait| wait.awaited == finder.awaited && wait.key.first() != Some(&HASHED))
-                .map(|wait| (wait.key.as_slice(), tuple_of(self.plan, finder, &wait.key)))
-                .collect();
+                .filter(|wait| wait.awaited == finder.awaited && wait.key.first() != Some(&HASHED));
+            let keys: Vec<&[u8]> = of_finder.map(|wait| wait.key.as_slice()).collect();
             if keys.is_empty() {
                 continue;
             }
-            let tuples: Vec<&[u8]> = keys.iter().map(|(_, tuple)| tuple.as_slice()).collect();
-            let fields = sink::find(self.connection, finder, &tuples).await.map_err(apply)?;
+            let sought: Vec<Sought> = keys.iter().map(|key| sought_by(finder, key)).collect();
+            let tuples = self.tuples(finder, sought.iter()).await?;
+            let fields = self.look(finder, &tuples).await?;
             let there: Vec<&[u8]> =
-                keys.iter().zip(fields).filter_map(|((key, _), field)| field.map(|_| *key)).collect();
+                keys.into_iter().zip(fields).filter_map(|(key, field)| field.map(|_| key)).collect();
             if !there.is_empty() {
                 let awaited = &finder.awaited;
                 woken += wait::wake(self.connection, self.pipeline, awaited, &there).await.map_err(state)?;
@@ -385,21 +450,41 @@ impl Settling<'_> {
             let reference = &of.mapping.references[inbound.reference];
             let finder = Finder {
                 table: target.mapping.table.clone(),
-                key: target.mapping.key_columns().map(From::from).collect(),
+                key: SoughtColumn::of_mapping(&target.mapping),
                 ..reference.finders[inbound.finder].clone()
             };
-            let keys: Vec<Vec<u8>> = ids.iter().map(|id| document_key(plan, source, id)).collect();
-            let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
-            let texts = sink::referrers(self.connection, &of.target, reference.column, &finder, &keys);
-            for text in texts.await.map_err(apply)? {
-                if let Some(id) = CanonicalId::from_source_id(&text, of.mapping.id_type)
-                    && !self.leaving.has(inbound.source, &id)
-                {
-                    found.push((inbound.source, id));
-                }
-            }
+            let keys = self.document_keys(source, ids).await?;
+            let keys: Vec<&[u8]> = keys.iter().flatten().map(Vec::as_slice).collect();
+            let rows = sink::referrers(self.connection, &of.target, reference.column, &finder, &keys);
+            let rows = rows.await.map_err(apply)?;
+            let documents = self.documents_of(inbound.source, &rows).await?;
+            let documents = documents.into_iter().filter(|id| !self.leaving.has(inbound.source, id));
+            found.extend(documents.map(|id| (inbound.source, id)));
         }
         Ok(found)
+    }
+
+    /// Whose rows these are. An id that is only known by its hash is nobody's we could read.
+    async fn documents_of(
+        &mut self,
+        source: SourceIndex,
+        keys: &[RowKey],
+    ) -> Result<Vec<CanonicalId>, Error> {
+        let mapping = &self.plan.of(source).mapping;
+        if !mapping.key.is_claimed() {
+            let texts = keys.iter().filter_map(RowKey::text);
+            return Ok(texts.filter_map(|text| CanonicalId::from_source_id(text, mapping.id_type)).collect());
+        }
+        let target = mapping.table.to_string();
+        let scope = row::Scope {
+            pipeline: self.pipeline,
+            source: &mapping.source,
+            target: &target,
+            shared: mapping.key.shared,
+        };
+        let keys: Vec<&RowKey> = keys.iter().collect();
+        let claims = row::load(self.connection, scope, &[], &keys).await.map_err(state)?;
+        Ok(claims.into_iter().filter(|claim| claim.source == mapping.source).map(|claim| claim.id).collect())
     }
 }
 
@@ -417,12 +502,16 @@ fn choose(plan: &Plan, source: SourceIndex, reference: &Reference, found: &Found
     let mut unresolved = Vec::new();
     for (place, sought) in &reference.choices {
         let finder = finder_of(plan, source, reference.plan, *place);
-        let key = key(plan, finder, sought);
-        let field = found.get(&(reference.plan, *place)).and_then(|keys| keys.get(&key)).cloned().flatten();
+        let name = name_of(finder, sought);
+        let fields = found.get(&(reference.plan, *place));
+        let field = fields.and_then(|fields| {
+            let is_gone = fields.gone.contains(&name);
+            fields.found.get(&name).filter(|_| !is_gone).cloned()
+        });
         if field.is_some() {
             return Choice { field, unresolved };
         }
-        unresolved.push((finder.awaited.clone(), wait_key(finder, sought, key)));
+        unresolved.push((finder.awaited.clone(), name));
     }
     Choice { field: None, unresolved }
 }
@@ -497,75 +586,67 @@ fn finder_of(plan: &Plan, source: SourceIndex, reference: u16, finder: u16) -> &
     &plan.of(source).mapping.references[usize::from(reference)].finders[usize::from(finder)]
 }
 
-fn key(plan: &Plan, finder: &Finder, sought: &Sought) -> Vec<u8> {
-    match (sought, &finder.target) {
-        (Sought::Document(id), Some(target)) => document_key(plan, target.index, id),
-        (Sought::Row(tuple), _) => tuple.clone(),
-        (Sought::Document(_), None) => Vec::new(),
-    }
-}
-
-/// The key of a document's row, as a binary COPY tuple.
-fn document_key(plan: &Plan, source: SourceIndex, id: &CanonicalId) -> Vec<u8> {
-    let mapping = &plan.of(source).mapping;
-    let source_id = id.source_id(mapping.id_type);
-    match &mapping.key.source {
-        Some(_) => text_tuple(&[&mapping.source, &source_id]),
-        None => text_tuple(&[&source_id]),
-    }
-}
-
-fn text_tuple(texts: &[&str]) -> Vec<u8> {
-    let mut tuple = (texts.len() as i16).to_be_bytes().to_vec();
-    for text in texts {
-        tuple.extend_from_slice(&(text.len() as i32).to_be_bytes());
-        tuple.extend_from_slice(text.as_bytes());
-    }
-    tuple
-}
-
-/// How a wait names the row: by the document's source_id, or by the fields it is looked up with.
-fn wait_key(finder: &Finder, sought: &Sought, key: Vec<u8>) -> Vec<u8> {
-    let key = match (sought, &finder.target) {
+/// How the state names what is sought: by the document's source_id, or by the fields it is looked up with.
+fn name_of(finder: &Finder, sought: &Sought) -> Vec<u8> {
+    let name = match (sought, &finder.target) {
         (Sought::Document(id), Some(target)) => id.source_id(target.id_type).into_bytes(),
-        (Sought::Document(_), None) | (Sought::Row(_), _) => key,
+        (Sought::Document(id), None) => id.as_bytes().to_vec(),
+        (Sought::Row(tuple), _) => tuple.clone(),
     };
-    if key.len() <= KEY_BYTES {
-        return key;
+    if name.len() <= KEY_BYTES {
+        return name;
     }
     let mut hashed = vec![HASHED];
-    hashed.extend_from_slice(&Sha256::digest(&key));
+    hashed.extend_from_slice(&Sha256::digest(&name));
     hashed
 }
 
-/// The tuple that finds what a wait names.
-fn tuple_of(plan: &Plan, finder: &Finder, wait_key: &[u8]) -> Vec<u8> {
-    let Some(target) = &finder.target else { return wait_key.to_vec() };
-    let source_id = String::from_utf8_lossy(wait_key);
-    match &plan.of(target.index).mapping.key.source {
-        Some(_) => text_tuple(&[&target.source, &source_id]),
-        None => text_tuple(&[&source_id]),
+/// What a name that is no hash stands for.
+fn sought_by(finder: &Finder, name: &[u8]) -> Sought {
+    match &finder.target {
+        None => Sought::Row(name.to_vec()),
+        Some(target) => {
+            let text = String::from_utf8_lossy(name);
+            let id = CanonicalId::from_source_id(&text, target.id_type);
+            // An id that is known by its hash alone: nothing has this one.
+            Sought::Document(id.unwrap_or_else(|| CanonicalId::from_bytes(&[])))
+        }
     }
 }
 
-/// The first fields of a tuple: those of the key.
-fn key_of(tuple: &[u8], mapping: &crate::mapping::Mapping) -> Vec<u8> {
-    let count = mapping.key_columns().count();
-    let mut end = 2;
-    for _ in 0..count {
-        let length =
-            tuple.get(end..end + 4).and_then(|bytes| bytes.try_into().ok()).map_or(-1, i32::from_be_bytes);
-        end += 4 + usize::try_from(length).unwrap_or(0);
+/// A row's key as a tuple of the columns that [`SoughtColumn::of_mapping`] gives.
+fn tuple_of_key(mapping: &Mapping, key: &RowKey) -> Vec<u8> {
+    let has_source = mapping.key.source().is_some();
+    let count = mapping.key.columns.len() + usize::from(has_source);
+    let mut tuple = (count as i16).to_be_bytes().to_vec();
+    if has_source {
+        tuple.extend_from_slice(&(mapping.source.len() as i32).to_be_bytes());
+        tuple.extend_from_slice(mapping.source.as_bytes());
     }
-    let mut key = (count as i16).to_be_bytes().to_vec();
-    key.extend_from_slice(tuple.get(2..end).unwrap_or_default());
+    tuple.extend_from_slice(key.as_bytes());
+    tuple
+}
+
+/// The fields of a stub's key, in the order of its finder.
+fn key_of(tuple: &[u8], mapping: &Mapping) -> Vec<u8> {
+    let fields: Vec<&[u8]> = CopyFields::of_tuple(tuple).collect();
+    let places =
+        mapping.key.source().into_iter().chain(mapping.key.columns.iter().map(|column| column.place));
+    let mut key = (mapping.key_columns().count() as i16).to_be_bytes().to_vec();
+    for place in places {
+        key.extend_from_slice(fields.get(place).copied().unwrap_or_default());
+    }
     key
 }
 
 fn stub_id(prefix: &str, reference: &Reference) -> String {
     match reference.choices.first() {
         Some((_, Sought::Document(id))) => format!("{prefix}{}", stub_text(id)),
-        Some((_, Sought::Row(_))) | None => prefix.to_owned(),
+        Some((_, Sought::Row(tuple))) => {
+            let values = CopyFields::of_tuple(tuple).filter_map(|field| field.get(4..));
+            values.map(String::from_utf8_lossy).collect::<Vec<_>>().join("\u{1f}")
+        }
+        None => prefix.to_owned(),
     }
 }
 

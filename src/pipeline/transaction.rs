@@ -108,7 +108,7 @@ impl<'a> Open<'a> {
         batches.sort_by_key(|batch| batch.source);
         for batch in batches.into_iter().rev() {
             let target = &self.for_whom.plan.of(batch.source).target;
-            let outcome = sink::delete(&mut self.transaction, target, &batch.deletes, self.portion)
+            let outcome = sink::delete(&mut self.transaction, target, &batch.keys(), self.portion)
                 .await
                 .map_err(apply)?;
             self.settle(batch, batch.deleted(), &[], outcome, tallies).await?;
@@ -225,7 +225,7 @@ impl<'a> Open<'a> {
             let also = self.let_go(vec![(source, ids)], &mut leaving, read_after, tallies).await?;
             for batch in also.iter().rev() {
                 let target = &self.for_whom.plan.of(batch.source).target;
-                let outcome = sink::delete(&mut self.transaction, target, &batch.deletes, self.portion)
+                let outcome = sink::delete(&mut self.transaction, target, &batch.keys(), self.portion)
                     .await
                     .map_err(apply)?;
                 self.settle(batch, batch.deleted(), &[], outcome, tallies).await?;

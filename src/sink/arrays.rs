@@ -9,6 +9,7 @@ use sqlx::{Arguments, Postgres, Type};
 
 use super::error::MalformedTuple;
 use super::statement::WireType;
+use crate::domain::{CopyFields, Row, RowKey};
 
 /// Dimensions, a null flag, element type, length, lower bound: the head of a one-dimensional array.
 const HEAD: usize = 20;
@@ -24,10 +25,53 @@ pub(super) fn arguments<'t>(
         append(&mut columns, tuple)?;
     }
     let mut arguments = PgArguments::default();
+    add_arrays(&mut arguments, types, columns)?;
+    Ok(arguments)
+}
+
+/// Adds one array per column of the key.
+pub(super) fn add_keys<'k>(
+    arguments: &mut PgArguments,
+    types: &[WireType],
+    keys: impl ExactSizeIterator<Item = &'k RowKey>,
+) -> Result<(), MalformedTuple> {
+    let mut columns: Vec<Vec<u8>> = types.iter().map(|wire| head(*wire, keys.len())).collect();
+    for key in keys {
+        let mut fields = key.fields();
+        for column in &mut columns {
+            column.extend_from_slice(fields.next().ok_or(MalformedTuple)?);
+        }
+    }
+    add_arrays(arguments, types, columns)
+}
+
+/// Adds one array for each of these places of the rows.
+pub(super) fn add_values(
+    arguments: &mut PgArguments,
+    types: &[WireType],
+    places: &[usize],
+    rows: &[&Row],
+) -> Result<(), MalformedTuple> {
+    let types: Vec<WireType> = places.iter().map(|place| types[*place]).collect();
+    let mut columns: Vec<Vec<u8>> = types.iter().map(|wire| head(*wire, rows.len())).collect();
+    for row in rows {
+        let fields: Vec<&[u8]> = CopyFields::of_tuple(&row.tuple).collect();
+        for (column, place) in columns.iter_mut().zip(places) {
+            column.extend_from_slice(fields.get(*place).ok_or(MalformedTuple)?);
+        }
+    }
+    add_arrays(arguments, &types, columns)
+}
+
+fn add_arrays(
+    arguments: &mut PgArguments,
+    types: &[WireType],
+    columns: Vec<Vec<u8>>,
+) -> Result<(), MalformedTuple> {
     for (wire, bytes) in types.iter().zip(columns) {
         arguments.add(Array { bytes, oid: wire.array }).map_err(|_| MalformedTuple)?;
     }
-    Ok(arguments)
+    Ok(())
 }
 
 fn head(wire: WireType, rows: usize) -> Vec<u8> {

@@ -10,7 +10,7 @@ use super::error::{Disposition, Error};
 use super::isolate::{Attempt, isolated};
 use super::statement::{self, ROLLBACK, SAVEPOINT, WireType};
 use super::{Outcome, Target};
-use crate::domain::Row;
+use crate::domain::{Row, RowKey};
 use crate::mapping::Finder;
 
 /// Keys of one statement.
@@ -43,26 +43,31 @@ pub async fn find(
     Ok(found)
 }
 
-/// The source_ids of the rows of `of` whose `column` holds what the finder takes from rows with these keys.
+/// The keys of the rows of `of` whose `column` holds what the finder takes from rows with these keys.
 pub async fn referrers(
     conn: &mut PgConnection,
     of: &Target,
     column: usize,
     finder: &Finder,
     keys: &[&[u8]],
-) -> Result<Vec<String>, Error> {
+) -> Result<Vec<RowKey>, Error> {
     let table = &of.mapping.table;
-    let Some(sql) = statement::referrers(&of.mapping, column, finder) else { return Ok(Vec::new()) };
+    let failed = |source| Error::from_sqlx(table, "look for rows that refer to another", source);
+    let sql = statement::referrers(&of.mapping, column, finder);
     let types: Vec<WireType> = finder.key.iter().map(|column| WireType::of(&column.column_type)).collect();
     let mut found = Vec::new();
     for keys in keys.chunks(KEYS) {
         let arguments = arrays::arguments(&types, keys.iter().copied())
             .map_err(|source| Error::Malformed { table: table.clone(), source })?;
-        let ids: Vec<String> = sqlx::query_scalar_with(statement::safe(&sql), arguments)
-            .fetch_all(&mut *conn)
-            .await
-            .map_err(|source| Error::from_sqlx(table, "look for rows that refer to another", source))?;
-        found.extend(ids);
+        let rows =
+            sqlx::query_with(statement::safe(&sql), arguments).fetch_all(&mut *conn).await.map_err(failed)?;
+        for row in rows {
+            let mut key = Vec::new();
+            for place in 0..row.len() {
+                key.extend(field(&row, place).map_err(failed)?);
+            }
+            found.push(RowKey::from_bytes(key));
+        }
     }
     Ok(found)
 }
@@ -72,9 +77,10 @@ pub async fn referrers(
 pub async fn insert_stubs(
     conn: &mut PgConnection,
     target: &Target,
+    finder: &Finder,
     rows: &[Row],
 ) -> Result<(Vec<(Vec<u8>, String)>, Outcome), Error> {
-    let stubs = Stubs { target, inserted: Mutex::default() };
+    let stubs = Stubs { target, finder, inserted: Mutex::default() };
     let rows: Vec<&Row> = rows.iter().collect();
     let (mut outcome, refused) = isolated(conn, target, &stubs, &rows).await?;
     outcome.rejected.extend(refused.into_iter().map(|(row, rejection)| (row.id.clone(), rejection)));
@@ -84,6 +90,7 @@ pub async fn insert_stubs(
 
 struct Stubs<'a> {
     target: &'a Target,
+    finder: &'a Finder,
     inserted: Mutex<Vec<(Vec<u8>, String)>>,
 }
 
@@ -94,7 +101,7 @@ impl Attempt<&Row> for Stubs<'_> {
         let tuples = rows.iter().map(|row| row.tuple.as_slice());
         let arguments = arrays::arguments(&self.target.wire_types, tuples)
             .map_err(|source| Error::Malformed { table: table.clone(), source })?;
-        let sql = statement::insert_stubs(&self.target.mapping);
+        let sql = statement::insert_stubs(&self.target.mapping, self.finder);
         let found =
             sqlx::query_with(statement::safe(&sql), arguments).fetch_all(conn).await.map_err(failed)?;
         let mut inserted = Vec::with_capacity(found.len());

@@ -11,6 +11,7 @@ mod error;
 mod find;
 mod guard;
 mod isolate;
+mod keyed;
 mod statement;
 mod write;
 
@@ -23,7 +24,8 @@ pub use catalog::{create_sql, create_table, existing_comment, fingerprint, read_
 pub use error::{Disposition, Error, MalformedTuple, ServerError};
 pub use find::{delete_stub, find, insert_stubs, referrers};
 pub use guard::{guard, lock, lock_error};
-pub use write::{Dropped, analyze, delete, drop_rows, insert_new, source_ids_after, upsert};
+pub use keyed::{Rekeyed, adoptable, delete, insert, present, rekey};
+pub use write::{Dropped, analyze, drop_rows, insert_new, source_ids_after, upsert};
 
 /// One mapping's table with its statements. A mapping that is compiled again is a new target.
 #[derive(Debug, Clone)]
@@ -31,6 +33,7 @@ pub struct Target {
     mapping: Arc<Mapping>,
     statements: statement::Statements,
     wire_types: Vec<statement::WireType>,
+    key_types: Vec<statement::WireType>,
 }
 
 impl Target {
@@ -38,7 +41,9 @@ impl Target {
         let statements = statement::Statements::new(&mapping);
         let wire_types =
             mapping.columns.iter().map(|column| statement::WireType::of(&column.column_type)).collect();
-        Self { mapping, statements, wire_types }
+        let key_types =
+            mapping.key.columns.iter().map(|column| statement::key_wire(&mapping, column)).collect();
+        Self { mapping, statements, wire_types, key_types }
     }
 
     pub fn mapping(&self) -> &Arc<Mapping> {

@@ -7,12 +7,14 @@
 //! no object of ours depends on a user's type.
 
 mod create;
+mod key;
 
 use std::fmt::Write;
 
 use sqlx::AssertSqlSafe;
 
 pub(super) use create::{create, named_in_comment};
+pub(super) use key::{KeyStatements, key_wire};
 
 use super::catalog::is_partitioned;
 use crate::config::KeySpec;
@@ -33,11 +35,10 @@ pub(super) type Sql = AssertSqlSafe<String>;
 pub(super) struct Statements {
     /// One array per column → (inserted, updated).
     pub(super) merge: String,
-    /// (source, ids) or (ids).
-    pub(super) delete: String,
-    /// (source) or nothing.
+    pub(super) keys: KeyStatements,
+    /// (source) or nothing. Empty where the rows do not say whose they are.
     pub(super) delete_source: String,
-    /// (last id or null, source) or (last id or null) → a page of ids.
+    /// (last id or null, source) or (last id or null) → a page of ids. Empty as above.
     pub(super) source_ids: String,
     pub(super) lock: String,
     pub(super) copy: String,
@@ -50,7 +51,7 @@ impl Statements {
         let names = list(&mapping.columns, |column| quoted(&column.name));
         Self {
             merge: merge(mapping),
-            delete: delete(mapping),
+            keys: KeyStatements::new(mapping),
             delete_source: delete_source(mapping),
             source_ids: source_ids(mapping),
             lock: format!("lock table {table} in row exclusive mode"),
@@ -77,11 +78,14 @@ pub(super) fn is_empty(table: &TableName) -> Sql {
 fn merge(mapping: &Mapping) -> String {
     let names = list(&mapping.columns, |column| quoted(&column.name));
     let values = values(mapping);
-    let key = key_columns(&mapping.key).map(quoted).collect::<Vec<_>>().join(", ");
+    let key_names = mapping.key.spec.names();
+    let key = list(&key_names, |name| quoted(name));
     let updated: Vec<&ColumnPlan> = mapping
         .columns
         .iter()
-        .filter(|column| !column.insert_only && !key_columns(&mapping.key).any(|name| name == column.name))
+        .enumerate()
+        .filter(|(place, column)| !column.insert_only && !mapping.key.has(*place))
+        .map(|(_, column)| column)
         .collect();
     let action = if updated.is_empty() {
         "do nothing".to_owned()
@@ -99,7 +103,8 @@ fn merge(mapping: &Mapping) -> String {
     if is_partitioned(&mapping.fingerprint) {
         // A partition with its parent's layout returns no system columns. The outer query sees the table
         // as it was before the insert.
-        let is_same = key_columns(&mapping.key)
+        let is_same = key_names
+            .iter()
             .map(|name| format!("old.{0} = merged.{0}", quoted(name)))
             .collect::<Vec<_>>()
             .join(" and ");
@@ -107,10 +112,7 @@ fn merge(mapping: &Mapping) -> String {
             "with merged as ({written} returning {}) \
              select count(*) filter (where not existed), count(*) filter (where existed) from \
              (select exists (select from {table} as old where {is_same}) as existed from merged) as counted",
-            key_columns(&mapping.key)
-                .map(|name| format!("target.{}", quoted(name)))
-                .collect::<Vec<_>>()
-                .join(", "),
+            list(&key_names, |name| format!("target.{}", quoted(name))),
         )
     } else {
         // A row that was updated bears the lock of its own conflict in `xmax`, a new one has none: free,
@@ -137,9 +139,9 @@ fn values(mapping: &Mapping) -> String {
 }
 
 /// One array per column → the keys of the rows that were not there, with the hash of the whole row.
-pub(super) fn insert_stubs(mapping: &Mapping) -> String {
-    let key: Vec<String> = mapping
-        .key_columns()
+pub(super) fn insert_stubs(mapping: &Mapping, finder: &Finder) -> String {
+    let key = finder.key.iter();
+    let key: Vec<String> = key
         .map(|column| format!("target.{}::{}", quoted(&column.name), WireType::of(&column.column_type).name))
         .collect();
     format!(
@@ -169,49 +171,35 @@ fn own_rows(mapping: &Mapping) -> String {
     format!("{only}{}", qualified(&mapping.table))
 }
 
-/// By join: `= any($2)` is a linear search per row in PostgreSQL 13 once the planner scans the table.
-fn delete(mapping: &Mapping) -> String {
-    let table = own_rows(mapping);
-    let id_cast = text_cast(mapping, &mapping.key.source_id);
-    let id = quoted(&mapping.key.source_id);
-    match &mapping.key.source {
-        Some(source) => format!(
-            "delete from {table} as target using unnest($2::text[]) as gone (id) \
-             where target.{} = $1::text{} and target.{id} = gone.id{id_cast}",
-            quoted(source),
-            text_cast(mapping, source),
-        ),
-        None => format!(
-            "delete from {table} as target using unnest($1::text[]) as gone (id) \
-             where target.{id} = gone.id{id_cast}"
-        ),
-    }
-}
-
 fn delete_source(mapping: &Mapping) -> String {
-    format!("delete from {} where {}", own_rows(mapping), is_of_source(mapping, 1))
+    let is_ours =
+        is_of_source(mapping, 1).map(|is_ours| format!("delete from {} where {is_ours}", own_rows(mapping)));
+    is_ours.unwrap_or_default()
 }
 
 /// How many ids `source_ids` gives at once.
 const PAGE: usize = 10_000;
 
 fn source_ids(mapping: &Mapping) -> String {
-    let id = quoted(&mapping.key.source_id);
-    let cast = text_cast(mapping, &mapping.key.source_id);
+    let KeySpec::SourceId { source_id, .. } = &mapping.key.spec else { return String::new() };
+    let (id, cast) = (quoted(source_id), text_cast(mapping, source_id));
+    let Some(is_ours) = is_of_source(mapping, 2) else { return String::new() };
     format!(
-        "select {id}::text from {} where {} and ($1::text is null or {id} > $1::text{cast}) \
+        "select {id}::text from {} where {is_ours} and ($1::text is null or {id} > $1::text{cast}) \
          order by {id} limit {PAGE}",
         own_rows(mapping),
-        is_of_source(mapping, 2),
     )
 }
 
-/// Which rows are the mapping's. Without a source column the table may still have rows of others: those
-/// that no document stands for.
-fn is_of_source(mapping: &Mapping, parameter: usize) -> String {
-    match &mapping.key.source {
-        Some(source) => format!("{} = ${parameter}::text{}", quoted(source), text_cast(mapping, source)),
-        None => format!("{} is not null", quoted(&mapping.key.source_id)),
+/// Which rows are the mapping's, as far as they say so. Without a source column the table may still have rows
+/// of others: those that no document stands for.
+fn is_of_source(mapping: &Mapping, parameter: usize) -> Option<String> {
+    match &mapping.key.spec {
+        KeySpec::SourceId { source: Some(source), .. } => {
+            Some(format!("{} = ${parameter}::text{}", quoted(source), text_cast(mapping, source)))
+        }
+        KeySpec::SourceId { source: None, source_id } => Some(format!("{} is not null", quoted(source_id))),
+        KeySpec::Columns(_) => None,
     }
 }
 
@@ -233,26 +221,31 @@ pub(super) fn find(finder: &Finder) -> String {
     )
 }
 
-/// Keys, one array per column → the source_ids of the rows of `mapping` that refer to the rows they name.
-/// `None`: the mapping's rows bear no source_id.
-pub(super) fn referrers(mapping: &Mapping, column: usize, finder: &Finder) -> Option<String> {
-    let name = &mapping.columns.get(column)?.name;
-    let of_source = mapping.key.source.as_deref().map_or_else(String::new, |source| {
-        let source_literal = mapping.source.replace('\'', "''");
-        format!(" and referrer.{} = '{source_literal}'{}", quoted(source), text_cast(mapping, source))
+/// Keys, one array per column → the keys of the rows of `mapping` that refer to the rows they name.
+pub(super) fn referrers(mapping: &Mapping, column: usize, finder: &Finder) -> String {
+    let of_source = mapping.key.source().map_or_else(String::new, |place| {
+        let source = &mapping.columns[place];
+        let literal = mapping.source.replace('\'', "''");
+        format!(" and referrer.{} = '{literal}'{}", quoted(&source.name), text_cast(mapping, &source.name))
     });
-    Some(format!(
-        "select distinct referrer.{}::text from {} join {} as target on {} \
-         join {} as referrer on referrer.{} = target.{}{of_source} where referrer.{} is not null",
-        quoted(&mapping.key.source_id),
+    let key = list(&mapping.key.columns, |column| {
+        let name = quoted(&mapping.columns[column.place].name);
+        format!("referrer.{name}::{}", key_wire(mapping, column).name)
+    });
+    let no_key = list_with(&mapping.key.columns, " and ", |column| {
+        format!("referrer.{} is not null", quoted(&mapping.columns[column.place].name))
+    });
+    let name = mapping.columns.get(column).map_or("", |column| column.name.as_str());
+    format!(
+        "select distinct {key} from {} join {} as target on {} \
+         join {} as referrer on referrer.{} = target.{}{of_source} where {no_key}",
         sought_keys(finder),
         qualified(&finder.table),
         is_sought(finder),
         own_rows(mapping),
         quoted(name),
         quoted(&finder.take),
-        quoted(&mapping.key.source_id),
-    ))
+    )
 }
 
 fn sought_keys(finder: &Finder) -> String {
@@ -350,12 +343,12 @@ fn cast_to(column_type: &ColumnType, type_sql: &str) -> String {
     }
 }
 
-fn key_columns(key: &KeySpec) -> impl Iterator<Item = &str> {
-    key.source.as_deref().into_iter().chain([key.source_id.as_str()])
+fn list<T>(items: &[T], text: impl Fn(&T) -> String) -> String {
+    list_with(items, ", ", text)
 }
 
-fn list<T>(items: &[T], text: impl Fn(&T) -> String) -> String {
-    items.iter().map(text).collect::<Vec<_>>().join(", ")
+fn list_with<T>(items: &[T], between: &str, text: impl Fn(&T) -> String) -> String {
+    items.iter().map(text).collect::<Vec<_>>().join(between)
 }
 
 fn qualified(table: &TableName) -> String {

@@ -7,17 +7,15 @@ use super::catalog;
 use super::copy;
 use super::error::{Disposition, Error};
 use super::isolate::{Attempt, isolated, run};
+use super::keyed::{Delete, take_over};
 use super::statement::{self, ROLLBACK, SAVEPOINT};
 use super::{Outcome, Target};
-use crate::domain::{CanonicalId, ColumnType, Portion, Rejection, Row};
+use crate::domain::{ColumnType, Portion, Rejection, Row, RowKey};
 
 /// Rows and bytes of one merge statement. Up to here arrays are as fast as COPY into a staging table and
 /// merging from there; beyond, PostgreSQL pays for the size of the arrays.
 const MERGE_ROWS: usize = 4_000;
 const MERGE_BYTES: usize = 4 * 1024 * 1024;
-
-/// Keys of one delete statement.
-const DELETE_KEYS: usize = 10_000;
 
 /// Below this many bytes a merge is faster than COPY, whose last packet waits for an acknowledgement
 /// (sqlx leaves Nagle's algorithm on): 40 ms.
@@ -49,7 +47,8 @@ pub async fn insert_new(
     let bytes: usize = rows.iter().map(|row| row.tuple.len()).sum();
     let as_text =
         target.mapping.columns.iter().any(|column| matches!(column.column_type, ColumnType::Other(_)));
-    if as_text || bytes < COPY_BYTES || !portion.is_whole() {
+    let by_rows = as_text || bytes < COPY_BYTES || !portion.is_whole();
+    if by_rows || !target.statements.keys.adopt.is_empty() {
         return upsert(conn, target, rows, portion).await;
     }
     check_fingerprint(conn, target).await?;
@@ -72,22 +71,10 @@ pub async fn insert_new(
     }
 }
 
-/// Deletes rows by key, given as the id and its text. A key that has no row is no mistake.
-pub async fn delete(
-    conn: &mut PgConnection,
-    target: &Target,
-    ids: &[(CanonicalId, String)],
-    portion: Portion,
-) -> Result<Outcome, Error> {
-    let (mut outcome, refused) = isolated(conn, target, &Delete { target, portion }, ids).await?;
-    outcome.rejected.extend(refused.into_iter().map(|((id, _), rejection)| (id.clone(), rejection)));
-    Ok(outcome)
-}
-
 /// Deletes every row of the mapping's source; how many there were.
 async fn delete_source(conn: &mut PgConnection, target: &Target) -> Result<u64, Error> {
     let mut query = sqlx::query(statement::safe(&target.statements.delete_source));
-    if target.mapping.key.source.is_some() {
+    if target.mapping.key.source().is_some() {
         query = query.bind(&target.mapping.source);
     }
     let done = query
@@ -101,12 +88,13 @@ async fn delete_source(conn: &mut PgConnection, target: &Target) -> Result<u64, 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Dropped {
     pub deleted: u64,
-    /// Rows that stay, by their source_id.
-    pub refused: Vec<(String, Rejection)>,
+    /// Why rows stay, one for each.
+    pub refused: Vec<Rejection>,
 }
 
 /// Deletes the rows of the mapping's source that can be deleted: all at once, or if one is refused or that
-/// takes too long, page by page, so that the others go and memory stays bounded.
+/// takes too long, page by page, so that the others go and memory stays bounded. Only where the rows say whose
+/// they are.
 pub async fn drop_rows(conn: &mut PgConnection, target: &Target, portion: Portion) -> Result<Dropped, Error> {
     if portion.is_whole() {
         run(conn, target, SAVEPOINT).await?;
@@ -121,9 +109,10 @@ pub async fn drop_rows(conn: &mut PgConnection, target: &Target, portion: Portio
     let mut last = None;
     loop {
         let page = source_ids_after(conn, target, last.as_deref()).await?;
-        let (outcome, refused) = isolated(conn, target, &Delete { target, portion }, &page).await?;
+        let keys: Vec<RowKey> = page.iter().map(|id| RowKey::of_text(id)).collect();
+        let (outcome, refused) = isolated(conn, target, &Delete { target, portion }, &keys).await?;
         dropped.deleted += outcome.deleted;
-        dropped.refused.extend(refused.into_iter().map(|(id, rejection)| (id.clone(), rejection)));
+        dropped.refused.extend(refused.into_iter().map(|(_, rejection)| rejection));
         last = page.into_iter().next_back();
         if last.is_none() {
             return Ok(dropped);
@@ -138,7 +127,7 @@ pub async fn source_ids_after(
     last: Option<&str>,
 ) -> Result<Vec<String>, Error> {
     let mut query = sqlx::query_scalar(statement::safe(&target.statements.source_ids)).bind(last);
-    if target.mapping.key.source.is_some() {
+    if target.mapping.key.source().is_some() {
         query = query.bind(&target.mapping.source);
     }
     query
@@ -171,7 +160,7 @@ async fn check_fingerprint(conn: &mut PgConnection, target: &Target) -> Result<(
 }
 
 /// By key, so that writers meet rows in one order; the last of those with the same key.
-fn in_key_order(rows: &[Row]) -> Vec<&Row> {
+pub(super) fn in_key_order(rows: &[Row]) -> Vec<&Row> {
     let mut ordered: Vec<&Row> = rows.iter().rev().collect();
     // A stable sort of the reversed rows: the last one given stands first among its equals.
     ordered.sort_by(|left, right| left.source_id.cmp(&right.source_id));
@@ -190,6 +179,7 @@ impl Attempt<&Row> for Merge<'_> {
         let mut rest = rows;
         while !rest.is_empty() {
             let (part, after) = rest.split_at(merge_length(rest, self.portion));
+            take_over(conn, self.target, part).await?;
             outcome.add(merge(conn, self.target, part).await?);
             rest = after;
         }
@@ -198,7 +188,7 @@ impl Attempt<&Row> for Merge<'_> {
 }
 
 /// How many of these rows go into one statement: at least one.
-fn merge_length(rows: &[&Row], portion: Portion) -> usize {
+pub(super) fn merge_length(rows: &[&Row], portion: Portion) -> usize {
     let mut bytes = 0;
     let fitting = rows.iter().take(portion.of(MERGE_ROWS)).take_while(|row| {
         bytes += row.tuple.len();
@@ -219,46 +209,4 @@ async fn merge(conn: &mut PgConnection, target: &Target, rows: &[&Row]) -> Resul
     let (inserted, updated) = (inserted.unsigned_abs(), updated.unsigned_abs());
     let unchanged = (rows.len() as u64).saturating_sub(inserted + updated);
     Ok(Outcome { inserted, updated, unchanged, ..Outcome::default() })
-}
-
-struct Delete<'a> {
-    target: &'a Target,
-    portion: Portion,
-}
-
-/// An id that is deleted by its text.
-trait Key: Sync {
-    fn text(&self) -> &str;
-}
-
-impl Key for (CanonicalId, String) {
-    fn text(&self) -> &str {
-        &self.1
-    }
-}
-
-impl Key for String {
-    fn text(&self) -> &str {
-        self
-    }
-}
-
-impl<T: Key> Attempt<T> for Delete<'_> {
-    async fn attempt(&self, conn: &mut PgConnection, ids: &[T]) -> Result<Outcome, Error> {
-        let mut outcome = Outcome::default();
-        for part in ids.chunks(self.portion.of(DELETE_KEYS)) {
-            let mut query = sqlx::query(statement::safe(&self.target.statements.delete));
-            if self.target.mapping.key.source.is_some() {
-                query = query.bind(&self.target.mapping.source);
-            }
-            let keys: Vec<&str> = part.iter().map(Key::text).collect();
-            let done = query
-                .bind(keys)
-                .execute(&mut *conn)
-                .await
-                .map_err(|source| Error::from_sqlx(&self.target.mapping.table, "delete rows", source))?;
-            outcome.deleted += done.rows_affected();
-        }
-        Ok(outcome)
-    }
 }

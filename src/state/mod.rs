@@ -9,6 +9,7 @@ pub mod held;
 pub mod lease;
 pub mod mapping;
 pub mod overview;
+pub mod row;
 mod schema;
 pub mod wait;
 

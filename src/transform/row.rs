@@ -15,9 +15,10 @@ use super::time;
 use super::walk::{Raw, Value};
 use crate::config::{JsonForm, ValueSpec};
 use crate::domain::{
-    CanonicalId, ClusterTime, ColumnType, Document, IdType, Reason, Reference, Rejection, Row, TextKind,
+    CanonicalId, ClusterTime, ColumnType, Document, IdType, Reason, Reference, Rejection, Row, RowKey,
+    TextKind,
 };
-use crate::mapping::{ColumnPlan, Mapping, Problem, ReferencePlan};
+use crate::mapping::{ColumnPlan, KeyKind, Mapping, Problem, ReferencePlan};
 
 /// A document often comes twice, once as JSON and once as columns; with a column's own bytes that is
 /// enough for most rows to be written without growing.
@@ -152,6 +153,44 @@ impl Transformer {
         // Tens of thousands of rows wait for their commit: what they do not need is half of their memory.
         tuple.shrink_to_fit();
         Ok(Row { id, source_id, tuple, coercions, references })
+    }
+
+    /// The key of the row of a document, if it follows from the id alone and the id fits.
+    pub fn row_key(&self, id: &CanonicalId) -> Option<RowKey> {
+        let source_id = id.source_id(self.mapping.id_type);
+        match self.mapping.key.kind {
+            KeyKind::SourceId { .. } => return Some(RowKey::of_text(&source_id)),
+            KeyKind::Derived => {}
+            KeyKind::Fields => return None,
+        }
+        let mut document = vec![0; 4];
+        id.append_to("_id", &mut document);
+        document.push(0);
+        let length = i32::try_from(document.len()).ok()?;
+        document[..4].copy_from_slice(&length.to_le_bytes());
+        let fields = match self.fields.is_empty() {
+            true => Vec::new(),
+            false => self.fields.find(&document).ok()?,
+        };
+        let input = Input {
+            id,
+            source_id: &source_id,
+            document: &document,
+            fields: &fields,
+            time: None,
+            transformer: self,
+        };
+        let mut tuple = (self.columns.len() as i16).to_be_bytes().to_vec();
+        for (place, (column, plan)) in self.columns.iter().zip(&self.mapping.columns).enumerate() {
+            if self.mapping.key.has(place) {
+                let counted = Counted { column: place as u16, into: &mut Vec::new() };
+                let mut made = Made { counted, references: &mut Vec::new() };
+                column.append(plan, &input, &mut tuple, &mut made).ok()?;
+            } else {
+                tuple.extend_from_slice(&(-1_i32).to_be_bytes());
+            }
+        }
+        self.mapping.key.row_key(&tuple).ok()
     }
 
     /// UUIDv5 of (namespace, source, source_id).

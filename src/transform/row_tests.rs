@@ -7,6 +7,7 @@ use super::*;
 use crate::config::{DateFormat, Deletes, KeySpec, OnDrop, OnError, Reading, Rule, Scalar};
 use crate::domain::Coercion;
 use crate::domain::{Namespace, SourceIndex, TableName};
+use crate::mapping::KeyPlan;
 
 const TEXT: ColumnType = ColumnType::Text { kind: TextKind::Text, limit: None };
 const MOMENT: ColumnType = ColumnType::TimestampTz { precision: 6 };
@@ -37,6 +38,11 @@ fn whole(without: Vec<String>) -> ValueSpec {
     ValueSpec::Document { without, json: JsonForm::Relaxed, strip_nul: false }
 }
 
+/// These rows are not told apart.
+fn key_of(spec: &KeySpec) -> KeyPlan {
+    KeyPlan::new(spec, &[], &[]).expect("no column is missing")
+}
+
 fn transformer(columns: Vec<ColumnPlan>) -> Result<Transformer, Vec<Problem>> {
     let mapping = Mapping {
         index: SourceIndex(0),
@@ -44,7 +50,7 @@ fn transformer(columns: Vec<ColumnPlan>) -> Result<Transformer, Vec<Problem>> {
         namespace: Namespace { database: "d".into(), collection: "c".into() },
         table: TableName { schema: "public".into(), name: "transactions".into() },
         id_type: IdType::String,
-        key: KeySpec { source: Some("source".into()), source_id: "source_id".into() },
+        key: key_of(&KeySpec::Columns(Vec::new())),
         columns,
         references: Vec::new(),
         deletes: Deletes::Hard,

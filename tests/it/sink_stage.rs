@@ -183,7 +183,7 @@ async fn a_role_learns_what_it_may_not_do() {
     let hidden = table(conn, &TableName { schema: "hidden".into(), name: "t".into() }).await;
     assert_eq!(hidden.missing_privileges.first().map(String::as_str), Some("usage on schema"));
 
-    let target = target(&found, KeySpec { source: None, source_id: "id".into() }, &["id"]);
+    let target = target(&found, KeySpec::SourceId { source: None, source_id: "id".into() }, &["id"]);
     let mut transaction = conn.begin().await.expect("begin");
     let error = sink::upsert(&mut transaction, &target, &[row("x", &[text("x")])], Portion::WHOLE)
         .await
@@ -246,7 +246,7 @@ async fn a_table_with_nothing_but_its_key_is_merged_too() {
     let conn = &mut database.conn;
     run(conn, "create table t (id text primary key)").await;
     let found = table(conn, &public("t")).await;
-    let target = target(&found, KeySpec { source: None, source_id: "id".into() }, &["id"]);
+    let target = target(&found, KeySpec::SourceId { source: None, source_id: "id".into() }, &["id"]);
     let rows = [row("a", &[text("a")]), row("b", &[text("b")])];
     assert_eq!(counts(&upsert(conn, &target, &rows).await), (2, 0, 0, 0));
     assert_eq!(counts(&upsert(conn, &target, &rows).await), (0, 0, 2, 0));
@@ -504,7 +504,7 @@ async fn hostile_names_are_only_names() {
     )
     .await;
     let found = table(conn, &name).await;
-    let key = KeySpec { source: Some("select".into()), source_id: "Upper".into() };
+    let key = KeySpec::SourceId { source: Some("select".into()), source_id: "Upper".into() };
     let order = ["select", "Upper", names[0], &long, "$1", "target"];
     let target = target(&found, key.clone(), &order);
     let rows =
@@ -569,7 +569,7 @@ async fn the_sinks_futures_can_be_sent() {
     let mut database = Database::create("send").await;
     run(&mut database.conn, "create table t (id text primary key)").await;
     let found = table(&mut database.conn, &public("t")).await;
-    let target = target(&found, KeySpec { source: None, source_id: "id".into() }, &["id"]);
+    let target = target(&found, KeySpec::SourceId { source: None, source_id: "id".into() }, &["id"]);
     let conn = &mut database.conn;
     sent(sink::upsert(conn, &target, &[], Portion::WHOLE)).await.expect("nothing to do");
     sent(sink::insert_new(conn, &target, &[], Portion::WHOLE)).await.expect("nothing to do");

@@ -75,12 +75,12 @@ async fn dropping_a_source_takes_its_own_rows_and_leaves_what_is_referred_to() {
     )
     .await;
     let found = table(conn, &public("t")).await;
-    let target = target(&found, KeySpec { source: None, source_id: "mongo_id".into() }, &["mongo_id"]);
+    let target =
+        target(&found, KeySpec::SourceId { source: None, source_id: "mongo_id".into() }, &["mongo_id"]);
     let dropped = drop_rows(conn, &target).await;
     assert_eq!(dropped.deleted, 48);
-    let refused: Vec<_> =
-        dropped.refused.iter().map(|(id, rejection)| (id.as_str(), rejection.reason)).collect();
-    assert_eq!(refused, [("33", Reason::ForeignKeyViolation), ("7", Reason::ForeignKeyViolation)]);
+    let refused: Vec<_> = dropped.refused.iter().map(|rejection| rejection.reason).collect();
+    assert_eq!(refused, [Reason::ForeignKeyViolation; 2]);
     run(conn, "delete from line").await;
     assert_eq!(drop_rows(conn, &target).await.deleted, 2);
     assert_eq!(texts(conn, "select id::text from t order by id").await, ["0", "100"], "not rowstream's");
@@ -110,8 +110,11 @@ async fn the_guard_sees_every_change_that_would_round() {
     )
     .await;
     let names = ["source", "source_id", "n", "at", "f"];
-    let plain =
-        target(&table(conn, &public("u")).await, KeySpec { source: None, source_id: "id".into() }, &["id"]);
+    let plain = target(
+        &table(conn, &public("u")).await,
+        KeySpec::SourceId { source: None, source_id: "id".into() },
+        &["id"],
+    );
     for change in [
         r#"alter table "T t" alter n type numeric(12, 2)"#,
         r#"alter table "T t" alter at type timestamptz(0)"#,

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use crate::support::servers::shared;
 use rowstream::config::{Deletes, KeySpec, OnDrop, Scalar, ValueSpec};
-use rowstream::domain::{CanonicalId, IdType, Namespace, Portion, Row, SourceIndex, Table, TableName};
-use rowstream::mapping::{ColumnPlan, Mapping};
+use rowstream::domain::{
+    CanonicalId, IdType, Namespace, Portion, Row, RowKey, SourceIndex, Table, TableName,
+};
+use rowstream::mapping::{ColumnPlan, KeyPlan, Mapping};
 use rowstream::sink::{self, Dropped, Outcome, Target};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -61,20 +63,24 @@ pub(super) async fn table(conn: &mut PgConnection, name: &TableName) -> Table {
 
 /// A target over the named columns of the table; a trailing `+` makes a column insert-only.
 pub(super) fn target(table: &Table, key: KeySpec, names: &[&str]) -> Target {
-    let columns = names.iter().map(|name| {
-        let plain = name.trim_end_matches('+');
-        let column = table.column(plain).unwrap_or_else(|| panic!("column {plain}"));
-        ColumnPlan {
-            name: column.name.clone(),
-            column_type: column.column_type.clone(),
-            type_sql: column.type_sql.clone(),
-            not_null: column.not_null,
-            value: ValueSpec::Constant(Scalar::Null),
-            insert_only: plain != *name,
-            required: false,
-            default: None,
-        }
-    });
+    let columns: Vec<ColumnPlan> = names
+        .iter()
+        .map(|name| {
+            let plain = name.trim_end_matches('+');
+            let column = table.column(plain).unwrap_or_else(|| panic!("column {plain}"));
+            ColumnPlan {
+                name: column.name.clone(),
+                column_type: column.column_type.clone(),
+                type_sql: column.type_sql.clone(),
+                not_null: column.not_null,
+                value: ValueSpec::Constant(Scalar::Null),
+                insert_only: plain != *name,
+                required: false,
+                default: None,
+            }
+        })
+        .collect();
+    let key = KeyPlan::new(&key, &[], &columns).expect("the key is among the columns");
     Target::new(Arc::new(Mapping {
         index: SourceIndex(0),
         source: "venmo".into(),
@@ -82,7 +88,7 @@ pub(super) fn target(table: &Table, key: KeySpec, names: &[&str]) -> Target {
         table: table.name.clone(),
         id_type: IdType::String,
         key,
-        columns: columns.collect(),
+        columns,
         references: Vec::new(),
         deletes: Deletes::Hard,
         on_drop: OnDrop::Delete,
@@ -95,7 +101,7 @@ pub(super) fn target(table: &Table, key: KeySpec, names: &[&str]) -> Target {
 }
 
 pub(super) fn both_keys() -> KeySpec {
-    KeySpec { source: Some("source".into()), source_id: "source_id".into() }
+    KeySpec::SourceId { source: Some("source".into()), source_id: "source_id".into() }
 }
 
 #[derive(Clone)]
@@ -188,7 +194,8 @@ pub(super) async fn delete(
     ids: &[(CanonicalId, String)],
 ) -> Outcome {
     let mut transaction = conn.begin().await.expect("begin");
-    let outcome = sink::delete(&mut transaction, target, ids, Portion::WHOLE).await.expect("delete");
+    let keys: Vec<_> = ids.iter().map(|(id, text)| (id.clone(), RowKey::of_text(text))).collect();
+    let outcome = sink::delete(&mut transaction, target, &keys, Portion::WHOLE).await.expect("delete");
     transaction.commit().await.expect("commit");
     outcome
 }
