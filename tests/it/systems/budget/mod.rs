@@ -142,7 +142,7 @@ async fn two_entries_with_one_number_are_told_apart() -> Result<()> {
     becomes_expected(&scene).await?;
 
     let collection = scene.stage.collection("expenses");
-    let taken = || Reason { reason: "duplicate_key".into(), column: None };
+    let taken = || Reason { reason: "duplicate_key".into(), column: Some("id".into()) };
     let second = ("expenses".to_owned(), object_id(500).to_hex());
     let mut duplicate = plain(File::Expenses, 500);
     duplicate.insert("id", 7);
