@@ -6,6 +6,7 @@ mod tests;
 mod text;
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use bson::raw::{RawBson, RawDocumentBuf};
@@ -25,8 +26,18 @@ pub struct Key {
 /// An `_id` such that two ids MongoDB holds for equal have equal bytes: 1, 1.0 and Decimal 1 are one.
 /// The bytes are a BSON type byte and a BSON value which MongoDB holds for equal to the original,
 /// so it can be sent back in a query.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct CanonicalId(Arc<[u8]>);
+#[derive(Clone)]
+pub struct CanonicalId(Stored);
+
+/// Ids are copied often, and nearly all are as short as this.
+#[derive(Clone)]
+enum Stored {
+    Inline { length: u8, bytes: [u8; INLINE] },
+    Shared(Arc<[u8]>),
+}
+
+/// A uuid has 22 bytes: its type, its length, its subtype and its own 16.
+const INLINE: usize = 22;
 
 /// The type whose ids are written plain; ids of other types carry a tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +56,12 @@ impl CanonicalId {
     /// From a BSON element's type byte and value bytes as the server sent them. Bytes that are not a
     /// value of that type are kept as they are.
     pub fn from_value(element_type: u8, value: &[u8]) -> Self {
-        Self(canonical::canonical(element_type, value).into())
+        if canonical::is_kept(element_type)
+            && let Some(stored) = Stored::inline(&[element_type], value)
+        {
+            return Self(stored);
+        }
+        Self::from_bytes(&canonical::canonical(element_type, value))
     }
 
     pub fn from_bson(value: &Bson) -> Self {
@@ -61,12 +77,15 @@ impl CanonicalId {
 
     /// From bytes that `as_bytes` gave, for example as the state schema kept them.
     pub fn from_bytes(bytes: &[u8]) -> Self {
-        Self(bytes.into())
+        Self(Stored::inline(&[], bytes).unwrap_or_else(|| Stored::Shared(bytes.into())))
     }
 
     /// The type byte, then the value.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            Stored::Inline { length, bytes } => &bytes[..usize::from(*length)],
+            Stored::Shared(bytes) => bytes,
+        }
     }
 
     /// The value, to send it back in a query. `bson` cannot express some values that mongod stores (text
@@ -132,11 +151,43 @@ impl CanonicalId {
     }
 
     fn element_type(&self) -> u8 {
-        self.0.first().copied().unwrap_or(canonical::UNDEFINED)
+        self.as_bytes().first().copied().unwrap_or(canonical::UNDEFINED)
     }
 
     fn value(&self) -> &[u8] {
-        self.0.get(1..).unwrap_or_default()
+        self.as_bytes().get(1..).unwrap_or_default()
+    }
+}
+
+impl Stored {
+    /// `None` if the two together are too long.
+    fn inline(head: &[u8], tail: &[u8]) -> Option<Self> {
+        let length = head.len() + tail.len();
+        let mut bytes = [0; INLINE];
+        let room = bytes.get_mut(..length)?;
+        room[..head.len()].copy_from_slice(head);
+        room[head.len()..].copy_from_slice(tail);
+        Some(Self::Inline { length: length as u8, bytes })
+    }
+}
+
+impl PartialEq for CanonicalId {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for CanonicalId {}
+
+impl Hash for CanonicalId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_bytes().hash(state);
+    }
+}
+
+impl fmt::Debug for CanonicalId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("CanonicalId").field(&self.as_bytes()).finish()
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod change;
 mod document;
+mod element;
 mod key;
 mod namespace;
 mod portion;
@@ -12,10 +13,11 @@ mod table;
 
 pub use change::{Change, ChangeKind};
 pub use document::Document;
+pub use element::value_length;
 pub use key::{CanonicalId, IdType, Key, SourceIndex};
 pub use namespace::Namespace;
 pub use portion::Portion;
 pub use position::{ClusterTime, Position, ResumeToken};
-pub use row::{Coercion, Reason, Reference, Rejection, Row, Sought};
+pub use row::{Coercion, Reason, Reference, Rejection, Row, Sought, Tuples};
 pub use row_key::{CopyFields, RowKey};
 pub use table::{Column, ColumnType, ForeignKey, Table, TableName, TextKind, UniqueKey};

@@ -1,5 +1,7 @@
 use std::fmt;
 
+use bytes::{Bytes, BytesMut};
+
 use super::CanonicalId;
 
 /// One row of a mapping's table, encoded for binary COPY in the order of the mapping's columns.
@@ -10,7 +12,7 @@ pub struct Row {
     /// The text form of the id, as it stands in the key column.
     pub source_id: String,
     /// A whole binary COPY tuple: i16 field count, then i32 length and bytes per field.
-    pub tuple: Vec<u8>,
+    pub tuple: Bytes,
     /// Values that were altered by a rule the operator wrote.
     pub coercions: Vec<Coercion>,
     /// Fields that stand in other rows, in the order of the tuple: nulls so far.
@@ -34,6 +36,35 @@ pub enum Sought {
     Document(CanonicalId),
     /// The row whose columns hold these fields: a binary COPY tuple.
     Row(Vec<u8>),
+}
+
+/// Memory for the tuples of many rows: they stand one after the other in blocks, each just as long as it
+/// is, where a buffer for each would be allocated, grown, cut and freed by itself.
+#[derive(Debug, Default)]
+pub struct Tuples {
+    scratch: Vec<u8>,
+    block: BytesMut,
+    /// Of the block, when it was new.
+    block_bytes: usize,
+}
+
+/// A batch of one row should not pay for thousands.
+const SMALLEST_BLOCK: usize = 4 * 1024;
+const LARGEST_BLOCK: usize = 256 * 1024;
+
+impl Tuples {
+    /// The tuple that `write` appends to an empty buffer.
+    pub fn tuple<T, E>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> Result<T, E>) -> Result<(Bytes, T), E> {
+        self.scratch.clear();
+        let written = write(&mut self.scratch)?;
+        let length = self.scratch.len();
+        if self.block.capacity() < length {
+            self.block_bytes = (self.block_bytes * 2).clamp(SMALLEST_BLOCK, LARGEST_BLOCK);
+            self.block = BytesMut::with_capacity(self.block_bytes.max(length));
+        }
+        self.block.extend_from_slice(&self.scratch);
+        Ok((self.block.split().freeze(), written))
+    }
 }
 
 /// A value that a rule altered: index into the mapping's columns, and the rule's name.

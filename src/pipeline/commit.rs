@@ -255,7 +255,7 @@ pub(super) fn apply(error: sink::Error) -> Error {
         sink::Disposition::Refresh => Error::Rebuild { because: "the catalog of the target changed" },
         sink::Disposition::Halt { hint } => Error::halt(Error::chain(&error), hint),
         sink::Disposition::Retry | sink::Disposition::Suspect(_) => Error::retry("apply", error),
-        sink::Disposition::Shrink => Error::TimedOut { source: error },
+        sink::Disposition::Shrink => Error::TimedOut { source: Box::new(error) },
         // A refusal outside of any single row's savepoint would come again and again.
         sink::Disposition::Hold(rejection) => Error::halt(
             format!("{}: {rejection}", Error::chain(&error)),
@@ -268,7 +268,7 @@ pub(super) fn apply(error: sink::Error) -> Error {
 pub(super) fn state(error: sqlx::Error) -> Error {
     match apply(sink::Error::of_state(error)) {
         // Nothing of it grows with a batch.
-        Error::TimedOut { source } => Error::retry("apply", source),
+        Error::TimedOut { source } => Error::retry("apply", *source),
         other => other,
     }
 }

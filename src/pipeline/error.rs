@@ -29,7 +29,7 @@ pub enum Error {
     #[error("apply must try again with less at once")]
     TimedOut {
         #[source]
-        source: sink::Error,
+        source: Box<sink::Error>,
     },
     /// Going on would lose or falsify something, or cannot work.
     #[error("{reason}")]

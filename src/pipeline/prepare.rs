@@ -11,6 +11,7 @@ use super::plan::Plan;
 use crate::config::Deletes;
 use crate::domain::{
     CanonicalId, Change, ChangeKind, ClusterTime, Document, Position, Rejection, Row, RowKey, SourceIndex,
+    Tuples,
 };
 use crate::source::{self, CollectionIndex};
 
@@ -44,6 +45,7 @@ pub struct SourceBatch {
     pub held: HashSet<CanonicalId>,
     /// Documents of this batch, to be kept beside those that are held.
     pub documents: Vec<(CanonicalId, Document)>,
+    tuples: Tuples,
 }
 
 /// A document that has no row, and why.
@@ -74,6 +76,7 @@ impl SourceBatch {
             refused: Vec::new(),
             held: HashSet::new(),
             documents: Vec::new(),
+            tuples: Tuples::default(),
         }
     }
 
@@ -103,7 +106,7 @@ impl SourceBatch {
 
     /// Takes one document in, as a row or with the reason why it has none.
     pub fn put(&mut self, plan: &Plan, id: &CanonicalId, document: Document, time: Option<ClusterTime>) {
-        match plan.of(self.source).transformer.row(id, &document, time) {
+        match plan.of(self.source).transformer.row(id, &document, time, &mut self.tuples) {
             Ok(row) => self.rows.push(row),
             Err(rejection) => self.refused.push(Refused { id: id.clone(), rejection }),
         }

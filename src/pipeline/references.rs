@@ -579,7 +579,11 @@ fn named(finder: &Finder) -> String {
 
 fn fill_in(row: &mut Row, offset: usize, field: &[u8]) {
     // The placeholder is a null: a length without bytes.
-    row.tuple.splice(offset..offset + 4, field.iter().copied());
+    let mut tuple = Vec::with_capacity(row.tuple.len() + field.len());
+    tuple.extend_from_slice(&row.tuple[..offset]);
+    tuple.extend_from_slice(field);
+    tuple.extend_from_slice(&row.tuple[offset + 4..]);
+    row.tuple = tuple.into();
 }
 
 fn finder_of(plan: &Plan, source: SourceIndex, reference: u16, finder: u16) -> &Finder {

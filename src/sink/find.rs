@@ -98,7 +98,7 @@ impl Attempt<&Row> for Stubs<'_> {
     async fn attempt(&self, conn: &mut PgConnection, rows: &[&Row]) -> Result<Outcome, Error> {
         let table = &self.target.mapping.table;
         let failed = |source| Error::from_sqlx(table, "insert stubs", source);
-        let tuples = rows.iter().map(|row| row.tuple.as_slice());
+        let tuples = rows.iter().map(|row| &row.tuple[..]);
         let arguments = arrays::arguments(&self.target.wire_types, tuples)
             .map_err(|source| Error::Malformed { table: table.clone(), source })?;
         let sql = statement::insert_stubs(&self.target.mapping, self.finder);

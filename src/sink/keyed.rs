@@ -252,7 +252,7 @@ impl Attempt<&Row> for Insert<'_> {
 impl Insert<'_> {
     async fn insert(&self, conn: &mut PgConnection, rows: &[&Row]) -> Result<Outcome, Error> {
         let target = self.target;
-        let arguments = arrays::arguments(&target.wire_types, rows.iter().map(|row| row.tuple.as_slice()))
+        let arguments = arrays::arguments(&target.wire_types, rows.iter().map(|row| &*row.tuple))
             .map_err(|source| malformed(target, source))?;
         let places: Vec<i64> =
             sqlx::query_scalar_with(statement::safe(&target.statements.keys.insert), arguments)

@@ -199,7 +199,7 @@ pub(super) fn merge_length(rows: &[&Row], portion: Portion) -> usize {
 
 async fn merge(conn: &mut PgConnection, target: &Target, rows: &[&Row]) -> Result<Outcome, Error> {
     let table = &target.mapping.table;
-    let arguments = arrays::arguments(&target.wire_types, rows.iter().map(|row| row.tuple.as_slice()))
+    let arguments = arrays::arguments(&target.wire_types, rows.iter().map(|row| &row.tuple[..]))
         .map_err(|source| Error::Malformed { table: table.clone(), source })?;
     let (inserted, updated): (i64, i64) =
         sqlx::query_as_with(statement::safe(&target.statements.merge), arguments)

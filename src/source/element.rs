@@ -2,14 +2,12 @@
 
 use bson::RawDocumentBuf;
 
-use crate::domain::ClusterTime;
+use crate::domain::{ClusterTime, value_length};
 
-pub(super) const DOUBLE: u8 = 0x01;
 pub(super) const STRING: u8 = 0x02;
 pub(super) const DOCUMENT: u8 = 0x03;
 pub(super) const ARRAY: u8 = 0x04;
 pub(super) const BINARY: u8 = 0x05;
-pub(super) const OBJECT_ID: u8 = 0x07;
 pub(super) const BOOLEAN: u8 = 0x08;
 pub(super) const INT32: u8 = 0x10;
 pub(super) const TIMESTAMP: u8 = 0x11;
@@ -91,7 +89,7 @@ impl<'a> Iterator for Elements<'a> {
 fn split_element(bytes: &[u8]) -> Option<(Element<'_>, &[u8])> {
     let (&element_type, rest) = bytes.split_first()?;
     let (name, rest) = split_text(rest)?;
-    let (value, rest) = rest.split_at_checked(value_length(element_type, rest)?)?;
+    let (value, rest) = rest.split_at_checked(sound_length(element_type, rest)?)?;
     Some((Element { element_type, name, value }, rest))
 }
 
@@ -100,29 +98,14 @@ fn split_text(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&bytes[..end], &bytes[end + 1..]))
 }
 
-fn value_length(element_type: u8, bytes: &[u8]) -> Option<usize> {
-    let prefix = || -> Option<usize> {
-        let length: [u8; 4] = bytes.get(..4)?.try_into().ok()?;
-        usize::try_from(i32::from_le_bytes(length)).ok()
+/// As the value has it, if it is long enough to be one.
+fn sound_length(element_type: u8, bytes: &[u8]) -> Option<usize> {
+    let length = value_length(element_type, bytes)?;
+    let least = match element_type {
+        STRING | 0x0D | 0x0E | DOCUMENT | ARRAY | 0x0F => 5,
+        _ => 0,
     };
-    Some(match element_type {
-        DOUBLE | 0x09 | TIMESTAMP | INT64 => 8,
-        STRING | 0x0D | 0x0E => prefix()?.checked_add(4).filter(|&length| length >= 5)?,
-        DOCUMENT | ARRAY | 0x0F => prefix().filter(|&length| length >= 5)?,
-        BINARY => prefix()?.checked_add(5)?,
-        0x06 | 0x0A | MAX_KEY | 0xFF => 0,
-        OBJECT_ID => 12,
-        BOOLEAN => 1,
-        0x0B => {
-            let (_, options) = split_text(bytes)?;
-            let (_, rest) = split_text(options)?;
-            bytes.len() - rest.len()
-        }
-        0x0C => prefix()?.checked_add(16)?,
-        INT32 => 4,
-        0x13 => 16,
-        _ => return None,
-    })
+    (length >= least).then_some(length)
 }
 
 /// Builds a command whose values are given as bytes, so that any `_id` goes back as it came.

@@ -4,11 +4,12 @@ use uuid::Uuid;
 
 use super::decimal::{Number, number};
 use super::fault::Fault;
-use super::json;
+use super::json::{self, Style};
 use super::numeric;
 use super::text::{self, Scope};
 use super::time;
 use super::walk::Value;
+use crate::config::JsonForm;
 use crate::domain::{ColumnType, Reason, TextKind};
 
 /// jsonb's binary form is this version and then the text.
@@ -46,7 +47,7 @@ pub(super) fn encode(value: &Value<'_>, column: &ColumnType, out: &mut Vec<u8>) 
         },
         ColumnType::Json | ColumnType::Jsonb => {
             begin_json(column, out);
-            json::append_value(value, out)?;
+            json::append_value_as(value, Style::of(JsonForm::Relaxed, column), out)?;
         }
         ColumnType::Enum { labels } => match *value {
             Value::String(text) | Value::Symbol(text) => {

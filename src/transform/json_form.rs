@@ -81,13 +81,14 @@ mod tests {
 
     use bson::{Bson, DateTime, Decimal128, doc, oid::ObjectId};
 
-    use super::super::json::append_document;
+    use super::super::json::{Order, Style, append_document};
     use crate::config::JsonForm;
 
     fn json(value: impl Into<Bson>, form: JsonForm) -> (String, bool) {
         let mut out = Vec::new();
         let document = doc! { "": value.into() }.to_vec().unwrap();
-        let lost = append_document(&document, &[], form, &mut out).unwrap();
+        let style = Style { form, order: Order::AsStored };
+        let lost = append_document(&document, &[], style, &mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
         (text.strip_prefix("{\"\":").unwrap().strip_suffix('}').unwrap().to_owned(), lost)
     }

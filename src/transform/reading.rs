@@ -8,13 +8,13 @@ use super::constant;
 use super::decimal::{Decimal, Number, number};
 use super::encode::{self, encode, wrong_type};
 use super::fault::Fault;
-use super::json;
+use super::json::{self, Style};
 use super::rule::{self, Read, Scratch};
 use super::strip;
 use super::text::{self, Scope};
 use super::time;
 use super::walk::Value;
-use crate::config::{Case, EnumMap, JsonForm, OnError, Otherwise, Reading, Rule, Scalar, Scale};
+use crate::config::{Case, EnumMap, OnError, Otherwise, Reading, Rule, Scalar, Scale};
 use crate::domain::{Coercion, ColumnType, Reason};
 
 /// Where alterations of one column's value are counted.
@@ -294,7 +294,7 @@ impl Reader {
         if wraps {
             out.push(b'[');
         }
-        append_json(value, self.reading.json, self.reading.strip_nul, out, counted)?;
+        append_json(value, Style::of(self.reading.json, column), self.reading.strip_nul, out, counted)?;
         if wraps {
             out.push(b']');
             counted.add("array");
@@ -306,18 +306,18 @@ impl Reader {
 /// Writes the value's JSON.
 pub(super) fn append_json(
     value: &Value<'_>,
-    form: JsonForm,
+    style: Style,
     strip_nul: bool,
     out: &mut Vec<u8>,
     counted: &mut Counted<'_>,
 ) -> Result<(), Fault> {
     let start = out.len();
-    let mut altered = json::append_value_as(value, form, out);
+    let mut altered = json::append_value_as(value, style, out);
     if strip_nul && altered.as_ref().is_err_and(|fault| fault.reason == Reason::NulCharacter) {
         out.truncate(start);
         counted.add("strip_nul");
         let mut buffer = Vec::new();
-        altered = json::append_value_as(&strip::without_nul(value, &mut buffer)?, form, out);
+        altered = json::append_value_as(&strip::without_nul(value, &mut buffer)?, style, out);
     }
     if altered? {
         counted.add("json_plain");
@@ -325,20 +325,20 @@ pub(super) fn append_json(
     Ok(())
 }
 
-/// Writes a whole document, without some of its fields, in this form and with or without NUL.
+/// Writes a whole document, without some of its fields, in this style and with or without NUL.
 pub(super) fn append_document(
     document: &[u8],
     without: &[Box<[u8]>],
-    (form, strip_nul): (JsonForm, bool),
+    (style, strip_nul): (Style, bool),
     out: &mut Vec<u8>,
     counted: &mut Counted<'_>,
 ) -> Result<(), Fault> {
     let start = out.len();
-    let mut altered = json::append_document(document, without, form, out);
+    let mut altered = json::append_document(document, without, style, out);
     if strip_nul && altered.as_ref().is_err_and(|fault| fault.reason == Reason::NulCharacter) {
         out.truncate(start);
         counted.add("strip_nul");
-        altered = json::append_document(&strip::document(document, 0)?, without, form, out);
+        altered = json::append_document(&strip::document(document, 0)?, without, style, out);
     }
     if altered? {
         counted.add("json_plain");

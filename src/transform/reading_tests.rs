@@ -1,6 +1,6 @@
 use super::super::numeric::tests::decode;
 use super::*;
-use crate::config::{DateFormat, Rounding};
+use crate::config::{DateFormat, JsonForm, Rounding};
 use crate::domain::TextKind;
 
 const TEXT: ColumnType = ColumnType::Text { kind: TextKind::Text, limit: None };

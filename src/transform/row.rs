@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::constant;
 use super::encode::{self, encode, type_name};
 use super::fault::Fault;
+use super::json::Style;
 use super::path::{self, Fields, Found, Path};
 use super::reading::{self, Counted, Reader, Stored};
 use super::reference::Seek;
@@ -15,15 +16,10 @@ use super::time;
 use super::walk::{Raw, Value};
 use crate::config::{JsonForm, ValueSpec};
 use crate::domain::{
-    CanonicalId, ClusterTime, ColumnType, Document, IdType, Reason, Reference, Rejection, Row, RowKey,
-    TextKind,
+    CanonicalId, ClusterTime, Coercion, ColumnType, Document, IdType, Reason, Reference, Rejection, Row,
+    RowKey, TextKind, Tuples,
 };
 use crate::mapping::{ColumnPlan, KeyKind, Mapping, Problem, ReferencePlan};
-
-/// A document often comes twice, once as JSON and once as columns; with a column's own bytes that is
-/// enough for most rows to be written without growing.
-const BYTES_PER_DOCUMENT_BYTE: usize = 2;
-const BYTES_PER_COLUMN: usize = 16;
 
 /// Turns documents of one mapping into rows of its table.
 pub struct Transformer {
@@ -112,15 +108,16 @@ impl Transformer {
         id: &CanonicalId,
         document: &Document,
         time: Option<ClusterTime>,
+        tuples: &mut Tuples,
     ) -> Result<Row, Rejection> {
-        self.row_of(id.clone(), id.source_id(self.mapping.id_type), document, time)
+        self.row_of(id.clone(), id.source_id(self.mapping.id_type), document, time, tuples)
     }
 
     /// A row that stands for no document of its own: its `source_id` is given, its columns are taken from the
     /// document that refers to it.
     pub fn stub(&self, source_id: &str, document: &Document) -> Result<Row, Rejection> {
         let id = CanonicalId::from_bson(&bson::Bson::String(source_id.to_owned()));
-        self.row_of(id, source_id.to_owned(), document, None)
+        self.row_of(id, source_id.to_owned(), document, None, &mut Tuples::default())
     }
 
     fn row_of(
@@ -129,6 +126,7 @@ impl Transformer {
         source_id: String,
         document: &Document,
         time: Option<ClusterTime>,
+        tuples: &mut Tuples,
     ) -> Result<Row, Rejection> {
         let document = document.as_bytes();
         let fields = match self.fields.is_empty() {
@@ -137,9 +135,15 @@ impl Transformer {
         };
         let input =
             Input { id: &id, source_id: &source_id, document, fields: &fields, time, transformer: self };
-        let mut tuple = Vec::with_capacity(
-            BYTES_PER_DOCUMENT_BYTE * document.len() + BYTES_PER_COLUMN * (self.columns.len() + 1),
-        );
+        let (tuple, (coercions, references)) = tuples.tuple(|tuple| self.append(&input, tuple))?;
+        Ok(Row { id, source_id, tuple, coercions, references })
+    }
+
+    fn append(
+        &self,
+        input: &Input<'_>,
+        tuple: &mut Vec<u8>,
+    ) -> Result<(Vec<Coercion>, Vec<Reference>), Rejection> {
         // PostgreSQL's tables have at most 1,600 columns.
         tuple.extend_from_slice(&(self.columns.len() as i16).to_be_bytes());
         let (mut coercions, mut references) = (Vec::new(), Vec::new());
@@ -147,12 +151,10 @@ impl Transformer {
             let counted = Counted { column: index as u16, into: &mut coercions };
             let mut made = Made { counted, references: &mut references };
             column
-                .append(plan, &input, &mut tuple, &mut made)
+                .append(plan, input, tuple, &mut made)
                 .map_err(|fault| fault.in_column(Some(&plan.name)))?;
         }
-        // Tens of thousands of rows wait for their commit: what they do not need is half of their memory.
-        tuple.shrink_to_fit();
-        Ok(Row { id, source_id, tuple, coercions, references })
+        Ok((coercions, references))
     }
 
     /// The key of the row of a document, if it follows from the id alone and the id fits.
@@ -286,10 +288,11 @@ impl Column {
             Write::Document { without, form, strip_nul } => measured(tuple, |tuple| {
                 encode::begin_json(column, tuple);
                 let start = tuple.len();
+                let style = Style::of(*form, column);
                 reading::append_document(
                     input.document,
                     without,
-                    (*form, *strip_nul),
+                    (style, *strip_nul),
                     tuple,
                     &mut made.counted,
                 )?;

@@ -70,7 +70,7 @@ fn document(raw: RawDocumentBuf) -> Document {
 
 fn row(columns: Vec<ColumnPlan>, raw: RawDocumentBuf) -> Result<Row, Rejection> {
     let id = CanonicalId::from_bson(&Bson::from("a"));
-    transformer(columns).unwrap().row(&id, &document(raw), None)
+    transformer(columns).unwrap().row(&id, &document(raw), None, &mut Tuples::default())
 }
 
 /// The fields of a COPY tuple.
@@ -135,7 +135,7 @@ fn a_row_has_every_column_in_order() {
             "hi",
             "\0\0\0\u{5}",
             "NULL",
-            "\u{1}{\"amount\":5,\"memo\":null,\"a\":{\"note\":\"hi\"}}"
+            "\u{1}{\"a\":{\"note\":\"hi\"},\"memo\":null,\"amount\":5}"
         ]
     );
 }
@@ -251,10 +251,16 @@ fn the_cluster_time_is_written_when_there_is_one() {
     };
     let id = CanonicalId::from_bson(&Bson::from("a"));
     let time = ClusterTime::new(946_684_801, 7);
-    let row = transformer(columns()).unwrap().row(&id, &document(rawdoc! {}), Some(time)).unwrap();
+    let row = transformer(columns())
+        .unwrap()
+        .row(&id, &document(rawdoc! {}), Some(time), &mut Tuples::default())
+        .unwrap();
     let expected = [1_000_000_i64.to_be_bytes().to_vec(), time.to_i64().to_be_bytes().to_vec()];
     assert_eq!(fields(&row.tuple), expected.map(Some));
-    let row = transformer(columns()).unwrap().row(&id, &document(rawdoc! {}), None).unwrap();
+    let row = transformer(columns())
+        .unwrap()
+        .row(&id, &document(rawdoc! {}), None, &mut Tuples::default())
+        .unwrap();
     assert_eq!(texts(&row), ["NULL", "NULL"]);
 }
 
@@ -262,7 +268,9 @@ fn the_cluster_time_is_written_when_there_is_one() {
 fn ids_fit_typed_key_columns_only_as_themselves() {
     let columns = || vec![column("k", ColumnType::Int8, ValueSpec::SourceId)];
     let transformer = transformer(columns()).unwrap();
-    let row = |id: Bson| transformer.row(&CanonicalId::from_bson(&id), &document(rawdoc! {}), None);
+    let row = |id: Bson| {
+        transformer.row(&CanonicalId::from_bson(&id), &document(rawdoc! {}), None, &mut Tuples::default())
+    };
     let tuple = row(Bson::from(5.0)).unwrap().tuple;
     assert_eq!(fields(&tuple), [Some(5_i64.to_be_bytes().to_vec())]);
     assert_eq!(row(Bson::from("5")).unwrap_err().reason, Reason::WrongType);
@@ -383,7 +391,7 @@ proptest! {
         }
         let Some(document) = Document::new(Bytes::from(bytes)) else { return Ok(()) };
         let id = CanonicalId::from_bson(&Bson::from(1));
-        if let Ok(row) = transformer.row(&id, &document, None) {
+        if let Ok(row) = transformer.row(&id, &document, None, &mut Tuples::default()) {
             prop_assert_eq!(fields(&row.tuple).len(), transformer.mapping().columns.len());
         }
     }
@@ -393,7 +401,7 @@ proptest! {
         let transformer = everything();
         let raw = RawDocumentBuf::try_from(&doc! { format!("f{field}"): value }).unwrap();
         let id = CanonicalId::from_bson(&Bson::from(1));
-        match transformer.row(&id, &document(raw), None) {
+        match transformer.row(&id, &document(raw), None, &mut Tuples::default()) {
             Ok(row) => prop_assert_eq!(fields(&row.tuple).len(), transformer.mapping().columns.len()),
             Err(rejection) => prop_assert!(!rejection.message.is_empty()),
         }

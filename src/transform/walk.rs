@@ -2,6 +2,7 @@
 //! is met, so that a flaw in a field that nobody maps does not matter as long as its length is right.
 
 use super::fault::Fault;
+use crate::domain::value_length;
 
 pub(super) const DOCUMENT: u8 = 0x03;
 pub(super) const ARRAY: u8 = 0x04;
@@ -87,7 +88,7 @@ impl<'a> Iterator for Elements<'a> {
             let name_length = rest.iter().position(|&byte| byte == 0)?;
             let (name, rest) = rest.split_at_checked(name_length)?;
             let rest = rest.get(1..)?;
-            let (bytes, rest) = rest.split_at_checked(length(element_type, rest)?)?;
+            let (bytes, rest) = rest.split_at_checked(value_length(element_type, rest)?)?;
             Some((name, Raw { element_type, bytes }, rest))
         })();
         match element {
@@ -140,7 +141,7 @@ impl<'a> Raw<'a> {
             0x0e => Value::Symbol(text(bytes)?),
             0x0f => {
                 let rest = bytes.get(4..)?;
-                let (code, scope) = rest.split_at_checked(length(0x02, rest)?)?;
+                let (code, scope) = rest.split_at_checked(value_length(0x02, rest)?)?;
                 Value::CodeWithScope { code: text(code)?, scope }
             }
             0x10 => Value::Int32(i32::from_le_bytes(bytes.try_into().ok()?)),
@@ -185,27 +186,6 @@ impl Value<'_> {
             Self::MaxKey => "maxKey",
         }
     }
-}
-
-/// How many of the bytes belong to a value of this type; more than there are if they are cut off.
-fn length(element_type: u8, bytes: &[u8]) -> Option<usize> {
-    Some(match element_type {
-        0x01 | 0x09 | 0x11 | 0x12 => 8,
-        0x10 => 4,
-        0x08 => 1,
-        0x07 => 12,
-        0x13 => 16,
-        0x06 | NULL | 0x7f | 0xff => 0,
-        0x02 | 0x0d | 0x0e => prefix(bytes)?.checked_add(4)?,
-        DOCUMENT | ARRAY | 0x0f => prefix(bytes)?,
-        0x05 => prefix(bytes)?.checked_add(5)?,
-        0x0c => prefix(bytes)?.checked_add(16)?,
-        0x0b => {
-            let pattern = bytes.iter().position(|&byte| byte == 0)?;
-            pattern + bytes[pattern + 1..].iter().position(|&byte| byte == 0)? + 2
-        }
-        _ => return None,
-    })
 }
 
 fn prefix(bytes: &[u8]) -> Option<usize> {

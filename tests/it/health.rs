@@ -302,35 +302,44 @@ async fn a_unique_key_that_is_dropped_halts_until_there_is_one() -> Result<()> {
     .await
 }
 
-/// A table of the operator's own, which nobody but the operator can bring back.
-#[tokio::test]
-async fn a_table_that_is_dropped_halts_and_goes_on_when_it_is_back() -> Result<()> {
-    let stage = Stage::new("dropped_table").await?;
-    let table = "create table mine (source text, source_id text, n bigint, primary key (source, source_id))";
-    stage.execute(table).await?;
+const MINE: &str =
+    "create table mine (source text, source_id text, n bigint, primary key (source, source_id))";
+
+/// A table of the operator's own, with ten rows.
+async fn following_own(name: &str) -> Result<(Stage, Daemon)> {
+    let stage = Stage::new(name).await?;
+    stage.execute(MINE).await?;
+    stage.collection("things").insert_many(numbered(0, 10)).await?;
     let mapping = format!(
         "  - {{ source: things, collection: {}.things, table: mine, id_type: int, columns: {{ n: n }} }}\n",
         stage.name
     );
-    let things = stage.collection("things");
-    things.insert_many(numbered(0, 10)).await?;
     let daemon = Daemon::start(&stage.config(&mapping))?;
-    let becomes = async |rows: i64| {
-        let there = until("the rows", PATIENCE, async || {
-            Ok((stage.number("select count(*) from mine").await.ok() == Some(rows)).then_some(()))
-        });
-        there.await.with_context(|| daemon.last_words())
-    };
-    becomes(10).await?;
+    rows_become(&stage, &daemon, 10).await?;
+    Ok((stage, daemon))
+}
+
+async fn rows_become(stage: &Stage, daemon: &Daemon, rows: i64) -> Result<()> {
+    let there = until("the rows", PATIENCE, async || {
+        Ok((stage.number("select count(n) from mine").await.ok() == Some(rows)).then_some(()))
+    });
+    there.await.with_context(|| daemon.last_words())
+}
+
+/// A table of the operator's own, which nobody but the operator can bring back.
+#[tokio::test]
+async fn a_table_that_is_dropped_halts_and_goes_on_when_it_is_back() -> Result<()> {
+    let (stage, daemon) = following_own("dropped_table").await?;
+    let things = stage.collection("things");
     stage.execute("drop table mine").await?;
     things.insert_many(numbered(10, 15)).await?;
     let line = daemon.logged("halted").await?;
     assert!(line.contains("table public.mine: the table does not exist"), "{line}");
     assert!(line.contains("create it"), "a hint: {line}");
     daemon.check_becomes("leader", &["failing"]).await?;
-    stage.execute(table).await?;
+    stage.execute(MINE).await?;
     // It is another table: what was in the old one is copied again.
-    becomes(15).await?;
+    rows_become(&stage, &daemon, 15).await?;
     daemon.check_becomes("leader", &["ok"]).await?;
     Ok(())
 }
@@ -338,24 +347,8 @@ async fn a_table_that_is_dropped_halts_and_goes_on_when_it_is_back() -> Result<(
 /// Every look at the table halts it anew; to those who ask it is one and the same halt.
 #[tokio::test]
 async fn a_halt_keeps_its_beginning_until_it_is_over() -> Result<()> {
-    let stage = Stage::new("dropped_column").await?;
-    stage
-        .execute("create table mine (source text, source_id text, n bigint, primary key (source, source_id))")
-        .await?;
-    let mapping = format!(
-        "  - {{ source: things, collection: {}.things, table: mine, id_type: int, columns: {{ n: n }} }}\n",
-        stage.name
-    );
+    let (stage, daemon) = following_own("dropped_column").await?;
     let things = stage.collection("things");
-    things.insert_many(numbered(0, 10)).await?;
-    let daemon = Daemon::start(&stage.config(&mapping))?;
-    let becomes = async |rows: i64| {
-        let there = until("the rows", PATIENCE, async || {
-            Ok((stage.number("select count(n) from mine").await.ok() == Some(rows)).then_some(()))
-        });
-        there.await.with_context(|| daemon.last_words())
-    };
-    becomes(10).await?;
     daemon.check_becomes("leader", &["ok"]).await?;
     let mut last = daemon.since("leader").await?;
     for _ in 0..2 {
@@ -375,7 +368,7 @@ async fn a_halt_keeps_its_beginning_until_it_is_over() -> Result<()> {
         .await?;
         assert_eq!(daemon.status().await?["role"], "halted");
         stage.execute("alter table mine add column n bigint").await?;
-        becomes(1).await?;
+        rows_become(&stage, &daemon, 1).await?;
         daemon.check_becomes("leader", &["ok"]).await?;
         last = daemon.since("leader").await?;
         assert!(last > since, "{last} is not after {since}");

@@ -1,5 +1,7 @@
 //! The normal form of ids: one sequence of bytes for all values MongoDB holds for equal.
 
+use crate::domain::value_length;
+
 pub(super) const DOUBLE: u8 = 0x01;
 pub(super) const STRING: u8 = 0x02;
 pub(super) const DOCUMENT: u8 = 0x03;
@@ -10,11 +12,9 @@ pub(super) const OBJECT_ID: u8 = 0x07;
 pub(super) const BOOL: u8 = 0x08;
 pub(super) const DATE: u8 = 0x09;
 pub(super) const NULL: u8 = 0x0a;
-const REGEX: u8 = 0x0b;
 const DB_POINTER: u8 = 0x0c;
 const CODE: u8 = 0x0d;
 const SYMBOL: u8 = 0x0e;
-const CODE_WITH_SCOPE: u8 = 0x0f;
 const INT32: u8 = 0x10;
 pub(super) const TIMESTAMP: u8 = 0x11;
 pub(super) const INT64: u8 = 0x12;
@@ -37,6 +37,11 @@ pub(super) struct Decimal {
     pub(super) exponent: i32,
 }
 
+/// Whether every value of this type is its own normal form.
+pub(super) fn is_kept(element_type: u8) -> bool {
+    !matches!(element_type, INT32 | DOUBLE | DECIMAL128 | DOCUMENT | ARRAY | SYMBOL)
+}
+
 /// The type byte and the value bytes of the normal form.
 pub(super) fn canonical(element_type: u8, value: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(value.len() + 1);
@@ -54,7 +59,7 @@ pub(super) fn canonical(element_type: u8, value: &[u8]) -> Vec<u8> {
 
 /// Appends the normal form of a value and says its type. `None`: not a value of that type.
 fn append(element_type: u8, value: &[u8], out: &mut Vec<u8>, depth: usize) -> Option<u8> {
-    if value_length(element_type, value)? != value.len() {
+    if sound_length(element_type, value)? != value.len() {
         return None;
     }
     match element_type {
@@ -115,50 +120,27 @@ pub(super) fn for_each_element(
     while let Some((&element_type, after_type)) = rest.split_first() {
         let name_length = after_type.iter().position(|&byte| byte == 0)?;
         let after_name = &after_type[name_length + 1..];
-        let length = value_length(element_type, after_name)?;
+        let length = sound_length(element_type, after_name)?;
         visit(element_type, &after_type[..name_length], after_name.get(..length)?)?;
         rest = &after_name[length..];
     }
     Some(())
 }
 
-/// How many of the bytes belong to a value of this type; `None` if they cannot hold one.
-pub(super) fn value_length(element_type: u8, bytes: &[u8]) -> Option<usize> {
-    let prefix = || -> Option<usize> {
-        let length = i32::from_le_bytes(bytes.get(..4)?.try_into().ok()?);
-        usize::try_from(length).ok()
+/// How many of the bytes belong to a value of this type; `None` if they cannot hold a sound one.
+pub(super) fn sound_length(element_type: u8, bytes: &[u8]) -> Option<usize> {
+    let length = value_length(element_type, bytes)?;
+    let value = bytes.get(..length)?;
+    // A text counts its closing zero, which must be there.
+    let is_text = |text: &[u8]| text.len() > 4 && text.ends_with(&[0]);
+    let is_sound = match element_type {
+        BOOL => matches!(value, [0 | 1]),
+        STRING | CODE | SYMBOL => is_text(value),
+        DB_POINTER => is_text(&value[..length - 12]),
+        DOCUMENT | ARRAY => length >= 5,
+        _ => true,
     };
-    let text = || -> Option<usize> {
-        let end = prefix()?.checked_add(4)?;
-        // Counts its closing zero, which must be there.
-        (end > 4 && *bytes.get(end - 1)? == 0).then_some(end)
-    };
-    let length = match element_type {
-        DOUBLE | DATE | TIMESTAMP | INT64 => 8,
-        INT32 => 4,
-        BOOL => match bytes.first()? {
-            0 | 1 => 1,
-            _ => return None,
-        },
-        OBJECT_ID => 12,
-        DECIMAL128 => 16,
-        UNDEFINED | NULL | MAX_KEY | MIN_KEY => 0,
-        STRING | CODE | SYMBOL => text()?,
-        DB_POINTER => text()?.checked_add(12)?,
-        DOCUMENT | ARRAY => match prefix()? {
-            length if length >= 5 => length,
-            _ => return None,
-        },
-        CODE_WITH_SCOPE => prefix()?,
-        BINARY => prefix()?.checked_add(5)?,
-        REGEX => {
-            let pattern = bytes.iter().position(|&byte| byte == 0)?;
-            let options = bytes.get(pattern + 1..)?.iter().position(|&byte| byte == 0)?;
-            pattern + options + 2
-        }
-        _ => return None,
-    };
-    (length <= bytes.len()).then_some(length)
+    is_sound.then_some(length)
 }
 
 fn append_int(value: i64, out: &mut Vec<u8>) -> u8 {

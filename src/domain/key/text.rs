@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::IdType;
 use super::canonical::{
     ARRAY, BINARY, BOOL, DATE, DECIMAL128, DOCUMENT, DOUBLE, Decimal, INT64, MAX_DEPTH, MAX_KEY, MIN_KEY,
-    NULL, OBJECT_ID, STRING, TIMESTAMP, UNDEFINED, decode_decimal128, for_each_element, value_length,
+    NULL, OBJECT_ID, STRING, TIMESTAMP, UNDEFINED, decode_decimal128, for_each_element, sound_length,
 };
 
 /// Longer texts are hashed: an index entry of PostgreSQL holds 2,704 bytes at most, and the key is in
@@ -42,13 +42,18 @@ pub(super) fn source_id(element_type: u8, value: &[u8], plain: Option<IdType>) -
 
 /// `None`: bytes that are not a value of that type, or a kind too rare for a form of its own.
 fn readable(element_type: u8, value: &[u8], plain: Option<IdType>) -> Option<String> {
-    if value_length(element_type, value)? != value.len() {
+    if sound_length(element_type, value)? != value.len() {
         return None;
     }
     let text = match element_type {
         OBJECT_ID => {
             let bytes: &[u8; 12] = value.try_into().ok()?;
-            tagged(plain == Some(IdType::ObjectId), "$oid:", Hex(bytes))
+            // The usual id of all: without the detour of formatting.
+            let tag = if plain == Some(IdType::ObjectId) { "" } else { "$oid:" };
+            let mut text = String::with_capacity(tag.len() + 2 * bytes.len());
+            text.push_str(tag);
+            Hex(bytes).append_to(&mut text);
+            text
         }
         STRING => string_text(string(value)?, plain),
         INT64 => tagged(plain == Some(IdType::Int), "$number:", int(value)?),
@@ -297,11 +302,18 @@ struct Hex<'a>(&'a [u8]);
 
 impl std::fmt::Display for Hex<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut text = String::with_capacity(2 * self.0.len());
+        self.append_to(&mut text);
+        f.write_str(&text)
+    }
+}
+
+impl Hex<'_> {
+    fn append_to(&self, text: &mut String) {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         for byte in self.0 {
-            f.write_char(char::from(DIGITS[usize::from(byte >> 4)]))?;
-            f.write_char(char::from(DIGITS[usize::from(byte & 15)]))?;
+            text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+            text.push(char::from(DIGITS[usize::from(byte & 15)]));
         }
-        Ok(())
     }
 }

@@ -154,7 +154,13 @@ pub(super) fn row(id: &str, fields: &[Field]) -> Row {
             }
         }
     }
-    Row { id: canonical(id), source_id: id.into(), tuple, coercions: Vec::new(), references: Vec::new() }
+    Row {
+        id: canonical(id),
+        source_id: id.into(),
+        tuple: tuple.into(),
+        coercions: Vec::new(),
+        references: Vec::new(),
+    }
 }
 
 /// A row keyed by ("venmo", id).
@@ -205,4 +211,9 @@ pub(super) async fn drop_rows(conn: &mut PgConnection, target: &Target) -> Dropp
     let dropped = sink::drop_rows(&mut transaction, target, Portion::WHOLE).await.expect("drop");
     transaction.commit().await.expect("commit");
     dropped
+}
+
+/// Enough bytes for a first load to take the way of COPY.
+pub(super) fn large(ids: std::ops::Range<i32>) -> Vec<Row> {
+    ids.map(|id| venmo(&format!("{id:05}"), &[Field::Int4(id), text(&"x".repeat(1000))])).collect()
 }
