@@ -11,7 +11,7 @@ use mongodb::Client;
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
-use super::schema::draft;
+use super::schema;
 use crate::config::{Config, KeySpec, MappingSpec, Mappings, OnMappingChange, SchemaMode};
 use crate::domain::{IdType, Namespace, SourceIndex, Table, TableName};
 use crate::mapping::{self, Mapping, MissingPlan, Problem, StubPlan};
@@ -137,14 +137,17 @@ pub async fn inspect(
             "add a mapping, enable one, or create a collection",
         );
     }
+    if tables == Tables::Create {
+        inspection.create(client, connection, &specs).await?;
+    }
     let mut found = Vec::with_capacity(specs.len());
     for spec in &specs {
         if let Some(facts) = facts.collections.iter().find(|facts| facts.namespace == spec.collection) {
             inspection.collection(spec, facts);
         }
-        found.push(inspection.table(client, connection, tables, spec, &specs).await?);
+        found.push(inspection.table(connection, spec, &specs).await?);
     }
-    let order = mapping::parents_first(&found.iter().map(Option::as_ref).collect::<Vec<_>>());
+    let order = mapping::parents_first(&specs, &found.iter().map(Option::as_ref).collect::<Vec<_>>());
     inspection.cycles(&order.cycles);
     let mut compiled = Vec::new();
     for (index, place) in order.places.into_iter().enumerate() {
@@ -237,11 +240,29 @@ impl Inspection {
         }
     }
 
-    async fn table(
+    async fn create(
         &mut self,
         client: &Client,
         connection: &mut PgConnection,
-        tables: Tables,
+        specs: &[MappingSpec],
+    ) -> Result<(), Error> {
+        for created in schema::create(client, connection, specs).await? {
+            let subject = format!("table {}", created.draft.table);
+            for column in created.draft.columns.iter().filter(|column| column.is_unknown()) {
+                let message = "no document tells the type of the column: it is created as jsonb";
+                self.add(Verdict::Warning, format!("{subject}, column {}", column.name), message, "");
+            }
+            if let Some(refused) = created.refused {
+                let hint = "grant create on the schema, or create the table yourself";
+                self.add(Verdict::Failed, subject, refused, hint);
+            }
+        }
+        Ok(())
+    }
+
+    async fn table(
+        &mut self,
+        connection: &mut PgConnection,
         spec: &MappingSpec,
         specs: &[MappingSpec],
     ) -> Result<Option<Table>, Error> {
@@ -254,32 +275,15 @@ impl Inspection {
         // One of several mappings of a table is enough to say that it may be made.
         let may_create =
             specs.iter().any(|other| other.table == spec.table && other.schema == SchemaMode::Create);
-        if !may_create {
+        if may_create {
+            let hint = if spec.columns.is_some() { "`rowstream schema` prints it" } else { "" };
+            self.add(Verdict::Passed, subject, "the table will be created", hint);
+        } else {
             let hint =
                 "create it with your own migrations, let `rowstream schema` print it, or say schema: create";
             self.add(Verdict::Failed, subject, "the table does not exist", hint);
-            return Ok(None);
         }
-        if tables == Tables::LeaveAlone {
-            let hint = if spec.columns.is_some() { "`rowstream schema` prints it" } else { "" };
-            self.add(Verdict::Passed, subject, "the table will be created", hint);
-            return Ok(None);
-        }
-        let draft = draft(client, &spec.table, specs).await?;
-        for column in draft.columns.iter().filter(|column| column.is_unknown()) {
-            let message = "no document tells the type of the column: it is created as jsonb";
-            self.add(Verdict::Warning, format!("{subject}, column {}", column.name), message, "");
-        }
-        if let Err(error) = sink::create_table(connection, &draft).await {
-            if !matches!(error.disposition(), sink::Disposition::Halt { .. }) {
-                return Err(failed(error));
-            }
-            let hint = "grant create on the schema, or create the table yourself";
-            self.add(Verdict::Failed, subject, Error::chain(&error), hint);
-            return Ok(None);
-        }
-        tracing::info!(table = %spec.table, source = spec.source, "table created");
-        sink::read_table(connection, &spec.table).await.map_err(failed)
+        Ok(None)
     }
 
     /// Declared, or what was stored when the mapping was first seen, or what most ids are.
@@ -453,6 +457,7 @@ fn whole(collection: Namespace, schema: &str) -> MappingSpec {
         key: KeySpec::SourceId { source: Some("source".to_owned()), source_id: "source_id".to_owned() },
         adopt: None,
         shared: false,
+        filter: None,
         columns: None,
         deletes: crate::config::Deletes::Hard,
         schema: SchemaMode::Create,

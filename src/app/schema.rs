@@ -4,9 +4,9 @@ use mongodb::Client;
 use sqlx::PgConnection;
 
 use super::inspect::{known, specs, unread};
-use crate::config::{Config, MappingSpec};
-use crate::domain::{Document, TableName};
-use crate::mapping::{Draft, DraftedFor};
+use crate::config::{Config, MappingSpec, SchemaMode};
+use crate::domain::{Document, Table, TableName};
+use crate::mapping::{self, Draft, DraftedFor, Surroundings};
 use crate::pipeline::Error;
 use crate::{sink, source};
 
@@ -18,7 +18,7 @@ pub enum Drafted {
     Missing(Draft, String),
 }
 
-/// Every table of the enabled mappings, in the order of the configuration. Changes nothing.
+/// Every table of the enabled mappings, parents first. Changes nothing.
 pub async fn schema(
     config: &Config,
     client: &Client,
@@ -27,28 +27,100 @@ pub async fn schema(
     let failed = |error| Error::retry("read the catalog", error);
     let known = known(config, connection).await?;
     let (specs, _) = specs(config, client, &known, &[]).await?;
+    let existing = existing(connection, &specs).await?;
+    let mut drafts: Vec<Draft> = Vec::new();
     let mut tables: Vec<Drafted> = Vec::new();
-    for (place, spec) in specs.iter().enumerate() {
-        if specs[..place].iter().any(|earlier| earlier.table == spec.table) {
+    for name in in_order(&specs, &existing) {
+        if existing.iter().any(|table| table.name == name) {
+            tables.push(Drafted::Existing(name));
             continue;
         }
-        tables.push(match sink::read_table(connection, &spec.table).await.map_err(failed)? {
-            Some(_) => Drafted::Existing(spec.table.clone()),
-            None => {
-                let draft = draft(client, &spec.table, &specs).await?;
-                let sql = sink::create_sql(connection, &draft).await.map_err(failed)?;
-                Drafted::Missing(draft, sql)
-            }
-        });
+        let draft = draft(client, &name, &specs, &existing, &drafts).await?;
+        let sql = sink::create_sql(connection, &draft).await.map_err(failed)?;
+        drafts.push(draft.clone());
+        tables.push(Drafted::Missing(draft, sql));
     }
     Ok(tables)
 }
 
-/// What the table must be for all of these mappings that write it.
-pub(super) async fn draft(client: &Client, table: &TableName, specs: &[MappingSpec]) -> Result<Draft, Error> {
-    let specs: Vec<&MappingSpec> = specs.iter().filter(|spec| &spec.table == table).collect();
+/// A table that was to be made.
+#[derive(Debug)]
+pub(super) struct Created {
+    pub(super) draft: Draft,
+    /// Why it was not.
+    pub(super) refused: Option<String>,
+}
+
+/// Makes the tables that are not there and may be made.
+pub(super) async fn create(
+    client: &Client,
+    connection: &mut PgConnection,
+    specs: &[MappingSpec],
+) -> Result<Vec<Created>, Error> {
+    let failed = |error| Error::retry("create a table", error);
+    let wanted = specs.iter().filter(|spec| spec.schema == SchemaMode::Create).map(|spec| &spec.table);
+    let missing = sink::missing_tables(connection, wanted).await.map_err(failed)?;
+    if missing.is_empty() {
+        return Ok(Vec::new());
+    }
+    let existing = existing(connection, specs).await?;
+    let (mut drafts, mut created) = (Vec::new(), Vec::new());
+    for name in in_order(specs, &existing).into_iter().filter(|name| missing.contains(name)) {
+        let draft = draft(client, &name, specs, &existing, &drafts).await?;
+        let refused = match sink::create_table(connection, &draft).await {
+            Ok(()) => {
+                tracing::info!(table = %name, "table created");
+                None
+            }
+            Err(error) if matches!(error.disposition(), sink::Disposition::Halt { .. }) => {
+                Some(Error::chain(&error))
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        drafts.push(draft.clone());
+        created.push(Created { draft, refused });
+    }
+    Ok(created)
+}
+
+/// The tables that are there, of the mappings and of what they look into.
+async fn existing(connection: &mut PgConnection, specs: &[MappingSpec]) -> Result<Vec<Table>, Error> {
+    let mut names: Vec<&TableName> =
+        specs.iter().flat_map(|spec| mapping::looked_into(spec).chain([&spec.table])).collect();
+    names.sort();
+    names.dedup();
+    let mut found = Vec::new();
+    for name in names {
+        let table = sink::read_table(connection, name).await;
+        found.extend(table.map_err(|error| Error::retry("read the catalog", error))?);
+    }
+    Ok(found)
+}
+
+/// Each table of the mappings once, parents first.
+fn in_order(specs: &[MappingSpec], existing: &[Table]) -> Vec<TableName> {
+    let tables: Vec<Option<&Table>> =
+        specs.iter().map(|spec| existing.iter().find(|table| table.name == spec.table)).collect();
+    let mut names: Vec<TableName> = Vec::new();
+    for place in mapping::parents_first(specs, &tables).places {
+        if !names.contains(&specs[place].table) {
+            names.push(specs[place].table.clone());
+        }
+    }
+    names
+}
+
+/// What the table must be for all of the mappings that write it.
+async fn draft(
+    client: &Client,
+    table: &TableName,
+    specs: &[MappingSpec],
+    tables: &[Table],
+    drafts: &[Draft],
+) -> Result<Draft, Error> {
+    let of_table: Vec<&MappingSpec> = specs.iter().filter(|spec| &spec.table == table).collect();
     let mut samples: Vec<Vec<Document>> = Vec::new();
-    for spec in &specs {
+    for spec in &of_table {
         // Whole documents are json, whatever they hold.
         samples.push(match spec.columns {
             Some(_) => source::sample_documents(client, &spec.collection).await.map_err(unread)?,
@@ -56,6 +128,6 @@ pub(super) async fn draft(client: &Client, table: &TableName, specs: &[MappingSp
         });
     }
     let uses: Vec<DraftedFor<'_>> =
-        specs.iter().zip(&samples).map(|(spec, sample)| DraftedFor { spec, sample }).collect();
-    Ok(Draft::new(table, &uses))
+        of_table.iter().zip(&samples).map(|(spec, sample)| DraftedFor { spec, sample }).collect();
+    Ok(Draft::new(table, &uses, Surroundings { specs, tables, drafts }))
 }

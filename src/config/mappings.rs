@@ -4,6 +4,7 @@ use ::config::ValueKind;
 
 use super::columns::columns;
 use super::defaults;
+use super::filter::filter;
 use super::key;
 use super::model::{Deletes, KeySpec, MappingSpec, OnDrop, OnMappingChange, SchemaMode};
 use super::tree::{Field, Section};
@@ -77,6 +78,7 @@ fn mapping(mut section: Section<'_>) -> Option<(Place<'_>, MappingSpec)> {
     let key = key::key(&mut section);
     let adopt = key::adopt(&mut section);
     let shared = section.flag("shared", false);
+    let filter = section.field("filter").and_then(filter);
     let columns = section.field_or_null("columns").map(|field| columns(field, &key));
     key::check(&section, &key, columns.as_deref(), adopt.as_deref(), shared);
     let whole_documents = columns.is_none();
@@ -98,6 +100,7 @@ fn mapping(mut section: Section<'_>) -> Option<(Place<'_>, MappingSpec)> {
         key,
         adopt,
         shared,
+        filter,
         columns,
         deletes: deletes.map_or(Deletes::Hard, Delete::into_model),
         schema,

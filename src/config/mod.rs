@@ -9,6 +9,8 @@ mod connection;
 mod date_format;
 mod defaults;
 mod error;
+mod expression;
+mod filter;
 mod key;
 mod load;
 mod mappings;
@@ -24,6 +26,8 @@ mod units;
 
 pub use date_format::{DateFormat, DatePart};
 pub use error::{Error, Mistake};
+pub use expression::{DOCUMENT, Expression, FieldsOfDocument, environment};
+pub use filter::{Condition, Filter, Test};
 pub(crate) use key::is_derived;
 pub use load::load;
 pub use model::*;

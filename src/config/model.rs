@@ -7,6 +7,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::date_format::DateFormat;
+use super::filter::Filter;
 use super::reading::{JsonForm, Reading};
 use crate::domain::{IdType, Namespace, TableName};
 
@@ -171,6 +172,8 @@ pub struct MappingSpec {
     pub adopt: Option<Vec<Vec<String>>>,
     /// Several documents may stand for one row.
     pub shared: bool,
+    /// `None`: every document of the collection.
+    pub filter: Option<Filter>,
     /// `None`: whole documents.
     pub columns: Option<Vec<ColumnSpec>>,
     pub deletes: Deletes,

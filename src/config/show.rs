@@ -124,6 +124,9 @@ fn mapping(out: &mut String, spec: &MappingSpec) {
     if spec.shared {
         line(out, 2, "shared", "true");
     }
+    if let Some(filter) = &spec.filter {
+        line(out, 2, "filter", &filter.to_yaml());
+    }
     if let Some(columns) = &spec.columns {
         line(out, 2, "columns", "");
         for column in columns {

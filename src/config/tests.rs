@@ -450,7 +450,8 @@ fn the_example_and_the_docs_hold_every_known_key() {
 fn keys(entries: &Map<String, Value>, prefix: &str, found: &mut BTreeSet<String>) {
     for (key, value) in entries {
         // Their keys are names, or values.
-        let is_name = [".columns.", ".map.", ".match.", ".enum."].iter().any(|map| prefix.ends_with(map));
+        let is_name =
+            [".columns.", ".map.", ".match.", ".enum.", ".filter."].iter().any(|map| prefix.ends_with(map));
         let path = format!("{prefix}{}", if is_name { "*" } else { key });
         if !is_name {
             found.insert(path.clone());
@@ -503,6 +504,31 @@ mappings[0].columns.whole.trim: must be left out unless from is a path, given tr
 mappings[0].columns.whole.json: must be one of relaxed, canonical, plain, given "pretty"
 mappings[0].columns.word.as: must be left out unless from is a path, given "text"
 mappings[0].columns.word.json: must be left out unless from is a path, given "plain"
+"#);
+}
+
+#[test]
+fn filters_are_read_or_told_what_is_wrong() {
+    let with = |filter: &str| {
+        format!("{SERVERS}mappings:\n  - {{ source: a, collection: shop.a, filter: {filter} }}\n")
+    };
+    let filter = r#"{ "a.b": null, n: { $gt: 1, $lte: 2.5, $in: [x, { $oid: 5f43a1b2c3d4e5f60718293a }] },
+        at: { $date: "2025-01-01T00:00:00Z" }, price: { $ne: { $numberDecimal: "1.10" } }, gone: { $exists: false } }"#;
+    let config = accepted(&with(filter), &[]);
+    let shown = listed(&config)[0].filter.as_ref().expect("a filter").to_yaml();
+    let again = accepted(&with(&shown), &[]);
+    assert_eq!(listed(&config)[0].filter, listed(&again)[0].filter);
+    let wrong = r#"{ $or: [1], a..b: 1, c: { $regex: x }, d: { $date: soon }, e: { $in: 1 }, f: { $oid: 1, $date: 2 },
+        g: [1], h: { $gt: { i: 1 } }, j: {} }"#;
+    insta::assert_snapshot!(mistakes(&with(wrong), &[]), @r#"
+mappings[0].filter.$or: must be names joined by single dots (operators stand behind a path; all conditions must hold)
+mappings[0].filter."a..b": must be names joined by single dots (operators stand behind a path; all conditions must hold)
+mappings[0].filter.c.$regex: is not a known key (known keys: $eq, $ne, $gt, $gte, $lt, $lte, $in, $nin, $exists)
+mappings[0].filter.d.$date: must be a date and time with a zone, given "soon" (for example "2025-01-01T00:00:00Z")
+mappings[0].filter.e.$in: must be a list, given 1
+mappings[0].filter.f: must be a scalar, or one of $date, $oid and $numberDecimal, given a map (for example { $date: "2025-01-01T00:00:00Z" })
+mappings[0].filter.g: must be text, a number, true, false or null, given a list
+mappings[0].filter.h.$gt: must be a scalar, or one of $date, $oid and $numberDecimal, given a map (for example { $date: "2025-01-01T00:00:00Z" })
 "#);
 }
 

@@ -105,6 +105,7 @@ pub enum Reason {
     InvalidDate,
     DuplicateField,
     Malformed,
+    Expression,
     Constraint,
     UniqueViolation,
     ForeignKeyViolation,
@@ -115,7 +116,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::MissingRequired,
         Self::WrongType,
         Self::OutOfRange,
@@ -127,6 +128,7 @@ impl Reason {
         Self::InvalidDate,
         Self::DuplicateField,
         Self::Malformed,
+        Self::Expression,
         Self::Constraint,
         Self::UniqueViolation,
         Self::ForeignKeyViolation,
@@ -149,6 +151,7 @@ impl Reason {
             Self::InvalidDate => "invalid_date",
             Self::DuplicateField => "duplicate_field",
             Self::Malformed => "malformed",
+            Self::Expression => "expression",
             Self::Constraint => "constraint",
             Self::UniqueViolation => "unique_violation",
             Self::ForeignKeyViolation => "foreign_key_violation",

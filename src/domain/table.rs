@@ -104,6 +104,12 @@ pub enum ColumnType {
     Enum {
         labels: Vec<String>,
     },
+    /// One-dimensional, of a type that is neither an array nor `Other`.
+    Array {
+        element: Box<ColumnType>,
+        /// Its SQL name without modifiers, to cast to.
+        cast_sql: String,
+    },
     /// A type rowstream does not encode; by its SQL name.
     Other(String),
 }

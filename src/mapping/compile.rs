@@ -7,7 +7,7 @@ use super::problem::{Problem, Problems, quoted, quoted_table};
 use super::reference::ReferencePlan;
 use super::table::{check_columns_access, check_table, check_unmapped_columns};
 use crate::config::{
-    ColumnSpec, Deletes, JsonForm, KeySpec, MappingSpec, OnDrop, Scalar, ValueSpec, nearest,
+    ColumnSpec, Deletes, Filter, JsonForm, KeySpec, MappingSpec, OnDrop, Scalar, ValueSpec, nearest,
 };
 use crate::domain::{Column, ColumnType, IdType, Namespace, SourceIndex, Table, TableName};
 
@@ -23,6 +23,8 @@ pub struct Mapping {
     pub table: TableName,
     pub id_type: IdType,
     pub key: KeyPlan,
+    /// Which documents of the collection have a row.
+    pub filter: Option<Filter>,
     /// Written columns: those of the key that rowstream adds first (source if there is one, then source_id),
     /// then in file order.
     pub columns: Vec<ColumnPlan>,
@@ -99,6 +101,7 @@ pub fn compile(
         table: table.name.clone(),
         id_type,
         key,
+        filter: spec.filter.clone(),
         columns,
         references: Vec::new(),
         deletes: spec.deletes.clone(),

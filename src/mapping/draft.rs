@@ -8,11 +8,14 @@ use bson::spec::BinarySubtype;
 use serde::Serialize;
 
 use super::compile::specs_of;
-use crate::config::{ColumnSpec, MappingSpec, Rule, Scalar, ValueSpec};
-use crate::domain::{Document, TableName};
+use crate::config::{Aim, ColumnSpec, MappingSpec, ReferenceSpec, Rule, Scalar, Targets, ValueSpec};
+use crate::domain::{Document, Table, TableName};
 
 /// Every whole number up to here is one `double precision`.
 const EXACT_IN_DOUBLE: u64 = 1 << 53;
+
+/// The type that takes whatever comes.
+const ANYTHING: &str = "jsonb";
 
 /// A table that does not exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,13 +25,22 @@ pub struct Draft {
     pub primary_key: Vec<String>,
     /// The mappings' key, where the primary key is another.
     pub unique_key: Option<Vec<String>>,
+    pub foreign_keys: Vec<DraftForeignKey>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DraftForeignKey {
+    pub column: String,
+    pub references: TableName,
+    pub referenced_column: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DraftColumn {
     pub name: String,
+    /// As SQL: one of those below, or that of the column it refers to.
     #[serde(rename = "type")]
-    pub column_type: DraftType,
+    pub type_sql: String,
     pub not_null: bool,
     /// `None`: the mapping says the type.
     pub inferred: Option<Inferred>,
@@ -38,7 +50,7 @@ impl DraftColumn {
     /// Its type was to be inferred, and neither a document nor a default told it.
     pub fn is_unknown(&self) -> bool {
         let unseen = self.inferred.as_ref().is_some_and(|inferred| inferred.present == 0);
-        unseen && self.column_type == DraftType::Jsonb
+        unseen && self.type_sql == ANYTHING
     }
 }
 
@@ -52,38 +64,6 @@ pub struct Inferred {
     pub types: BTreeSet<&'static str>,
 }
 
-/// The types that a draft knows: the widest that keep a value as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DraftType {
-    Boolean,
-    Bigint,
-    #[serde(rename = "double precision")]
-    Double,
-    Numeric,
-    Text,
-    Uuid,
-    Timestamptz,
-    Bytea,
-    Jsonb,
-}
-
-impl DraftType {
-    pub fn sql(self) -> &'static str {
-        match self {
-            Self::Boolean => "boolean",
-            Self::Bigint => "bigint",
-            Self::Double => "double precision",
-            Self::Numeric => "numeric",
-            Self::Text => "text",
-            Self::Uuid => "uuid",
-            Self::Timestamptz => "timestamptz",
-            Self::Bytea => "bytea",
-            Self::Jsonb => "jsonb",
-        }
-    }
-}
-
 /// One mapping that writes the table, with documents of its collection.
 #[derive(Debug, Clone, Copy)]
 pub struct DraftedFor<'a> {
@@ -91,11 +71,20 @@ pub struct DraftedFor<'a> {
     pub sample: &'a [Document],
 }
 
+/// What references may mean: every mapping, the tables that are there, and those drafted before.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings<'a> {
+    pub specs: &'a [MappingSpec],
+    pub tables: &'a [Table],
+    pub drafts: &'a [Draft],
+}
+
 impl Draft {
     /// `uses`: every mapping of this table.
-    pub fn new(table: &TableName, uses: &[DraftedFor<'_>]) -> Self {
+    pub fn new(table: &TableName, uses: &[DraftedFor<'_>], around: Surroundings<'_>) -> Self {
         let mut columns: Vec<Drafting> = Vec::new();
         let mut key: Vec<String> = Vec::new();
+        let mut foreign_keys: Vec<DraftForeignKey> = Vec::new();
         for used in uses {
             for name in used.spec.key.added() {
                 add(&mut columns, Drafting::known(name, Shape::Text, true));
@@ -106,7 +95,21 @@ impl Draft {
                 }
             }
             for spec in specs_of(used.spec).iter() {
-                add(&mut columns, Drafting::new(spec, used.sample));
+                let mut column = Drafting::new(spec, used.sample);
+                if let ValueSpec::Reference(reference) = &spec.value
+                    && let Some(referred) = around.referred(reference)
+                {
+                    let known = foreign_keys.iter().any(|key| key.column == spec.name);
+                    if referred.is_unique && !known {
+                        foreign_keys.push(DraftForeignKey {
+                            column: spec.name.clone(),
+                            references: referred.table,
+                            referenced_column: referred.column,
+                        });
+                    }
+                    column.referred = Some(referred.type_sql);
+                }
+                add(&mut columns, column);
             }
         }
         // Ids that rowstream makes are what others will refer to.
@@ -122,7 +125,54 @@ impl Draft {
             None => (key, None),
         };
         let columns = columns.into_iter().map(|column| column.finish(uses.len())).collect();
-        Self { table: table.clone(), columns, primary_key, unique_key }
+        Self { table: table.clone(), columns, primary_key, unique_key, foreign_keys }
+    }
+
+    fn has_unique(&self, column: &str) -> bool {
+        let keys = [Some(&self.primary_key), self.unique_key.as_ref()];
+        keys.into_iter().flatten().any(|key| *key == [column])
+    }
+}
+
+struct Referred {
+    table: TableName,
+    column: String,
+    type_sql: String,
+    is_unique: bool,
+}
+
+impl Surroundings<'_> {
+    /// The one column that is meant; none if several tables may have it, or the table is not known yet.
+    fn referred(&self, reference: &ReferenceSpec) -> Option<Referred> {
+        let mut tables: Vec<&TableName> = match &reference.aim {
+            Aim::Row { table, .. } => vec![table],
+            Aim::Document { to, .. } => {
+                let is_named = |source: &String| match to {
+                    Targets::First(sources) => sources.contains(source),
+                    Targets::By { map, .. } => map.iter().any(|(_, of)| of == source),
+                };
+                self.specs.iter().filter(|spec| is_named(&spec.source)).map(|spec| &spec.table).collect()
+            }
+        };
+        tables.dedup();
+        let [name] = tables[..] else { return None };
+        let take = reference.take.as_deref();
+        if let Some(table) = self.tables.iter().find(|table| table.name == *name) {
+            // The primary key is the first of them.
+            let alone = table.unique_keys.iter().find(|key| key.columns.len() == 1);
+            let column = table.column(take.or(alone.map(|key| key.columns[0].as_str()))?)?;
+            let is_unique = table.unique_keys.iter().any(|key| {
+                key.columns == [column.name.as_str()] && !key.partial_or_expression && !key.deferrable
+            });
+            let (column, type_sql) = (column.name.clone(), column.type_sql.clone());
+            return Some(Referred { table: name.clone(), column, type_sql, is_unique });
+        }
+        let draft = self.drafts.iter().find(|draft| draft.table == *name)?;
+        let alone = (draft.primary_key.len() == 1).then(|| draft.primary_key[0].as_str());
+        let take = take.or(alone)?;
+        let column = draft.columns.iter().find(|column| column.name == take)?;
+        let (column, type_sql) = (column.name.clone(), column.type_sql.clone());
+        Some(Referred { table: name.clone(), is_unique: draft.has_unique(take), column, type_sql })
     }
 }
 
@@ -134,6 +184,8 @@ struct Drafting {
     not_null: bool,
     /// How many mappings write it.
     writers: usize,
+    /// The type of the column that it refers to.
+    referred: Option<String>,
 }
 
 /// What is known of a column's values so far.
@@ -173,9 +225,10 @@ fn add(columns: &mut Vec<Drafting>, column: Drafting) {
 
 impl Drafting {
     fn known(name: &str, shape: Shape, not_null: bool) -> Self {
-        Self { name: name.to_owned(), shape, inferred: None, not_null, writers: 1 }
+        Self { name: name.to_owned(), shape, inferred: None, not_null, writers: 1, referred: None }
     }
 
+    /// Types of references are for the caller to know.
     fn new(spec: &ColumnSpec, sample: &[Document]) -> Self {
         let known = |shape, not_null| Self::known(&spec.name, shape, not_null);
         match &spec.value {
@@ -200,7 +253,7 @@ impl Drafting {
             ValueSpec::Constant(scalar) => known(Shape::of_scalar(scalar), *scalar != Scalar::Null),
             ValueSpec::KeyUuid => known(Shape::Uuid, true),
             ValueSpec::KeyPrefixed(_) => known(Shape::Text, true),
-            // What the other row has is not known here: text takes every id.
+            // Where it is known what the other row has, its type is taken instead.
             ValueSpec::Reference(_) => known(Shape::Text, spec.required),
         }
     }
@@ -208,7 +261,7 @@ impl Drafting {
     fn finish(self, mappings: usize) -> DraftColumn {
         DraftColumn {
             name: self.name,
-            column_type: self.shape.column_type(),
+            type_sql: self.referred.unwrap_or_else(|| self.shape.type_sql().to_owned()),
             // What one mapping does not write is null in its rows.
             not_null: self.not_null && self.writers >= mappings,
             inferred: self.inferred,
@@ -258,18 +311,17 @@ impl Shape {
         matches!(self, Self::Integer | Self::Bigint | Self::Double | Self::Numeric)
     }
 
-    fn column_type(self) -> DraftType {
+    fn type_sql(self) -> &'static str {
         match self {
-            Self::Boolean => DraftType::Boolean,
-            Self::Integer | Self::Bigint => DraftType::Bigint,
-            Self::Double => DraftType::Double,
-            Self::Numeric => DraftType::Numeric,
-            Self::Text => DraftType::Text,
-            Self::Uuid => DraftType::Uuid,
-            Self::Moment => DraftType::Timestamptz,
-            Self::Bytes => DraftType::Bytea,
-            // Takes whatever comes.
-            Self::Nothing | Self::Anything => DraftType::Jsonb,
+            Self::Boolean => "boolean",
+            Self::Integer | Self::Bigint => "bigint",
+            Self::Double => "double precision",
+            Self::Numeric => "numeric",
+            Self::Text => "text",
+            Self::Uuid => "uuid",
+            Self::Moment => "timestamptz",
+            Self::Bytes => "bytea",
+            Self::Nothing | Self::Anything => ANYTHING,
         }
     }
 }
@@ -338,27 +390,12 @@ mod tests {
     use bson::{Bson, Decimal128, doc};
 
     use super::*;
-    use crate::config::{Deletes, KeySpec, OnDrop, OnMappingChange, SchemaMode};
-    use crate::domain::Namespace;
+    use crate::mapping::tests::named;
+
+    const NOTHING: Surroundings<'_> = Surroundings { specs: &[], tables: &[], drafts: &[] };
 
     fn spec(columns: Option<Vec<ColumnSpec>>) -> MappingSpec {
-        MappingSpec {
-            source: "orders".into(),
-            collection: Namespace { database: "shop".into(), collection: "orders".into() },
-            table: TableName { schema: "public".into(), name: "orders".into() },
-            id_type: None,
-            key: KeySpec::SourceId { source: Some("source".into()), source_id: "source_id".into() },
-            adopt: None,
-            shared: false,
-            columns,
-            deletes: Deletes::Hard,
-            schema: SchemaMode::Create,
-            on_drop: OnDrop::Delete,
-            on_mapping_change: OnMappingChange::Resync,
-            critical: false,
-            enabled: true,
-            allow_empty: false,
-        }
+        MappingSpec { columns, ..named("orders") }
     }
 
     fn column(name: &str, value: ValueSpec) -> ColumnSpec {
@@ -375,11 +412,11 @@ mod tests {
     }
 
     /// The type of column `x` for these values.
-    fn inferred(values: &[Bson]) -> &'static str {
+    fn inferred(values: &[Bson]) -> String {
         let sample = documents(&values.iter().map(|value| doc! { "x": value }).collect::<Vec<_>>());
         let spec = spec(Some(vec![column("x", path("x"))]));
-        let draft = Draft::new(&spec.table, &[DraftedFor { spec: &spec, sample: &sample }]);
-        draft.columns[2].column_type.sql()
+        let draft = Draft::new(&spec.table, &[DraftedFor { spec: &spec, sample: &sample }], NOTHING);
+        draft.columns[2].type_sql.clone()
     }
 
     #[test]
@@ -406,7 +443,7 @@ mod tests {
         let columns = vec![column("id", ValueSpec::KeyPrefixed("o_".into())), column("n", path("a.0.n"))];
         let spec = spec(Some(columns));
         let sample = documents(&[doc! { "a": [{ "n": 1 }] }, doc! { "a": 5 }]);
-        let draft = Draft::new(&spec.table, &[DraftedFor { spec: &spec, sample: &sample }]);
+        let draft = Draft::new(&spec.table, &[DraftedFor { spec: &spec, sample: &sample }], NOTHING);
         assert_eq!(draft.primary_key, ["id"]);
         assert_eq!(draft.unique_key.as_deref(), Some(&["source".to_owned(), "source_id".to_owned()][..]));
         let inferred = draft.columns[3].inferred.as_ref().expect("by a path");
@@ -420,7 +457,7 @@ mod tests {
         let right = MappingSpec { source: "other".into(), ..spec(Some(vec![required("both")])) };
         let sample = documents(&[doc! { "both": 1, "one": 1 }]);
         let of = |spec| DraftedFor { spec, sample: &sample };
-        let draft = Draft::new(&left.table, &[of(&left), of(&right)]);
+        let draft = Draft::new(&left.table, &[of(&left), of(&right)], NOTHING);
         let not_null: Vec<bool> = draft.columns.iter().map(|column| column.not_null).collect();
         assert_eq!(not_null, [true, true, true, false]);
         assert_eq!(draft.primary_key, ["source", "source_id"]);

@@ -51,13 +51,16 @@ pub(super) fn fit_reading(reading: &Reading, column: &Column, problems: &mut Pro
     }
 }
 
-/// What a rule is said for: the column's own type.
+/// What a rule is said for: the column's own type, or that of its elements.
 fn value_type(column_type: &ColumnType) -> &ColumnType {
-    column_type
+    match column_type {
+        ColumnType::Array { element, .. } => element,
+        column_type => column_type,
+    }
 }
 
-fn is_array(_: &ColumnType) -> bool {
-    false
+fn is_array(column_type: &ColumnType) -> bool {
+    matches!(column_type, ColumnType::Array { .. })
 }
 
 fn is_list(column_type: &ColumnType) -> bool {

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::config::{
-    Aim, ColumnSpec, Deletes, KeySpec, MappingSpec, MatchSpec, Missing, ReferenceSpec, Scalar, Targets,
-    ValueSpec,
+    Aim, ColumnSpec, Deletes, Filter, KeySpec, MappingSpec, MatchSpec, Missing, ReferenceSpec, Scalar,
+    Targets, ValueSpec,
 };
 use crate::domain::IdType;
 
@@ -29,6 +29,7 @@ pub(super) fn meaning(spec: &MappingSpec, id_type: IdType, columns: &[ColumnSpec
         key,
         id_type.to_string(),
         deletes_name(&spec.deletes),
+        spec.filter.as_ref().map(Filter::to_yaml),
         columns,
     ]);
     meaning.to_string()

@@ -255,6 +255,7 @@ pub(super) fn check_own_key(spec: &MappingSpec, table: &Table, problems: &mut Pr
             | ColumnType::TimestampTz { .. }
             | ColumnType::Json
             | ColumnType::Jsonb
+            | ColumnType::Array { .. }
             | ColumnType::Other(_) => false,
         };
         if !fits {

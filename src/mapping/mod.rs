@@ -16,7 +16,7 @@ mod reference;
 mod table;
 
 pub use compile::{ColumnPlan, Mapping, compile};
-pub use draft::{Draft, DraftColumn, DraftType, DraftedFor, Inferred};
+pub use draft::{Draft, DraftColumn, DraftForeignKey, DraftedFor, Inferred, Surroundings};
 pub use hash::differences;
 pub use key::{KeyColumn, KeyKind, KeyPlan, NoKey};
 pub use order::{Order, parents_first};

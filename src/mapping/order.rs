@@ -1,5 +1,6 @@
 //! The order in which mappings are copied and written: whoever is referred to comes first.
 
+use crate::config::{Aim, MappingSpec, Targets, ValueSpec};
 use crate::domain::{Table, TableName};
 
 /// Places in the list that was given, parents before children, else as they were.
@@ -10,10 +11,11 @@ pub struct Order {
     pub cycles: Vec<Vec<TableName>>,
 }
 
-/// By the foreign keys of the mappings' tables; `None` where a table is not there. A table that refers to
-/// itself makes no cycle: nothing can come before itself.
-pub fn parents_first(tables: &[Option<&Table>]) -> Order {
+/// By the foreign keys of the mappings' tables and by their references; `tables` is in the order of `specs`,
+/// `None` where one is not there. A table that refers to itself makes no cycle: nothing can come before itself.
+pub fn parents_first(specs: &[MappingSpec], tables: &[Option<&Table>]) -> Order {
     let mut walk = Walk {
+        specs,
         tables,
         marks: vec![Mark::New; tables.len()],
         path: Vec::new(),
@@ -34,6 +36,7 @@ enum Mark {
 }
 
 struct Walk<'t> {
+    specs: &'t [MappingSpec],
     tables: &'t [Option<&'t Table>],
     marks: Vec<Mark>,
     /// From the mapping that was asked for to the one in hand, child by parent.
@@ -59,18 +62,20 @@ impl Walk<'_> {
     }
 
     fn parents(&self, place: usize) -> Vec<usize> {
-        let Some(table) = self.tables[place] else { return Vec::new() };
-        let is_parent = |other: &Table| {
-            other.name != table.name && table.foreign_keys.iter().any(|key| key.references == other.name)
+        let spec = &self.specs[place];
+        let by_key = |other: &MappingSpec| {
+            self.tables[place]
+                .is_some_and(|table| table.foreign_keys.iter().any(|key| key.references == other.table))
         };
-        let of_each = self.tables.iter().enumerate();
-        of_each.filter(|(_, other)| other.is_some_and(is_parent)).map(|(place, _)| place).collect()
+        let is_parent =
+            |other: &MappingSpec| other.table != spec.table && (by_key(other) || refers_to(spec, other));
+        (0..self.specs.len()).filter(|other| is_parent(&self.specs[*other])).collect()
     }
 
     fn cycle(&mut self, place: usize) {
         let from = self.path.iter().position(|open| *open == place).unwrap_or_default();
         let mut names: Vec<TableName> =
-            self.path[from..].iter().filter_map(|open| Some(self.tables[*open]?.name.clone())).collect();
+            self.path[from..].iter().map(|open| self.specs[*open].table.clone()).collect();
         // One of several mappings of a table stands for all of them.
         names.dedup();
         if let Some(least) = names.iter().enumerate().min_by_key(|(_, name)| *name).map(|(place, _)| place) {
@@ -83,10 +88,25 @@ impl Walk<'_> {
     }
 }
 
+fn refers_to(spec: &MappingSpec, other: &MappingSpec) -> bool {
+    spec.columns.iter().flatten().any(|column| match &column.value {
+        ValueSpec::Reference(reference) => match &reference.aim {
+            Aim::Document { to: Targets::First(sources), .. } => sources.contains(&other.source),
+            Aim::Document { to: Targets::By { map, .. }, .. } => {
+                map.iter().any(|(_, source)| *source == other.source)
+            }
+            Aim::Row { table, .. } => *table == other.table,
+        },
+        _ => false,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{ColumnSpec, Missing, ReferenceSpec};
     use crate::domain::ForeignKey;
+    use crate::mapping::tests::named;
 
     fn name(name: &str) -> TableName {
         TableName { schema: "public".into(), name: name.into() }
@@ -119,8 +139,13 @@ mod tests {
         }
     }
 
+    fn spec(table: &Table) -> MappingSpec {
+        named(&table.name.name)
+    }
+
     fn order(tables: &[Table]) -> (String, Vec<String>) {
-        let order = parents_first(&tables.iter().map(Some).collect::<Vec<_>>());
+        let specs: Vec<MappingSpec> = tables.iter().map(spec).collect();
+        let order = parents_first(&specs, &tables.iter().map(Some).collect::<Vec<_>>());
         let names =
             |names: &[TableName]| names.iter().map(|name| name.name.as_str()).collect::<Vec<_>>().join(" ");
         let placed: Vec<TableName> = order.places.iter().map(|place| tables[*place].name.clone()).collect();
@@ -163,9 +188,26 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_has_its_place_all_the_same() {
+    fn what_is_missing_has_its_place_and_references_count_as_foreign_keys() {
         let parent = table("parent", &[]);
         let child = table("child", &["parent"]);
-        assert_eq!(parents_first(&[Some(&child), None, Some(&parent)]).places, [2, 0, 1]);
+        let specs = [spec(&child), named("absent"), spec(&parent)];
+        assert_eq!(parents_first(&specs, &[Some(&child), None, Some(&parent)]).places, [2, 0, 1]);
+
+        let aim = Aim::Document {
+            to: Targets::First(vec!["absent".into()]),
+            from: vec!["a".into()],
+            strip_prefix: None,
+        };
+        let reference = ReferenceSpec { aim, take: None, missing: Missing::Hold };
+        let column = ColumnSpec {
+            name: "a".into(),
+            value: ValueSpec::Reference(Box::new(reference)),
+            insert_only: false,
+            required: false,
+            default: None,
+        };
+        let specs = [MappingSpec { columns: Some(vec![column]), ..spec(&parent) }, named("absent")];
+        assert_eq!(parents_first(&specs, &[Some(&parent), None]).places, [1, 0]);
     }
 }

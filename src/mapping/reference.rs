@@ -249,9 +249,14 @@ impl Linking<'_> {
         };
         if !shape.unique_keys.iter().any(is_key) {
             let list = quoted_columns(columns.iter().copied());
+            let names: Vec<String> = columns.iter().map(|column| (*column).to_owned()).collect();
+            let lacking = match shape.has_index_on(&names) {
+                true => "a unique key",
+                false => "an index: each look-up reads the whole table",
+            };
             problems.warning(
                 name,
-                format!("is looked up in {table} by columns without a unique key"),
+                format!("is looked up in {table} by columns without {lacking}"),
                 format!("create unique index on {} ({list})", quoted_table(table)),
             );
         }
@@ -380,6 +385,7 @@ fn stub_spec(
         key,
         adopt: Some(Vec::new()),
         shared: false,
+        filter: None,
         columns: Some(columns),
         deletes: Deletes::Hard,
         schema: SchemaMode::Expect,

@@ -18,7 +18,7 @@ use super::plan::{Mapped, Plan};
 use super::prepare::{Prepared, SourceBatch};
 use super::references::{Leaving, Waiting};
 use super::transaction::{Open, Way};
-use crate::domain::{CanonicalId, Portion, SourceIndex};
+use crate::domain::{CanonicalId, ClusterTime, Portion, SourceIndex};
 use crate::sink::{self, Target};
 use crate::state::chunk::Chunk;
 use crate::state::held::Backoff;
@@ -95,7 +95,7 @@ impl Writer {
     /// `seq` is the number of the commit before.
     pub(super) async fn batch(&mut self, prepared: &mut Prepared, seq: i64) -> Result<Committed, Error> {
         let began = Instant::now();
-        let leaving = Leaving::of(prepared);
+        let leaving = Leaving::of(&prepared.sources);
         let written = prepared.sources.iter().map(|batch| batch.source);
         let written = written.chain(prepared.dropped.iter().copied());
         let touched: Vec<SourceIndex> = written.chain(self.for_whom.plan.referring(&leaving)).collect();
@@ -110,7 +110,7 @@ impl Writer {
         for batch in &mut prepared.sources {
             open.put(batch, &leaving, Way::Merge, &mut tallies).await?;
         }
-        open.delete(prepared, leaving, &mut tallies).await?;
+        open.delete(&prepared.sources, leaving, prepared.read_after, &mut tallies).await?;
         if let Some(position) = &prepared.position {
             open.advance(position, seq).await?;
         }
@@ -129,15 +129,21 @@ impl Writer {
         documents: u64,
         batch: &mut SourceBatch,
         straight: bool,
+        read_after: ClusterTime,
     ) -> Result<ChunkOutcome, Error> {
         let began = Instant::now();
-        let mut open = self.begin(&[batch.source]).await?;
+        let leaving = Leaving::of(std::slice::from_ref(batch));
+        let touched: Vec<SourceIndex> =
+            std::iter::once(batch.source).chain(self.for_whom.plan.referring(&leaving)).collect();
+        let mut open = self.begin(&touched).await?;
         if !open.finish_chunk(batch.source, number, documents as i64).await? {
             return Ok(ChunkOutcome::Gone);
         }
         let way = if straight { Way::Straight } else { Way::Merge };
         let mut tallies = HashMap::new();
-        let waits = open.put(batch, &Leaving::default(), way, &mut tallies).await?;
+        let waits = open.put(batch, &leaving, way, &mut tallies).await?;
+        // Documents that do not belong, whose rows an earlier snapshot may have left.
+        open.delete(std::slice::from_ref(batch), leaving, read_after, &mut tallies).await?;
         let apply = began.elapsed();
         open.commit().await?;
         let commit = began.elapsed().saturating_sub(apply);

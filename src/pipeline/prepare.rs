@@ -104,13 +104,27 @@ impl SourceBatch {
         deletes.map(|(id, source_id)| (id, source_id.as_str()))
     }
 
-    /// Takes one document in, as a row or with the reason why it has none.
+    /// Takes one document in: as a row, with the reason why it has none, or as gone if it does not belong.
     pub fn put(&mut self, plan: &Plan, id: &CanonicalId, document: Document, time: Option<ClusterTime>) {
-        match plan.of(self.source).transformer.row(id, &document, time, &mut self.tuples) {
-            Ok(row) => self.rows.push(row),
+        let transformer = &plan.of(self.source).transformer;
+        match transformer.wants(&document) {
+            Ok(true) => match transformer.row(id, &document, time, &mut self.tuples) {
+                Ok(row) => self.rows.push(row),
+                Err(rejection) => self.refused.push(Refused { id: id.clone(), rejection }),
+            },
+            Ok(false) => return self.gone(plan, id.clone()),
             Err(rejection) => self.refused.push(Refused { id: id.clone(), rejection }),
         }
         self.documents.push((id.clone(), document));
+    }
+
+    /// Takes in that a document is gone, or does not belong to the mapping any more.
+    pub fn gone(&mut self, plan: &Plan, id: CanonicalId) {
+        let source_id = id.source_id(plan.id_type(self.source));
+        match plan.of(self.source).mapping.deletes {
+            Deletes::Hard => self.deletes.push((id, source_id)),
+            Deletes::Keep => self.kept.push((id, source_id)),
+        }
     }
 }
 
@@ -186,13 +200,7 @@ fn sort(plan: &Plan, changes: Vec<Change>, time: Option<ClusterTime>) -> Vec<Sou
         let batch = sources[usize::from(source.0)].get_or_insert_with(|| SourceBatch::new(source));
         match change.kind {
             ChangeKind::Put(document) => batch.put(plan, &change.key.id, document, time),
-            ChangeKind::Delete | ChangeKind::Touch | ChangeKind::Updated => {
-                let source_id = change.key.id.source_id(plan.id_type(source));
-                match plan.of(source).mapping.deletes {
-                    Deletes::Hard => batch.deletes.push((change.key.id, source_id)),
-                    Deletes::Keep => batch.kept.push((change.key.id, source_id)),
-                }
-            }
+            ChangeKind::Delete | ChangeKind::Touch | ChangeKind::Updated => batch.gone(plan, change.key.id),
         }
     }
     let mut sources: Vec<SourceBatch> = sources.into_iter().flatten().collect();

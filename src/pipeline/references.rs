@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 use super::Error;
 use super::commit::{apply, state};
 use super::plan::Plan;
-use super::prepare::{Prepared, Refused};
+use super::prepare::{Refused, SourceBatch};
 use crate::domain::{
     CanonicalId, Coercion, CopyFields, Document, Reason, Reference, Rejection, Row, RowKey, Sought,
     SourceIndex, TableName,
@@ -46,8 +46,8 @@ pub(super) struct Leaving {
 
 impl Leaving {
     /// The documents that are deleted in this batch.
-    pub(super) fn of(prepared: &Prepared) -> Self {
-        let batches = prepared.sources.iter();
+    pub(super) fn of(batches: &[SourceBatch]) -> Self {
+        let batches = batches.iter();
         let documents = batches
             .flat_map(|batch| batch.deletes.iter().map(|(id, _)| (batch.source, id.clone())))
             .collect();

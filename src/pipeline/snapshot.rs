@@ -191,7 +191,7 @@ impl Copying {
         loop {
             let registration = self.outstanding.register(source);
             let mut batch = self.read(source, chunk, &registration).await?;
-            let documents = batch.documents.len() as u64;
+            let documents = (batch.documents.len() + batch.deletes.len() + batch.kept.len()) as u64;
             let turn = self.turn.read().await;
             match self.outstanding.settle(&registration) {
                 // Read again: the collection under this name is another one now.
@@ -199,15 +199,19 @@ impl Copying {
                 Settled::Without(seen) => {
                     batch.rows.retain(|row| !seen.contains(&row.id));
                     batch.refused.retain(|refused| !seen.contains(&refused.id));
+                    batch.deletes.retain(|(id, _)| !seen.contains(id));
+                    batch.deletes.sort_by(|left, right| left.1.cmp(&right.1));
+                    batch.kept.retain(|(id, _)| !seen.contains(id));
                 }
             }
             let straight = self.report.copies_straight(source);
-            let outcome =
-                writer.chunk(chunk.number, documents, &mut batch, straight).await.inspect_err(|error| {
-                    if matches!(error, Error::TimedOut { .. }) {
-                        self.pace.timed_out_with(documents as usize);
-                    }
-                })?;
+            let read_after = self.outstanding.last_handed();
+            let outcome = writer.chunk(chunk.number, documents, &mut batch, straight, read_after);
+            let outcome = outcome.await.inspect_err(|error| {
+                if matches!(error, Error::TimedOut { .. }) {
+                    self.pace.timed_out_with(documents as usize);
+                }
+            })?;
             drop(turn);
             return match outcome {
                 ChunkOutcome::Committed(committed) => {

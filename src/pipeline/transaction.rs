@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 
 use super::Error;
 use super::commit::{ForWhom, HeldPolicy, Tally, Tx, apply, drop_rows, state};
-use super::prepare::{Prepared, Refused, SourceBatch, read};
+use super::prepare::{Refused, SourceBatch, read};
 use super::references::{Leaving, Settling};
 use crate::domain::{CanonicalId, ClusterTime, Document, Portion, Position, SourceIndex};
 use crate::mapping::OnDelete;
@@ -93,16 +93,17 @@ impl<'a> Open<'a> {
     /// Children first: the order of the configuration has parents first.
     pub(super) async fn delete(
         &mut self,
-        prepared: &Prepared,
+        sources: &[SourceBatch],
         mut leaving: Leaving,
+        read_after: ClusterTime,
         tallies: &mut Tallies,
     ) -> Result<(), Error> {
-        let with_deletes = prepared.sources.iter().filter(|batch| !batch.deletes.is_empty());
+        let with_deletes = sources.iter().filter(|batch| !batch.deletes.is_empty());
         let going: Vec<(SourceIndex, Vec<CanonicalId>)> = with_deletes
             .clone()
             .map(|batch| (batch.source, batch.deletes.iter().map(|(id, _)| id.clone()).collect()))
             .collect();
-        let mut also = self.let_go(going, &mut leaving, prepared.read_after, tallies).await?;
+        let mut also = self.let_go(going, &mut leaving, read_after, tallies).await?;
         also.sort_by_key(|batch| batch.source);
         let mut batches: Vec<&SourceBatch> = with_deletes.chain(&also).collect();
         batches.sort_by_key(|batch| batch.source);
@@ -181,6 +182,7 @@ impl<'a> Open<'a> {
         for id in vanished.chain(refused) {
             gone.deletes.push((id.clone(), id.source_id(mapped.mapping.id_type)));
         }
+        gone.deletes.extend(batch.deletes);
         gone.held = batch.refused.into_iter().map(|refused| refused.id).collect();
         Ok(gone)
     }

@@ -10,6 +10,12 @@ use crate::domain::{Column, ColumnType, ForeignKey, Table, TableName, TextKind, 
 use crate::mapping::Draft;
 
 const TABLE: &str = include_str!("table.sql");
+const MISSING_TABLES: &str = "select wanted.schema, wanted.name
+    from unnest($1::text[], $2::text[]) as wanted (schema, name)
+    where not exists (
+        select from pg_catalog.pg_class c
+        join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+        where n.nspname = wanted.schema and c.relname = wanted.name and c.relkind in ('r', 'p', 'v', 'm', 'f'))";
 const HAS_SCHEMA: &str = "select exists (select from pg_catalog.pg_namespace where nspname = $1)";
 
 #[derive(sqlx::FromRow)]
@@ -46,6 +52,16 @@ struct ShapeColumn {
     has_default: bool,
     generated: bool,
     nondeterministic: bool,
+    labels: Option<Vec<String>>,
+    element: Option<ShapeElement>,
+}
+
+/// The type of an array's elements.
+#[derive(Deserialize)]
+struct ShapeElement {
+    type_oid: u32,
+    type_name: String,
+    cast_sql: String,
     labels: Option<Vec<String>>,
 }
 
@@ -99,6 +115,22 @@ pub async fn read_table(conn: &mut PgConnection, name: &TableName) -> Result<Opt
         is_empty,
         fingerprint: answer.fingerprint,
     }))
+}
+
+/// Those of the tables that are not there.
+pub async fn missing_tables(
+    conn: &mut PgConnection,
+    names: impl Iterator<Item = &TableName>,
+) -> Result<Vec<TableName>, Error> {
+    let names: Vec<&TableName> = names.collect();
+    let Some(first) = names.first() else { return Ok(Vec::new()) };
+    let found: Vec<(String, String)> = sqlx::query_as(MISSING_TABLES)
+        .bind(names.iter().map(|table| table.schema.as_str()).collect::<Vec<_>>())
+        .bind(names.iter().map(|table| table.name.as_str()).collect::<Vec<_>>())
+        .fetch_all(conn)
+        .await
+        .map_err(|source| Error::from_sqlx(first, "read the catalog", source))?;
+    Ok(found.into_iter().map(|(schema, name)| TableName { schema, name }).collect())
 }
 
 /// The present `Table::fingerprint`; `None` if there is no such table.
@@ -192,6 +224,21 @@ impl From<ShapeForeignKey> for ForeignKey {
 
 /// Built-in types are known by oid, which no user can take; citext is an extension's and has only a name.
 fn column_type(shape: &ShapeColumn) -> ColumnType {
+    let whole = ShapeElement {
+        type_oid: shape.type_oid,
+        type_name: shape.type_name.clone(),
+        cast_sql: shape.cast_sql.clone(),
+        labels: shape.labels.clone(),
+    };
+    let Some(element) = &shape.element else { return value_type(&whole, shape.modifier) };
+    match value_type(element, shape.modifier) {
+        ColumnType::Other(_) => ColumnType::Other(whole.cast_sql),
+        element => ColumnType::Array { element: Box::new(element), cast_sql: whole.cast_sql },
+    }
+}
+
+/// The modifier of an array is its elements'.
+fn value_type(shape: &ShapeElement, modifier: i32) -> ColumnType {
     if let Some(labels) = &shape.labels {
         return ColumnType::Enum { labels: labels.clone() };
     }
@@ -205,12 +252,12 @@ fn column_type(shape: &ShapeColumn) -> ColumnType {
         114 => ColumnType::Json,
         700 => ColumnType::Float4,
         701 => ColumnType::Float8,
-        1042 => ColumnType::Text { kind: TextKind::Bpchar, limit: length_limit(shape.modifier) },
-        1043 => ColumnType::Text { kind: TextKind::Varchar, limit: length_limit(shape.modifier) },
+        1042 => ColumnType::Text { kind: TextKind::Bpchar, limit: length_limit(modifier) },
+        1043 => ColumnType::Text { kind: TextKind::Varchar, limit: length_limit(modifier) },
         1082 => ColumnType::Date,
-        1114 => ColumnType::Timestamp { precision: second_digits(shape.modifier) },
-        1184 => ColumnType::TimestampTz { precision: second_digits(shape.modifier) },
-        1700 => ColumnType::Numeric(numeric_limits(shape.modifier)),
+        1114 => ColumnType::Timestamp { precision: second_digits(modifier) },
+        1184 => ColumnType::TimestampTz { precision: second_digits(modifier) },
+        1700 => ColumnType::Numeric(numeric_limits(modifier)),
         2950 => ColumnType::Uuid,
         3802 => ColumnType::Jsonb,
         _ if shape.type_name == "citext" => ColumnType::Text { kind: TextKind::Citext, limit: None },

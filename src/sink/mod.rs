@@ -20,7 +20,7 @@ use std::sync::Arc;
 use crate::domain::{CanonicalId, Rejection};
 use crate::mapping::Mapping;
 
-pub use catalog::{create_sql, create_table, existing_comment, fingerprint, read_table};
+pub use catalog::{create_sql, create_table, existing_comment, fingerprint, missing_tables, read_table};
 pub use error::{Disposition, Error, MalformedTuple, ServerError};
 pub use find::{delete_stub, find, insert_stubs, referrers};
 pub use guard::{guard, lock, lock_error};

@@ -307,7 +307,11 @@ impl WireType {
             ColumnType::TimestampTz { .. } => ("timestamptz", 1184, 1185),
             ColumnType::Json => ("json", 114, 199),
             ColumnType::Jsonb => ("jsonb", 3802, 3807),
-            ColumnType::Text { .. } | ColumnType::Enum { .. } | ColumnType::Other(_) => ("text", 25, 1009),
+            // `unnest` flattens arrays of arrays: an array's text is cast instead.
+            ColumnType::Text { .. }
+            | ColumnType::Enum { .. }
+            | ColumnType::Array { .. }
+            | ColumnType::Other(_) => ("text", 25, 1009),
         };
         Self { name, element, array }
     }
@@ -317,7 +321,7 @@ impl WireType {
 fn wire_cast(column: &ColumnPlan) -> Option<&str> {
     match &column.column_type {
         ColumnType::Enum { .. } => Some(&column.type_sql),
-        ColumnType::Other(name) => Some(name),
+        ColumnType::Array { cast_sql: name, .. } | ColumnType::Other(name) => Some(name),
         _ => None,
     }
 }

@@ -47,7 +47,19 @@ columns as (
                    select not o.collisdeterministic from pg_catalog.pg_collation o where o.oid = a.attcollation), false),
                'labels', case when t.typtype = 'e' then (
                    select jsonb_agg(e.enumlabel order by e.enumsortorder)
-                   from pg_catalog.pg_enum e where e.enumtypid = t.oid) end
+                   from pg_catalog.pg_enum e where e.enumtypid = t.oid) end,
+               'element', case when t.typcategory = 'A' then (
+                   select jsonb_build_object(
+                       'type_oid', b.oid::bigint,
+                       'type_name', b.typname,
+                       'cast_sql', quote_ident(s.nspname) || '.' || quote_ident(b.typname),
+                       'labels', case when b.typtype = 'e' then (
+                           select jsonb_agg(e.enumlabel order by e.enumsortorder)
+                           from pg_catalog.pg_enum e where e.enumtypid = b.oid) end)
+                   from pg_catalog.pg_type b
+                   join pg_catalog.pg_namespace s on s.oid = b.typnamespace
+                   -- An element that is a domain has checks of its own: not one of the types we know.
+                   where b.typarray = t.oid and b.typtype in ('b', 'e')) end
            ) order by a.attnum), '[]') as document
     from relation
     join pg_catalog.pg_attribute a on a.attrelid = relation.oid

@@ -45,8 +45,11 @@ pub async fn insert_new(
     portion: Portion,
 ) -> Result<Outcome, Error> {
     let bytes: usize = rows.iter().map(|row| row.tuple.len()).sum();
-    let as_text =
-        target.mapping.columns.iter().any(|column| matches!(column.column_type, ColumnType::Other(_)));
+    let as_text = target
+        .mapping
+        .columns
+        .iter()
+        .any(|column| matches!(column.column_type, ColumnType::Array { .. } | ColumnType::Other(_)));
     let by_rows = as_text || bytes < COPY_BYTES || !portion.is_whole();
     if by_rows || !target.statements.keys.adopt.is_empty() {
         return upsert(conn, target, rows, portion).await;

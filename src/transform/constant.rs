@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
+use super::array;
 use super::encode::{self, encode};
 use super::fault::Fault;
 use super::reading::{Counted, Reader};
@@ -27,7 +28,7 @@ pub(super) fn encode_scalar(
         Scalar::Int(value) => Value::Int64(*value),
         Scalar::Float(value) => Value::Double(*value),
         Scalar::Text(text) => Value::String(text.as_bytes()),
-        Scalar::List(items) => return list(items, column).map(Some),
+        Scalar::List(items) => return list(items, rules, column).map(Some),
     };
     let mut out = Vec::new();
     if let Scalar::Text(text) = scalar {
@@ -60,7 +61,15 @@ fn by_rules(value: &Value<'_>, rules: &[Rule], column: &ColumnType, out: &mut Ve
 }
 
 /// A list, into a column that holds several values.
-fn list(items: &[Scalar], column: &ColumnType) -> Result<Vec<u8>, Fault> {
+fn list(items: &[Scalar], rules: &[Rule], column: &ColumnType) -> Result<Vec<u8>, Fault> {
+    if let ColumnType::Array { element, .. } = column {
+        let encoded: Vec<Option<Vec<u8>>> = items
+            .iter()
+            .enumerate()
+            .map(|(place, item)| encode_scalar(item, rules, element).map_err(|fault| fault.in_element(place)))
+            .collect::<Result<_, _>>()?;
+        return Ok(array::literal(encoded.iter().map(Option::as_deref), element));
+    }
     let (ColumnType::Json | ColumnType::Jsonb) = column else {
         return Err(Fault::wrong_type("a list does not fit a column of single values"));
     };

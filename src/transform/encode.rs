@@ -2,10 +2,12 @@
 
 use uuid::Uuid;
 
+use super::array;
 use super::decimal::{Number, number};
 use super::fault::Fault;
 use super::json::{self, Style};
 use super::numeric;
+use super::reading::Stored;
 use super::text::{self, Scope};
 use super::time;
 use super::walk::Value;
@@ -52,6 +54,14 @@ pub(super) fn encode(value: &Value<'_>, column: &ColumnType, out: &mut Vec<u8>) 
         ColumnType::Enum { labels } => match *value {
             Value::String(text) | Value::Symbol(text) => {
                 out.extend_from_slice(label(text, labels)?);
+            }
+            _ => return Err(wrong_type(value, column)),
+        },
+        ColumnType::Array { element, .. } => match *value {
+            Value::Array(bytes) => {
+                array::append(bytes, element, out, |value, out| {
+                    encode(value, element, out).map(|()| Stored::Value)
+                })?;
             }
             _ => return Err(wrong_type(value, column)),
         },
@@ -216,7 +226,7 @@ pub(super) fn type_name(column: &ColumnType) -> &str {
         ColumnType::Json => "json",
         ColumnType::Jsonb => "jsonb",
         ColumnType::Enum { .. } => "enum",
-        ColumnType::Other(sql) => sql,
+        ColumnType::Array { cast_sql: sql, .. } | ColumnType::Other(sql) => sql,
     }
 }
 

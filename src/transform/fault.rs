@@ -31,6 +31,11 @@ impl Fault {
         Self::new(Reason::Malformed, "the bytes are not valid BSON")
     }
 
+    /// The same fault of one element of an array.
+    pub(super) fn in_element(self, place: usize) -> Self {
+        Self { message: format!("element {place}: {}", self.message).into(), ..self }
+    }
+
     pub(super) fn in_column(self, column: Option<&str>) -> Rejection {
         Rejection {
             column: column.map(str::to_owned),

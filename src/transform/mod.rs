@@ -4,12 +4,15 @@
 //! column and the reason; nothing is rounded, cut, or replaced on the way. `docs/TYPES.md` is the table
 //! of what is exact. Bytes from the server are not trusted: a flaw is a rejection, never a panic.
 
+mod array;
 mod base64;
 mod constant;
 mod date_text;
 mod decimal;
 mod encode;
+mod expression;
 mod fault;
+mod filter;
 mod json;
 mod json_form;
 mod json_text;

@@ -107,6 +107,45 @@ fn write_head(groups: u16, weight: i16, sign: u16, scale: u16, out: &mut Vec<u8>
     out.extend_from_slice(&scale.to_be_bytes());
 }
 
+/// The text of a binary numeric, with all digits of its scale.
+pub(super) fn append_text(bytes: &[u8], out: &mut Vec<u8>) {
+    let mut words = bytes.chunks_exact(2).map(|word| u16::from_be_bytes([word[0], word[1]]));
+    let mut word = || words.next().unwrap_or(0);
+    let (_, weight, sign, scale) = (word(), word() as i16, word(), word());
+    match sign {
+        NAN => return out.extend_from_slice(b"NaN"),
+        POSITIVE_INFINITY => return out.extend_from_slice(b"Infinity"),
+        NEGATIVE_INFINITY => return out.extend_from_slice(b"-Infinity"),
+        NEGATIVE => out.push(b'-'),
+        _ => {}
+    }
+    let append = |group: u16, digits: usize, out: &mut Vec<u8>| {
+        out.extend_from_slice(&format!("{group:04}").as_bytes()[..digits]);
+    };
+    let start = out.len();
+    for _ in 0..=weight {
+        append(word(), 4, out);
+    }
+    let zeros = out[start..].iter().take_while(|&&digit| digit == b'0').count();
+    out.drain(start..start + zeros);
+    if out.len() == start {
+        out.push(b'0');
+    }
+    if scale == 0 {
+        return;
+    }
+    out.push(b'.');
+    let mut missing = usize::from(scale);
+    // Groups between the point and the first one that is there.
+    let mut leading = usize::from((-1 - weight).max(0).unsigned_abs());
+    while missing > 0 {
+        let group = if leading > 0 { 0 } else { word() };
+        leading = leading.saturating_sub(1);
+        append(group, missing.min(4), out);
+        missing = missing.saturating_sub(4);
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use proptest::prelude::*;
@@ -159,6 +198,9 @@ pub(super) mod tests {
         let mut out = Vec::new();
         let decimal = parse(text.as_bytes(), &mut digits).unwrap();
         write(Number::Finite(decimal), modifier, &mut out).map_err(|fault| fault.reason)?;
+        let mut text = Vec::new();
+        append_text(&out, &mut text);
+        assert_eq!(String::from_utf8(text).unwrap(), decode(&out));
         Ok(decode(&out))
     }
 

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use super::array;
 use super::constant;
 use super::decimal::{Decimal, Number, number};
 use super::encode::{self, encode, wrong_type};
@@ -89,6 +90,10 @@ impl Reader {
         if reading.is_plain() {
             return Ok(None);
         }
+        let column = match column {
+            ColumnType::Array { element, .. } => element,
+            column => column,
+        };
         for rule in &reading.rules {
             if !rule::fits(rule, column) {
                 let message = format!("the rule {} does not fit the column's type", rule.as_str());
@@ -104,8 +109,58 @@ impl Reader {
         Ok(Some(Box::new(Self { reading: reading.clone(), cleans, labels })))
     }
 
-    /// Appends the value's binary form, without its length.
+    /// Appends the value's binary form, without its length; of an array each element by itself.
     pub(super) fn store(
+        &self,
+        value: &Value<'_>,
+        column: &ColumnType,
+        out: &mut Vec<u8>,
+        counted: &mut Counted<'_>,
+    ) -> Result<Stored, Fault> {
+        let ColumnType::Array { element, .. } = column else {
+            return self.store_one(value, column, out, counted);
+        };
+        let (start, before) = (out.len(), counted.into.len());
+        let stored = match value {
+            Value::Array(bytes) => {
+                array::append(bytes, element, out, |value, out| self.store_one(value, element, out, counted))
+            }
+            value => self.store_single(value, column, element, out, counted),
+        };
+        match stored {
+            Ok(Stored::Default) => out.truncate(start),
+            Ok(_) => {}
+            Err(fault) => {
+                out.truncate(start);
+                counted.into.truncate(before);
+                return self.instead(fault, counted);
+            }
+        }
+        stored
+    }
+
+    /// A value that is no array, where one belongs.
+    fn store_single(
+        &self,
+        value: &Value<'_>,
+        column: &ColumnType,
+        element: &ColumnType,
+        out: &mut Vec<u8>,
+        counted: &mut Counted<'_>,
+    ) -> Result<Stored, Fault> {
+        if !self.reading.wrap {
+            return self.cleaned(value, counted, |value, _| Err(wrong_type(&value, column)));
+        }
+        let mut bytes = Vec::new();
+        let stored = self.store_one(value, element, &mut bytes, counted)?;
+        if stored == Stored::Value {
+            out.extend_from_slice(&array::literal(std::iter::once(Some(bytes.as_slice())), element));
+            counted.add("array");
+        }
+        Ok(stored)
+    }
+
+    fn store_one(
         &self,
         value: &Value<'_>,
         column: &ColumnType,
@@ -119,8 +174,20 @@ impl Reader {
         };
         out.truncate(start);
         counted.into.truncate(before);
+        if self.reading.on_error == OnError::Clamp && fault.reason == Reason::OutOfRange {
+            if append_nearest(value, column, out) {
+                counted.add("on_error_clamp");
+                return Ok(Stored::Value);
+            }
+            out.truncate(start);
+        }
+        self.instead(fault, counted)
+    }
+
+    /// What stands for a value that does not fit.
+    fn instead(&self, fault: Fault, counted: &mut Counted<'_>) -> Result<Stored, Fault> {
         match self.reading.on_error {
-            OnError::Hold => Err(fault),
+            OnError::Hold | OnError::Clamp => Err(fault),
             OnError::Null => {
                 counted.add("on_error_null");
                 Ok(Stored::NullByRule)
@@ -128,14 +195,6 @@ impl Reader {
             OnError::Default => {
                 counted.add("on_error_default");
                 Ok(Stored::Default)
-            }
-            OnError::Clamp => {
-                if fault.reason != Reason::OutOfRange || !append_nearest(value, column, out) {
-                    out.truncate(start);
-                    return Err(fault);
-                }
-                counted.add("on_error_clamp");
-                Ok(Stored::Value)
             }
         }
     }
@@ -146,6 +205,19 @@ impl Reader {
         column: &ColumnType,
         out: &mut Vec<u8>,
         counted: &mut Counted<'_>,
+    ) -> Result<Stored, Fault> {
+        self.cleaned(value, counted, |value, counted| match &self.labels {
+            Some(labels) => labels.store(&value, out, counted),
+            None => self.read(value, column, out, counted).map(|()| Stored::Value),
+        })
+    }
+
+    /// Cleans the value and hands it on, unless it counts as null.
+    fn cleaned(
+        &self,
+        value: &Value<'_>,
+        counted: &mut Counted<'_>,
+        then: impl FnOnce(Value<'_>, &mut Counted<'_>) -> Result<Stored, Fault>,
     ) -> Result<Stored, Fault> {
         let cleaned;
         let mut value = *value;
@@ -169,10 +241,7 @@ impl Reader {
             }
             value = with_text(value, &cased);
         }
-        if let Some(labels) = &self.labels {
-            return labels.store(&value, out, counted);
-        }
-        self.read(value, column, out, counted).map(|()| Stored::Value)
+        then(value, counted)
     }
 
     fn clean<'t>(&self, text: &'t [u8], counted: &mut Counted<'_>) -> Cow<'t, [u8]> {

@@ -308,3 +308,45 @@ fn json_takes_other_forms_and_wraps_single_values() {
         value("[1]", &[])
     );
 }
+
+#[test]
+fn each_element_of_an_array_is_read_by_the_rules() {
+    let texts = |element| ColumnType::Array { element: Box::new(element), cast_sql: "text[]".into() };
+    let array = |values: bson::Array| bson::doc! { "a": values }.to_vec().unwrap();
+    let inner = |document: &[u8]| document[7..document.len() - 1].to_vec();
+    let document = array(vec![" a".into(), "".into(), bson::Bson::Null, 5.into()]);
+    let values = inner(&document);
+    let reading = || Reading {
+        trim: true,
+        null_if: vec![Scalar::Text(String::new())],
+        rules: vec![Rule::Text],
+        wrap: true,
+        ..none()
+    };
+    assert_eq!(
+        became(reading(), Value::Array(&values), &texts(TEXT)),
+        value("{\"a\",NULL,NULL,\"5\"}", &["trim", "null_if", "text"])
+    );
+    assert_eq!(became(reading(), text("x"), &texts(TEXT)), value("{\"x\"}", &["array"]));
+    assert_eq!(became(reading(), text(" "), &texts(TEXT)), Became::Null(vec!["trim", "null_if"]));
+    let strict = || Reading { wrap: false, ..reading() };
+    assert_eq!(became(strict(), text("x"), &texts(TEXT)), Became::Held(Reason::WrongType));
+    assert_eq!(became(strict(), text(""), &texts(TEXT)), Became::Null(vec!["null_if"]));
+
+    let numbers = || texts(ColumnType::Int2);
+    let on_error = |on_error| Reading { on_error, ..none() };
+    let document = array(vec![1.into(), 70_000.into()]);
+    let values = inner(&document);
+    let array = Value::Array(&values);
+    assert_eq!(became(on_error(OnError::Null), array, &numbers()), value("{\"1\",NULL}", &["on_error_null"]));
+    assert_eq!(
+        became(on_error(OnError::Clamp), array, &numbers()),
+        value("{\"1\",\"32767\"}", &["on_error_clamp"])
+    );
+    assert_eq!(
+        became(on_error(OnError::Default), array, &numbers()),
+        Became::Default(vec!["on_error_default"])
+    );
+    assert_eq!(became(on_error(OnError::Null), text("x"), &numbers()), Became::Null(vec!["on_error_null"]));
+    assert_eq!(became(Reading { trim: true, ..none() }, array, &numbers()), Became::Held(Reason::OutOfRange));
+}

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::constant;
 use super::encode::{self, encode, type_name};
 use super::fault::Fault;
+use super::filter::Filter;
 use super::json::Style;
 use super::path::{self, Fields, Found, Path};
 use super::reading::{self, Counted, Reader, Stored};
@@ -25,6 +26,8 @@ use crate::mapping::{ColumnPlan, KeyKind, Mapping, Problem, ReferencePlan};
 pub struct Transformer {
     mapping: Arc<Mapping>,
     namespace: Uuid,
+    /// `None`: every document has a row.
+    filter: Option<Filter>,
     fields: Fields,
     columns: Vec<Column>,
 }
@@ -95,11 +98,20 @@ impl Transformer {
         if !problems.is_empty() {
             return Err(problems);
         }
-        Ok(Self { mapping, namespace, fields, columns })
+        let filter = mapping.filter.as_ref().map(Filter::new);
+        Ok(Self { mapping, namespace, filter, fields, columns })
     }
 
     pub fn mapping(&self) -> &Arc<Mapping> {
         &self.mapping
+    }
+
+    /// Whether the document belongs to the mapping. One that does not has no row, as if it were not there.
+    pub fn wants(&self, document: &Document) -> Result<bool, Rejection> {
+        match &self.filter {
+            None => Ok(true),
+            Some(filter) => filter.matches(document.as_bytes()).map_err(|fault| fault.in_column(None)),
+        }
     }
 
     /// The row of a document. `time` is the commit time of its change; a snapshot has none.
@@ -333,21 +345,20 @@ impl Column {
         counted: &mut Counted<'_>,
     ) -> Result<(), Fault> {
         let start = tuple.len();
-        match measured(tuple, |tuple| reader.store(value, &plan.column_type, tuple, counted))? {
-            Stored::Value => return Ok(()),
-            stored => {
-                tuple.truncate(start);
-                match stored {
-                    Stored::Default => append_instead(&self.if_absent, "absent", plan, tuple),
-                    Stored::Null | Stored::Value => append_instead(&self.if_null, "null", plan, tuple),
-                    Stored::NullByRule if plan.not_null => {
-                        append_instead(&Instead::Reject, "null by on_error", plan, tuple)
-                    }
-                    Stored::NullByRule => {
-                        tuple.extend_from_slice(&field(None));
-                        Ok(())
-                    }
-                }
+        let stored = measured(tuple, |tuple| reader.store(value, &plan.column_type, tuple, counted))?;
+        if stored != Stored::Value {
+            tuple.truncate(start);
+        }
+        match stored {
+            Stored::Value => Ok(()),
+            Stored::Default => append_instead(&self.if_absent, "absent", plan, tuple),
+            Stored::Null => append_instead(&self.if_null, "null", plan, tuple),
+            Stored::NullByRule if plan.not_null => {
+                append_instead(&Instead::Reject, "null by on_error", plan, tuple)
+            }
+            Stored::NullByRule => {
+                tuple.extend_from_slice(&field(None));
+                Ok(())
             }
         }
     }

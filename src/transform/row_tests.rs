@@ -51,6 +51,7 @@ fn transformer(columns: Vec<ColumnPlan>) -> Result<Transformer, Vec<Problem>> {
         table: TableName { schema: "public".into(), name: "transactions".into() },
         id_type: IdType::String,
         key: key_of(&KeySpec::Columns(Vec::new())),
+        filter: None,
         columns,
         references: Vec::new(),
         deletes: Deletes::Hard,
@@ -325,6 +326,7 @@ fn everything() -> Transformer {
         ColumnType::Jsonb,
         enumeration,
         ColumnType::Other("inet".into()),
+        ColumnType::Array { element: Box::new(TEXT), cast_sql: "text[]".into() },
     ];
     let formats = vec![DateFormat::parse("%d.%m.%Y").unwrap()];
     let rules = [
@@ -377,7 +379,7 @@ fn value() -> impl Strategy<Value = Bson> {
 proptest! {
     #[test]
     fn any_document_gives_a_whole_tuple_or_a_rejection(
-        values in prop::collection::vec(value(), 15),
+        values in prop::collection::vec(value(), 16),
         at in any::<prop::sample::Index>(),
         byte in prop::option::of(any::<u8>()),
     ) {
@@ -397,7 +399,7 @@ proptest! {
     }
 
     #[test]
-    fn one_value_gives_a_whole_tuple_or_a_rejection(value in value(), field in 0_usize..15) {
+    fn one_value_gives_a_whole_tuple_or_a_rejection(value in value(), field in 0_usize..16) {
         let transformer = everything();
         let raw = RawDocumentBuf::try_from(&doc! { format!("f{field}"): value }).unwrap();
         let id = CanonicalId::from_bson(&Bson::from(1));

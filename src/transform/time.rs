@@ -171,6 +171,50 @@ pub(super) fn append_rfc3339(milliseconds: i64, fraction: Fraction, out: &mut Ve
     Some(())
 }
 
+/// A binary `date` as text: days since 2000.
+pub(super) fn append_sql_date(days: i32, out: &mut Vec<u8>) {
+    let is_bc = append_day(i64::from(days) + POSTGRES_EPOCH_DAYS as i64, out);
+    append_era(is_bc, out);
+}
+
+/// A binary timestamp as text: microseconds since 2000. The zone's text is put behind it.
+pub(super) fn append_sql_timestamp(microseconds: i64, zone: &str, out: &mut Vec<u8>) {
+    const MICROSECONDS_PER_DAY: i64 = super::time::MICROSECONDS_PER_DAY as i64;
+    let (days, rest) =
+        (microseconds.div_euclid(MICROSECONDS_PER_DAY), microseconds.rem_euclid(MICROSECONDS_PER_DAY));
+    let is_bc = append_day(days + POSTGRES_EPOCH_DAYS as i64, out);
+    out.push(b' ');
+    let (seconds, fraction) = (rest / 1_000_000, rest % 1_000_000);
+    append_digits(seconds / 3600, 2, out);
+    out.push(b':');
+    append_digits(seconds / 60 % 60, 2, out);
+    out.push(b':');
+    append_digits(seconds % 60, 2, out);
+    out.push(b'.');
+    append_digits(fraction, 6, out);
+    out.extend_from_slice(zone.as_bytes());
+    append_era(is_bc, out);
+}
+
+/// Year, month and day; whether the year is before Christ, which has no year 0.
+fn append_day(days: i64, out: &mut Vec<u8>) -> bool {
+    let (year, month, day) = civil(days);
+    let is_bc = year < 1;
+    let year = if is_bc { 1 - year } else { year };
+    append_digits(year, 4.max(year.ilog10() + 1), out);
+    out.push(b'-');
+    append_digits(month, 2, out);
+    out.push(b'-');
+    append_digits(day, 2, out);
+    is_bc
+}
+
+fn append_era(is_bc: bool, out: &mut Vec<u8>) {
+    if is_bc {
+        out.extend_from_slice(b" BC");
+    }
+}
+
 fn append_digits(value: i64, count: u32, out: &mut Vec<u8>) {
     for place in (0..count).rev() {
         out.push(b'0' + (value / 10_i64.pow(place) % 10) as u8);

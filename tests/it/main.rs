@@ -11,6 +11,7 @@ mod check;
 mod chunk_order;
 mod command_line;
 mod demo;
+mod filter;
 mod health;
 mod held;
 mod ids;

@@ -175,3 +175,42 @@ async fn a_table_that_may_not_be_made_stops_the_start_with_a_hint() -> Result<()
     assert!(complaint.contains("grant create on the schema"), "{complaint}");
     Ok(())
 }
+
+#[tokio::test]
+async fn references_become_foreign_keys_with_an_index_and_parents_are_made_first() -> Result<()> {
+    let stage = Stage::new("made_keys").await?;
+    let database = &stage.name;
+    stage.execute("create table categories (id serial primary key, name text unique)").await?;
+    stage.execute("insert into categories (name) values ('food')").await?;
+    stage.collection("lines").insert_one(doc! { "_id": 1, "of": 7, "category": "food" }).await?;
+    stage.collection("orders").insert_one(doc! { "_id": 7, "total": 3 }).await?;
+    let mappings = format!(
+        r#"  - source: lines
+    collection: {database}.lines
+    table: lines
+    schema: create
+    columns:
+      order_id: {{ ref: {{ to: orders, from: of }} }}
+      category_id: {{ lookup: {{ table: categories, match: {{ name: category }}, take: id }} }}
+  - source: orders
+    collection: {database}.orders
+    table: orders
+    schema: create
+    columns: {{ id: {{ key: uuid, write: insert }}, total: total }}
+"#
+    );
+    let config = stage.config(&mappings);
+    let (code, sql) = ask(&["schema"], &config)?;
+    assert_eq!(code, 0);
+    insta::assert_snapshot!("ddl_with_references", sql);
+    let (status, text) = Daemon::start_with(&config, &["--until-caught-up"])?.ends_with_output().await?;
+    assert!(status.success(), "{text}");
+    let joined = "select concat_ws(' ', o.total, c.name) from lines l join orders o on o.id = l.order_id
+                  join categories c on c.id = l.category_id";
+    assert_eq!(stage.text(joined).await?.as_deref(), Some("3 food"));
+    stage.execute(&sql).await.context("applied again, it is the same")?;
+    let (code, text) = ask(&["check"], &config)?;
+    assert_eq!(code, 0, "{text}");
+    assert!(!text.contains("no index"), "{text}");
+    Ok(())
+}

@@ -13,7 +13,7 @@ pub(in crate::sink) fn create(draft: &Draft, with_schema: bool) -> String {
     sql.push_str(&format!("create table if not exists {} (\n", qualified(&draft.table)));
     for column in &draft.columns {
         let not_null = if column.not_null { " not null" } else { "" };
-        sql.push_str(&format!("    {} {}{not_null},", quoted(&column.name), column.column_type.sql()));
+        sql.push_str(&format!("    {} {}{not_null},", quoted(&column.name), column.type_sql));
         if let Some(comment) = comment(column) {
             sql.push_str(&format!(" -- {comment}"));
         }
@@ -24,7 +24,21 @@ pub(in crate::sink) fn create(draft: &Draft, with_schema: bool) -> String {
     if let Some(key) = &draft.unique_key {
         sql.push_str(&format!(",\n    unique ({})", list(key, |name| quoted(name))));
     }
+    for key in &draft.foreign_keys {
+        sql.push_str(&format!(
+            ",\n    foreign key ({}) references {} ({})",
+            quoted(&key.column),
+            qualified(&key.references),
+            quoted(&key.referenced_column)
+        ));
+    }
     sql.push_str("\n);\n");
+    // A parent's delete looks for its children.
+    for key in &draft.foreign_keys {
+        let (table, column) = (qualified(&draft.table), quoted(&key.column));
+        let name = quoted(&format!("{}_{}_idx", draft.table.name, key.column));
+        sql.push_str(&format!("create index if not exists {name} on {table} ({column});\n"));
+    }
     sql
 }
 

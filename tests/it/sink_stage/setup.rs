@@ -88,6 +88,7 @@ pub(super) fn target(table: &Table, key: KeySpec, names: &[&str]) -> Target {
         table: table.name.clone(),
         id_type: IdType::String,
         key,
+        filter: None,
         columns,
         references: Vec::new(),
         deletes: Deletes::Hard,

@@ -1,0 +1,243 @@
+//! CEL expressions over a document, compiled when the file is read: what is wrong with one is a mistake of
+//! the configuration, with its place.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use cel::common::ast::{EntryExpr, Expr, IdedEntryExpr, IdedExpr};
+use cel::extensions::{lists, math, strings};
+use cel::{Env, ParseErrors, Program};
+
+use super::tree::Field;
+
+/// The variable that holds the document.
+pub const DOCUMENT: &str = "doc";
+
+/// Longer ones belong into a transformer of one's own.
+const CHARACTERS: usize = 10_000;
+
+/// Names that the language itself gives a meaning, beside variables.
+const OF_THE_LANGUAGE: [&str; 15] = [
+    "bool",
+    "bytes",
+    "double",
+    "dyn",
+    "duration",
+    "google",
+    "int",
+    "list",
+    "map",
+    "math",
+    "null_type",
+    "optional",
+    "string",
+    "type",
+    "uint",
+];
+
+#[derive(Clone)]
+pub struct Expression {
+    text: String,
+    program: Arc<Program>,
+    fields: FieldsOfDocument,
+}
+
+/// Which top-level fields of the document an expression can look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FieldsOfDocument {
+    All,
+    Named(BTreeSet<String>),
+}
+
+/// What every expression knows: the standard functions, and those for text, lists and numbers.
+pub fn environment() -> Arc<Env> {
+    static ENVIRONMENT: OnceLock<Arc<Env>> = OnceLock::new();
+    let environment = ENVIRONMENT.get_or_init(|| {
+        let mut environment = Env::stdlib();
+        for extension in [strings, lists, math] {
+            // Only a function that is declared twice is refused, which these are not.
+            let _ = environment.add_extension(extension);
+        }
+        Arc::new(environment)
+    });
+    Arc::clone(environment)
+}
+
+impl Expression {
+    /// # Errors
+    /// Every mistake, with its line and column.
+    pub fn compile(text: &str) -> Result<Self, Vec<String>> {
+        if text.len() > CHARACTERS {
+            return Err(vec![format!("it is longer than {CHARACTERS} bytes")]);
+        }
+        let program = environment().compile(text).map_err(|errors| messages(&errors))?;
+        let mut names = Names { fields: FieldsOfDocument::Named(BTreeSet::new()), unknown: Vec::new() };
+        names.walk(program.expression(), &mut vec![DOCUMENT]);
+        if names.unknown.is_empty() {
+            return Ok(Self { text: text.to_owned(), program: Arc::new(program), fields: names.fields });
+        }
+        let message = |(id, name): (u64, String)| {
+            let offset = program.source_info().offset_for(id).map_or(0, |(start, _)| start as usize);
+            let (line, column) = place(text, offset);
+            format!("line {line}, column {column}: {name} is not known, only {DOCUMENT} is")
+        };
+        Err(names.unknown.into_iter().map(message).collect())
+    }
+
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    pub fn fields(&self) -> &FieldsOfDocument {
+        &self.fields
+    }
+}
+
+impl PartialEq for Expression {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl fmt::Debug for Expression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Expression").field(&self.text).finish()
+    }
+}
+
+/// Of a key in the file; mistakes are reported.
+pub(super) fn expression(field: &Field<'_>) -> Option<Expression> {
+    match Expression::compile(&field.text()?) {
+        Ok(expression) => Some(expression),
+        Err(messages) => {
+            for message in messages {
+                field.mistake("must be an expression in CEL", &message);
+            }
+            None
+        }
+    }
+}
+
+fn messages(errors: &ParseErrors) -> Vec<String> {
+    let message = |error: &cel::ParseError| {
+        let text = error.msg.lines().next().unwrap_or_default();
+        format!("line {}, column {}: {text}", error.pos.0, error.pos.1)
+    };
+    errors.errors.iter().map(message).collect()
+}
+
+fn place(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    (line, column)
+}
+
+struct Names {
+    fields: FieldsOfDocument,
+    unknown: Vec<(u64, String)>,
+}
+
+impl Names {
+    fn walk<'e>(&mut self, expression: &'e IdedExpr, known: &mut Vec<&'e str>) {
+        match &expression.expr {
+            Expr::Unspecified | Expr::Literal(_) => {}
+            Expr::Ident(name) if name.starts_with('@') => {}
+            Expr::Ident(name) if is_document(name, known) => self.fields = FieldsOfDocument::All,
+            Expr::Ident(name) => {
+                if !known.contains(&name.as_str()) && !OF_THE_LANGUAGE.contains(&name.as_str()) {
+                    self.unknown.push((expression.id, name.clone()));
+                }
+            }
+            Expr::Select(select) => match (&select.operand.expr, &mut self.fields) {
+                (Expr::Ident(name), FieldsOfDocument::Named(fields)) if is_document(name, known) => {
+                    fields.insert(select.field.clone());
+                }
+                (Expr::Ident(name), FieldsOfDocument::All) if is_document(name, known) => {}
+                _ => self.walk(&select.operand, known),
+            },
+            Expr::Call(call) => {
+                for part in call.target.iter().map(Box::as_ref).chain(&call.args) {
+                    self.walk(part, known);
+                }
+            }
+            Expr::List(list) => list.elements.iter().for_each(|element| self.walk(element, known)),
+            Expr::Map(map) => self.entries(&map.entries, known),
+            Expr::Struct(structure) => self.entries(&structure.entries, known),
+            Expr::Comprehension(comprehension) => {
+                self.walk(&comprehension.iter_range, known);
+                self.walk(&comprehension.accu_init, known);
+                let outside = known.len();
+                known.push(&comprehension.iter_var);
+                known.extend(comprehension.iter_var2.as_deref());
+                known.push(&comprehension.accu_var);
+                for part in [&comprehension.loop_cond, &comprehension.loop_step, &comprehension.result] {
+                    self.walk(part, known);
+                }
+                known.truncate(outside);
+            }
+        }
+    }
+
+    fn entries<'e>(&mut self, entries: &'e [IdedEntryExpr], known: &mut Vec<&'e str>) {
+        for entry in entries {
+            match &entry.expr {
+                EntryExpr::StructField(field) => self.walk(&field.value, known),
+                EntryExpr::MapEntry(entry) => {
+                    self.walk(&entry.key, known);
+                    self.walk(&entry.value, known);
+                }
+            }
+        }
+    }
+}
+
+/// Not one of an inner loop that happens to have its name.
+fn is_document(name: &str, known: &[&str]) -> bool {
+    name == DOCUMENT && known.iter().filter(|known| **known == DOCUMENT).count() == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(text: &str) -> FieldsOfDocument {
+        Expression::compile(text).unwrap_or_else(|errors| panic!("{errors:?}")).fields
+    }
+
+    fn named(names: &[&str]) -> FieldsOfDocument {
+        FieldsOfDocument::Named(names.iter().map(|name| (*name).to_owned()).collect())
+    }
+
+    #[test]
+    fn the_fields_that_are_looked_at_are_known_beforehand() {
+        assert_eq!(fields("1 + 1"), named(&[]));
+        assert_eq!(fields("doc.a.b + doc.c"), named(&["a", "c"]));
+        assert_eq!(
+            fields("has(doc.a) ? doc.b : doc.items.exists(i, i.x == doc.c)"),
+            named(&["a", "b", "c", "items"])
+        );
+        assert_eq!(fields("doc['a'] == doc.b"), FieldsOfDocument::All);
+        assert_eq!(fields("size(doc) > 3"), FieldsOfDocument::All);
+        assert_eq!(fields("doc.items.map(doc, doc.x)"), named(&["items"]), "the inner one is another");
+        assert_eq!(fields("type(doc.a) == int && doc.b.lowerAscii() == 'x'"), named(&["a", "b"]));
+    }
+
+    #[test]
+    fn mistakes_have_their_place() {
+        let mistakes = |text: &str| Expression::compile(text).expect_err("a mistake").join("\n");
+        assert_eq!(mistakes("doc.a +\n dok.b"), "line 2, column 2: dok is not known, only doc is");
+        assert!(mistakes("doc.a + ").starts_with("line 1, column "), "{}", mistakes("doc.a + "));
+        assert!(mistakes(&"(".repeat(5_000)).starts_with("line 1, "), "no overflow of the stack");
+        assert!(mistakes(&"a".repeat(20_000)).contains("longer than"));
+        assert_eq!(
+            mistakes("doc.l.all(i, i > 0) && i > 1"),
+            "line 1, column 24: i is not known, only doc is"
+        );
+    }
+}
