@@ -23,8 +23,7 @@ pub struct Loaded {
     pub done: Vec<crate::domain::SourceIndex>,
     /// Sources with held changes that are not resolved.
     pub held: Vec<crate::domain::SourceIndex>,
-    /// What is awaited, and by whose documents: (awaited, source).
-    pub waits: Vec<(String, String)>,
+    pub waits: wait::Overview,
 }
 
 /// `now`: an operation time asked of the server before this call; a pipeline without a checkpoint
@@ -73,7 +72,7 @@ pub async fn load(
     let counts = held::counts(&mut transaction, pipeline).await.map_err(state)?;
     let open = counts.iter().filter(|count| count.state != "resolved");
     let held = open.filter_map(|count| plan.source(&count.source)).collect();
-    let waits = wait::awaited(&mut transaction, pipeline).await.map_err(state)?;
+    let waits = wait::overview(&mut transaction, pipeline).await.map_err(state)?;
     transaction.commit().await.map_err(|error| Error::retry("commit", error))?;
     Ok(Loaded { checkpoint, pending, done, held, waits })
 }

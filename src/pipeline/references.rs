@@ -74,20 +74,25 @@ pub(super) struct Settled {
 pub(super) struct Waiting {
     sources: HashMap<String, AtomicBool>,
     awaited: HashMap<String, AtomicBool>,
+    /// By table: whether it has stubs.
+    stubbed: HashMap<String, AtomicBool>,
 }
 
 impl Waiting {
-    /// `known`: (awaited, source) of every wait in the state.
-    pub(super) fn new(plan: &Plan, known: &[(String, String)]) -> Self {
+    pub(super) fn new(plan: &Plan, known: &wait::Overview) -> Self {
         let mut waiting = Self::default();
         for mapped in plan.mapped.iter().filter(|mapped| !mapped.mapping.references.is_empty()) {
             waiting.sources.insert(mapped.mapping.source.clone(), AtomicBool::new(false));
             for finder in mapped.mapping.references.iter().flat_map(|reference| &reference.finders) {
                 waiting.awaited.insert(finder.awaited.clone(), AtomicBool::new(false));
+                waiting.stubbed.insert(finder.table.to_string(), AtomicBool::new(false));
             }
         }
-        for (awaited, source) in known {
+        for (awaited, source) in &known.awaited {
             waiting.mark(awaited, source);
+        }
+        for table in &known.stubbed {
+            waiting.mark_stubbed(table);
         }
         waiting
     }
@@ -98,6 +103,16 @@ impl Waiting {
                 flag.store(true, Ordering::Release);
             }
         }
+    }
+
+    fn mark_stubbed(&self, table: &str) {
+        if let Some(flag) = self.stubbed.get(table) {
+            flag.store(true, Ordering::Release);
+        }
+    }
+
+    fn has_stubs(&self, table: &str) -> bool {
+        self.stubbed.get(table).is_some_and(|flag| flag.load(Ordering::Acquire))
     }
 
     fn may_wait(&self, source: &str) -> bool {
@@ -144,6 +159,7 @@ impl Settling<'_> {
             return Ok(settled);
         }
         let found = self.find(source, rows).await?;
+        settled.waits.extend(self.users_of_stubs(source, rows, &found).await?);
         let stubs = self.make_stubs(source, rows, documents, &found).await?;
         let plan = self.plan;
         rows.retain_mut(|row| {
@@ -329,6 +345,7 @@ impl Settling<'_> {
             let inserted: Vec<Stub> =
                 inserted.into_iter().map(|(key, hash)| Stub { target: target.clone(), key, hash }).collect();
             if !inserted.is_empty() {
+                self.waiting.mark_stubbed(&target);
                 wait::add_stubs(self.connection, self.pipeline, &inserted).await.map_err(state)?;
             }
             let keys: Vec<&[u8]> = of_documents.iter().map(|(_, key)| key.as_slice()).collect();
@@ -343,6 +360,58 @@ impl Settling<'_> {
             }
         }
         Ok(stubs)
+    }
+
+    /// Who looks a stub up uses it as much as the one for whom it was made: it stays as long as one of them does.
+    async fn users_of_stubs(
+        &mut self,
+        source: SourceIndex,
+        rows: &[Row],
+        found: &Found,
+    ) -> Result<Vec<Wait>, Error> {
+        let mut users = Vec::new();
+        for (place, reference) in self.plan.of(source).mapping.references.iter().enumerate() {
+            let (MissingPlan::Create(_), Some(finder)) = (&reference.missing, reference.finders.first())
+            else {
+                continue;
+            };
+            let table = finder.table.to_string();
+            let place = (place as u16, 0);
+            let (Some(fields), true) = (found.get(&place), finder.target.is_none()) else { continue };
+            if !self.waiting.has_stubs(&table) {
+                continue;
+            }
+            let names: Vec<&[u8]> = fields.found.keys().map(Vec::as_slice).collect();
+            let stubs = wait::stubs(self.connection, self.pipeline, &table, &names).await.map_err(state)?;
+            let stubs: HashSet<Vec<u8>> = stubs.into_iter().collect();
+            for row in rows {
+                let of_plan = row.references.iter().filter(|reference| reference.plan == place.0);
+                for (_, sought) in of_plan.flat_map(|reference| &reference.choices) {
+                    let name = name_of(finder, sought);
+                    if stubs.contains(&name) {
+                        users.push(Wait {
+                            source_id: row.source_id.clone(),
+                            id: row.id.clone(),
+                            awaited: format!("stub {table}"),
+                            key: name.clone(),
+                            stub: Some(name),
+                        });
+                    }
+                }
+            }
+        }
+        Ok(users)
+    }
+
+    /// Rows that a document has made its own are stubs no longer.
+    pub(super) async fn own(&mut self, source: SourceIndex, rows: &[Row]) -> Result<(), Error> {
+        let mapping = &self.plan.of(source).mapping;
+        let table = mapping.table.to_string();
+        if rows.is_empty() || !self.waiting.has_stubs(&table) {
+            return Ok(());
+        }
+        let keys: Vec<Vec<u8>> = rows.iter().map(|row| key_of(&row.tuple, mapping)).collect();
+        wait::forget_stubs(self.connection, self.pipeline, &table, &keys).await.map_err(state)
     }
 
     /// What the documents of a batch wait for from now on. Stubs that nobody stands behind any more go.

@@ -60,8 +60,7 @@ pub struct Session {
     pub pending: Vec<Pending>,
     /// Sources with held changes.
     pub held: Vec<SourceIndex>,
-    /// What is awaited, and by whose documents: (awaited, source).
-    pub waits: Vec<(String, String)>,
+    pub waits: wait::Overview,
     pub pace: Pace,
     pub linger: Duration,
     pub policy: HeldPolicy,

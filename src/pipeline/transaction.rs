@@ -75,6 +75,7 @@ impl<'a> Open<'a> {
             let all: Vec<&str> = all.iter().map(String::as_str).collect();
             let rows: Vec<&str> = batch.rows.iter().map(|row| row.source_id.as_str()).collect();
             let mut settling = self.settling(leaving);
+            settling.own(batch.source, &batch.rows).await?;
             settling.wait(batch.source, &all, &filled.waits).await?;
             if settling.wake(batch.source, &rows).await? > 0 {
                 self.for_whom.woken.notify_one();

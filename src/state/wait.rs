@@ -159,15 +159,25 @@ pub async fn due(
         .collect())
 }
 
-/// Everything somebody waits for, and who: (awaited, source).
-pub async fn awaited(
-    connection: &mut PgConnection,
-    pipeline: &str,
-) -> Result<Vec<(String, String)>, sqlx::Error> {
-    sqlx::query_as("select distinct awaited, source from rowstream.wait where pipeline = $1")
+/// What is known at the beginning of a session.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overview {
+    /// Everything somebody waits for, and who: (awaited, source).
+    pub awaited: Vec<(String, String)>,
+    /// The tables that have stubs.
+    pub stubbed: Vec<String>,
+}
+
+pub async fn overview(connection: &mut PgConnection, pipeline: &str) -> Result<Overview, sqlx::Error> {
+    let awaited = sqlx::query_as("select distinct awaited, source from rowstream.wait where pipeline = $1")
+        .bind(pipeline)
+        .fetch_all(&mut *connection)
+        .await?;
+    let stubbed = sqlx::query_scalar("select distinct target from rowstream.stub where pipeline = $1")
         .bind(pipeline)
         .fetch_all(connection)
-        .await
+        .await?;
+    Ok(Overview { awaited, stubbed })
 }
 
 /// Writes stubs down.
@@ -190,6 +200,39 @@ pub async fn add_stubs(
     .bind(hashes)
     .execute(connection)
     .await?;
+    Ok(())
+}
+
+/// Which of these keys are of stubs.
+pub async fn stubs(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    target: &str,
+    keys: &[&[u8]],
+) -> Result<Vec<Vec<u8>>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select row_key from rowstream.stub where pipeline = $1 and target = $2 and row_key = any($3)",
+    )
+    .bind(pipeline)
+    .bind(target)
+    .bind(keys)
+    .fetch_all(connection)
+    .await
+}
+
+/// Somebody's own rows have these keys now: they are stubs no longer.
+pub async fn forget_stubs(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    target: &str,
+    keys: &[Vec<u8>],
+) -> Result<(), sqlx::Error> {
+    sqlx::query("delete from rowstream.stub where pipeline = $1 and target = $2 and row_key = any($3)")
+        .bind(pipeline)
+        .bind(target)
+        .bind(keys)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 

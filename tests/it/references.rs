@@ -296,6 +296,54 @@ async fn a_look_up_finds_a_row_by_other_columns_and_waits_for_one_that_is_missin
 }
 
 #[tokio::test]
+async fn a_row_made_for_a_look_up_stays_as_long_as_somebody_uses_it() -> Result<()> {
+    let stage = Stage::new("ref_made").await?;
+    stage
+        .execute(
+            "create table categories (id text primary key, name text not null unique);
+             create table events (mongo_id text primary key,
+                 category_id text references categories on delete cascade)",
+        )
+        .await?;
+    let config = stage.config(&format!(
+        "  - source: events
+    collection: {}.events
+    table: events
+    id_type: string
+    key: {{ source: null, source_id: mongo_id }}
+    columns:
+      category_id:
+        lookup: {{ table: categories, match: {{ name: category }}, take: id }}
+        missing: {{ create: {{ columns: {{ id: {{ key: {{ prefix: cat_ }} }} }} }} }}\n",
+        stage.name
+    ));
+    let event = |id: &str, category: &str| doc! { "_id": id, "category": category };
+    let events = stage.collection("events");
+    events.insert_many([event("e1", "Food"), event("e2", "Food"), event("e3", "Rent")]).await?;
+    let daemon = Daemon::start(&config)?;
+    const NAMED: &str = "select count(*) from events join categories c on c.id = category_id";
+    becomes(&stage, &daemon, NAMED, 3).await?;
+    becomes(&stage, &daemon, "select count(*) from categories", 2).await?;
+    // One that comes later finds it, and uses it as well.
+    events.insert_one(event("e4", "Food")).await?;
+    becomes(&stage, &daemon, NAMED, 4).await?;
+    events.delete_many(doc! { "_id": { "$in": ["e1", "e2"] } }).await?;
+    becomes(&stage, &daemon, "select count(*) from events", 2).await?;
+    becomes(&stage, &daemon, "select count(*) from categories where name = 'Food'", 1).await?;
+    events.update_one(doc! { "_id": "e4" }, doc! { "$set": { "category": "Rent" } }).await?;
+    becomes(&stage, &daemon, "select count(*) from categories where name = 'Food'", 0).await?;
+    becomes(&stage, &daemon, NAMED, 2).await?;
+    // What somebody has put there himself is no stub.
+    stage.execute("insert into categories values ('own', 'Fun')").await?;
+    events.insert_one(event("e5", "Fun")).await?;
+    becomes(&stage, &daemon, NAMED, 3).await?;
+    events.delete_one(doc! { "_id": "e5" }).await?;
+    becomes(&stage, &daemon, "select count(*) from events", 2).await?;
+    becomes(&stage, &daemon, "select count(*) from categories where id = 'own'", 1).await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn many_children_that_come_before_their_parents_settle() -> Result<()> {
     let reference = format!("{TO_PARENTS}, missing: null");
     let (stage, config) = stage("ref_many", "references parents", &reference).await?;
