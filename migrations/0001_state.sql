@@ -119,7 +119,7 @@ create table rowstream.row (
     primary key (pipeline, source, source_id)
 );
 comment on table rowstream.row is
-    'which document stands for which row, where the table itself does not say it; row_key is the key''s values as in binary COPY, wants the key that a held document waits for, adopted that the row''s key is its own and not the document''s, kept that the document is gone while its row stays, touched_at that the document is to be read again';
+    'which document stands for which row, where the table itself does not say it; target the table and the columns of its key, row_key their values as in binary COPY, wants the key that a held document waits for, adopted that the row''s key is its own and not the document''s, kept that the document is gone while its row stays, touched_at that the document is to be read again';
 create unique index row_owner on rowstream.row (pipeline, target, row_key) where not shared;
 create index row_shared on rowstream.row (pipeline, target, row_key) where shared;
 create index row_wanted on rowstream.row (pipeline, target, wants) where wants is not null;

@@ -17,3 +17,5 @@ pub mod sink;
 pub mod source;
 pub mod state;
 pub mod transform;
+
+pub use domain::{Refusal, Transformer, Transformers};

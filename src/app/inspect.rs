@@ -14,13 +14,13 @@ use sqlx::PgConnection;
 use super::schema;
 use crate::config::{Config, KeySpec, MappingSpec, Mappings, OnMappingChange, SchemaMode};
 use crate::domain::{IdType, Namespace, SourceIndex, Table, TableName};
-use crate::mapping::{self, Mapping, MissingPlan, Problem, StubPlan};
-use crate::pipeline::{Error, Mapped, Plan, StubMaker};
+use crate::mapping::{self, ChildPlan, Mapping, MissingPlan, Problem, StubPlan};
+use crate::pipeline::{Error, Mapped, MappedChild, Plan, StubMaker};
 use crate::sink::{self, Target};
 use crate::source::{self, CollectionFacts, CollectionIndex, Facts, OplogWindow, Scope};
 use crate::state::mapping::Known;
 use crate::state::{self, SchemaState};
-use crate::transform::Transformer;
+use crate::transform::{ChildTransformer, Transformer};
 
 /// What may be done about tables that do not exist and may be created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +147,9 @@ pub async fn inspect(
         }
         found.push(inspection.table(connection, spec, &specs).await?);
     }
+    let named = found.iter().flatten().map(|table| (table.name.clone(), table.clone()));
+    let mut shapes: HashMap<TableName, Table> = named.collect();
+    inspection.looked_into(connection, &specs, &mut shapes).await?;
     let order = mapping::parents_first(&specs, &found.iter().map(Option::as_ref).collect::<Vec<_>>());
     inspection.cycles(&order.cycles);
     let mut compiled = Vec::new();
@@ -156,16 +159,15 @@ pub async fn inspect(
             compiled.extend(inspection.mapping(config, index, &specs[place], table, &facts, &known));
         }
     }
-    let named = found.into_iter().flatten().map(|table| (table.name.clone(), table));
-    let mut shapes: HashMap<TableName, Table> = named.collect();
-    inspection.looked_into(connection, &specs, &mut shapes).await?;
-    if let Err(problems) = mapping::link(&mut compiled, &specs, &shapes) {
-        problems.into_iter().for_each(|problem| inspection.problem(problem));
-    }
+    let problems = mapping::link(&mut compiled, &specs, &shapes);
+    problems.into_iter().for_each(|problem| inspection.problem(problem));
     for mapping in compiled {
         let place = facts.collections.iter().position(|facts| facts.namespace == mapping.namespace);
         if let Some(place) = place {
             inspection.shared_key(&mapping);
+            if !known_table(&known, &mapping) {
+                inspection.unowned_rows(connection, &mapping).await?;
+            }
             let of_collection = &facts.collections[place];
             inspection.finish(config, mapping, CollectionIndex(place as u16), of_collection);
         }
@@ -340,6 +342,22 @@ impl Inspection {
         }
     }
 
+    /// Rows that were there before the first copy must not be met by surprise.
+    async fn unowned_rows(&mut self, connection: &mut PgConnection, mapping: &Mapping) -> Result<(), Error> {
+        let Some(unique) = &mapping.key.in_the_way else { return Ok(()) };
+        let target = Target::new(Arc::new(mapping.clone()));
+        let found = sink::has_unowned_rows(connection, &target).await;
+        if found.map_err(|error| Error::retry("look for rows without an owner", error))? {
+            self.add(
+                Verdict::Failed,
+                format!("mapping {}, table {}", mapping.source, mapping.table),
+                format!("has rows that belong to no document, and documents can meet them in ({unique})"),
+                "adopt: names the unique keys by which they are taken over; adopt: [] leaves them alone, and holds the documents that meet one",
+            );
+        }
+        Ok(())
+    }
+
     /// Two sources in one table need a column that tells them apart.
     fn shared_key(&mut self, mapping: &Mapping) {
         let other = self.mapped.iter().find(|mapped| {
@@ -367,14 +385,11 @@ impl Inspection {
         facts: &CollectionFacts,
     ) {
         let mapping = Arc::new(mapping);
-        let mut stubs = Vec::new();
-        for reference in &mapping.references {
-            stubs.push(match &reference.missing {
-                MissingPlan::Create(stub) => self.stub_maker(config, stub),
-                MissingPlan::Hold | MissingPlan::Null | MissingPlan::Keep => None,
-            });
-        }
-        match Transformer::new(Arc::clone(&mapping), config.namespace) {
+        let stubs = self.stub_makers(config, &mapping);
+        let children: Vec<Option<MappedChild>> =
+            mapping.children.iter().map(|child| self.child(config, child)).collect();
+        let Some(children) = children.into_iter().collect::<Option<Vec<_>>>() else { return };
+        match Transformer::with_transformers(Arc::clone(&mapping), config.namespace, &config.transformers) {
             Err(problems) => problems.into_iter().for_each(|problem| self.problem(problem)),
             Ok(transformer) => {
                 self.add(
@@ -388,6 +403,7 @@ impl Inspection {
                     target: Target::new(Arc::clone(&mapping)),
                     mapping,
                     stubs,
+                    children,
                     collection,
                     transformer,
                     documents_estimated: facts.documents.unwrap_or(0),
@@ -400,6 +416,29 @@ impl Inspection {
 }
 
 impl Inspection {
+    /// By reference.
+    fn stub_makers(&mut self, config: &Config, mapping: &Mapping) -> Vec<Option<StubMaker>> {
+        let of_each = mapping.references.iter().map(|reference| match &reference.missing {
+            MissingPlan::Create(stub) => self.stub_maker(config, stub),
+            MissingPlan::Hold | MissingPlan::Null | MissingPlan::Keep | MissingPlan::Drop => None,
+        });
+        of_each.collect()
+    }
+
+    fn child(&mut self, config: &Config, child: &ChildPlan) -> Option<MappedChild> {
+        let stubs = self.stub_makers(config, &child.mapping);
+        match ChildTransformer::new(child, config.namespace) {
+            Ok(transformer) => {
+                let target = Target::new(Arc::clone(transformer.mapping()));
+                Some(MappedChild { transformer, target, stubs })
+            }
+            Err(problems) => {
+                problems.into_iter().for_each(|problem| self.problem(problem));
+                None
+            }
+        }
+    }
+
     fn stub_maker(&mut self, config: &Config, stub: &StubPlan) -> Option<StubMaker> {
         let mapping = Arc::new(stub.mapping.clone());
         match Transformer::new(Arc::clone(&mapping), config.namespace) {
@@ -410,6 +449,12 @@ impl Inspection {
             }
         }
     }
+}
+
+/// Whether a mapping of this table was begun before: then rows may be its own.
+fn known_table(known: &[Known], mapping: &Mapping) -> bool {
+    let table = mapping.table.to_string();
+    known.iter().any(|known| known.target == table)
 }
 
 /// What the state knows of mappings, if it is there.
@@ -456,10 +501,13 @@ fn whole(collection: Namespace, schema: &str) -> MappingSpec {
         id_type: None,
         key: KeySpec::SourceId { source: Some("source".to_owned()), source_id: "source_id".to_owned() },
         adopt: None,
+        transform: None,
         shared: false,
         filter: None,
         columns: None,
+        children: Vec::new(),
         deletes: crate::config::Deletes::Hard,
+        sync: None,
         schema: SchemaMode::Create,
         on_drop: crate::config::OnDrop::Delete,
         on_mapping_change: OnMappingChange::Resync,

@@ -18,6 +18,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config::Config;
+use crate::domain::Transformers;
 use crate::pipeline::Error as PipelineError;
 use crate::{app, config as configuration, logging, source};
 
@@ -80,6 +81,15 @@ pub fn main(
     arguments: impl IntoIterator<Item = OsString>,
     environment: BTreeMap<String, String>,
 ) -> ExitCode {
+    main_with(arguments, environment, Transformers::default())
+}
+
+/// As `main`, for a program with transformers of its own.
+pub fn main_with(
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: BTreeMap<String, String>,
+    transformers: Transformers,
+) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -89,7 +99,7 @@ pub fn main(
         }
     };
     let config = match configuration::load(arguments.config.as_deref(), &environment) {
-        Ok(config) => config,
+        Ok(config) => Config { transformers, ..config },
         Err(error) => {
             complain(&error.to_string());
             return Exit::Usage.into();

@@ -2,8 +2,10 @@
 
 use ::config::ValueKind;
 
+use super::children::{element_path, is_element_path};
+use super::expression::expression;
 use super::mappings::NAME_BYTES;
-use super::model::{ColumnSpec, KeySpec, Scalar, ValueSpec};
+use super::model::{Aim, ColumnSpec, KeySpec, Missing, ReferenceSpec, Scalar, ValueSpec};
 use super::nearest::nearest;
 use super::reading::{JsonForm, Reading};
 use super::references;
@@ -16,8 +18,15 @@ const INEXACT_FROM: f64 = 9_007_199_254_740_992.0;
 /// number may be left.
 const EXACT_DIGITS: usize = 15;
 
-const WORDS: [(&str, Word); 3] =
-    [("$document", Word::Document), ("$id", Word::Id), ("$cluster_time", Word::ClusterTime)];
+const WORDS: [(&str, Word); 5] = [
+    ("$document", Word::Document),
+    ("$id", Word::Id),
+    ("$cluster_time", Word::ClusterTime),
+    ("$transform", Word::Transform),
+    ("$parent", Word::Parent),
+];
+/// Of these, the ones that a mapping's own columns can have.
+const DOCUMENT_WORDS: usize = 4;
 
 /// What a value is taken from, besides a path.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -25,6 +34,8 @@ enum Word {
     Document,
     Id,
     ClusterTime,
+    Transform,
+    Parent,
 }
 
 enum Origin {
@@ -64,12 +75,14 @@ pub(super) fn any_column(name: String, field: Field<'_>) -> Option<ColumnSpec> {
                 }
                 Origin::Word(Word::Id) => ValueSpec::SourceId,
                 Origin::Word(Word::ClusterTime) => ValueSpec::ClusterTime,
+                Origin::Word(Word::Transform) => ValueSpec::Transformed { reading: Reading::default() },
+                Origin::Word(Word::Parent) => parent(),
             };
             Some(ColumnSpec { name, value, insert_only: false, required: false, default: None })
         }
         ValueKind::Table(_) => described_column(name, field.into_section()?),
         _ => {
-            field.mistake("must be a path, or a map with from, value, key, ref or lookup", "");
+            field.mistake("must be a path, or a map with from, value, cel, key, ref, lookup or collect", "");
             None
         }
     }
@@ -78,10 +91,13 @@ pub(super) fn any_column(name: String, field: Field<'_>) -> Option<ColumnSpec> {
 fn described_column(name: String, mut section: Section<'_>) -> Option<ColumnSpec> {
     let origin_field = section.field("from");
     let constant_field = section.field_or_null("value");
+    let expression_field = section.field("cel");
     let key_field = section.field("key");
     let ref_field = section.field("ref");
     let lookup_field = section.field("lookup");
     let missing_field = section.field_or_null("missing");
+    let collect_field = section.field("collect");
+    let distinct_field = section.field("distinct");
     let rules = RuleKeys::take(&mut section);
     let without_field = section.field("without");
     let required_field = section.field("required");
@@ -91,19 +107,27 @@ fn described_column(name: String, mut section: Section<'_>) -> Option<ColumnSpec
 
     let given = usize::from(origin_field.is_some())
         + usize::from(constant_field.is_some())
+        + usize::from(expression_field.is_some())
         + usize::from(key_field.is_some())
         + usize::from(ref_field.is_some())
-        + usize::from(lookup_field.is_some());
+        + usize::from(lookup_field.is_some())
+        + usize::from(collect_field.is_some());
     if given != 1 {
-        section.mistake("must have one of from, value, key, ref and lookup", "");
+        section.mistake("must have one of from, value, cel, key, ref, lookup and collect", "");
         return None;
     }
+    if let Some(field) = distinct_field.as_ref().filter(|_| collect_field.is_none()) {
+        field.mistake("must be left out without collect", "");
+    }
+    let distinct = distinct_field.as_ref().and_then(Field::flag).unwrap_or(false);
     let origin = match origin_field {
         Some(field) => Some(origin(field)?),
         None => None,
     };
     let is_document = matches!(origin, Some(Origin::Word(Word::Document)));
-    let is_path = matches!(origin, Some(Origin::Paths(_)));
+    // Whatever a value comes from, it is read by the same rules.
+    let is_path = matches!(origin, Some(Origin::Paths(_) | Origin::Word(Word::Transform)))
+        || expression_field.is_some();
     let is_reference = ref_field.is_some() || lookup_field.is_some();
     if let Some(field) = default_field.as_ref().filter(|_| !is_path) {
         field.mistake("must be left out unless from is a path", "");
@@ -137,13 +161,29 @@ fn described_column(name: String, mut section: Section<'_>) -> Option<ColumnSpec
         }
         (Some(Origin::Word(Word::Id)), _, _) => ValueSpec::SourceId,
         (Some(Origin::Word(Word::ClusterTime)), _, _) => ValueSpec::ClusterTime,
+        (Some(Origin::Word(Word::Transform)), _, _) => {
+            ValueSpec::Transformed { reading: rules.reading(&section, has_default) }
+        }
+        (None, None, None) if expression_field.is_some() => ValueSpec::Expression {
+            expression: expression(&expression_field?)?,
+            reading: rules.reading(&section, has_default),
+        },
+        (Some(Origin::Word(Word::Parent)), _, _) => parent(),
         (None, Some(field), _) => ValueSpec::Constant(constant(&field)?),
         (None, None, Some(field)) => key_value(field)?,
-        (None, None, None) => {
-            ValueSpec::Reference(Box::new(references::reference(ref_field, lookup_field, missing_field)?))
-        }
+        (None, None, None) => match collect_field {
+            Some(field) => ValueSpec::Collect { from: path(&field)?, distinct },
+            None => {
+                let reference = references::reference(ref_field, lookup_field, missing_field)?;
+                ValueSpec::Reference(Box::new(reference))
+            }
+        },
     };
     Some(ColumnSpec { name, value, insert_only: writes.unwrap_or(false), required, default })
+}
+
+fn parent() -> ValueSpec {
+    ValueSpec::Reference(Box::new(ReferenceSpec { aim: Aim::Parent, take: None, missing: Missing::Hold }))
 }
 
 /// A path, a list of paths, or one of the words with a `$`.
@@ -157,16 +197,26 @@ fn origin(field: Field<'_>) -> Option<Origin> {
         return Some(Origin::Paths(paths.into_iter().collect::<Option<_>>()?));
     }
     match field.value() {
-        ValueKind::String(text) if text.starts_with('$') => field.choice(&WORDS).map(Origin::Word),
+        ValueKind::String(text) if field.is_of_child() && is_element_path(text) => {
+            Some(Origin::Paths(vec![path(&field)?]))
+        }
+        ValueKind::String(text) if text.starts_with('$') => {
+            let words = if field.is_of_child() { &WORDS[..] } else { &WORDS[..DOCUMENT_WORDS] };
+            field.choice(words).map(Origin::Word)
+        }
         ValueKind::String(_) => Some(Origin::Paths(vec![path(&field)?])),
         _ => {
-            field.mistake("must be a path, a list of paths, $document, $id or $cluster_time", "");
+            field.mistake("must be a path, a list of paths, $document, $id, $cluster_time or $transform", "");
             None
         }
     }
 }
 
 pub(super) fn path(field: &Field<'_>) -> Option<String> {
+    if field.is_of_child() { element_path(field) } else { document_path(field) }
+}
+
+pub(super) fn document_path(field: &Field<'_>) -> Option<String> {
     let path = field.text()?;
     if path.starts_with('$') {
         field.mistake("must be a path", "words with a $ stand alone, not in a list");

@@ -15,7 +15,13 @@ use super::tree::Field;
 pub const DOCUMENT: &str = "doc";
 
 /// Longer ones belong into a transformer of one's own.
-const CHARACTERS: usize = 10_000;
+const BYTES: usize = 4_000;
+
+/// The evaluator recurses, on a stack that is not its own.
+const NESTING: usize = 30;
+/// What the parser can be given, whose stack is large.
+const BRACKETS: usize = 100;
+const OPERATORS: usize = 500;
 
 /// Names that the language itself gives a meaning, beside variables.
 const OF_THE_LANGUAGE: [&str; 15] = [
@@ -68,12 +74,22 @@ impl Expression {
     /// # Errors
     /// Every mistake, with its line and column.
     pub fn compile(text: &str) -> Result<Self, Vec<String>> {
-        if text.len() > CHARACTERS {
-            return Err(vec![format!("it is longer than {CHARACTERS} bytes")]);
+        if text.len() > BYTES {
+            return Err(vec![format!("it is longer than {BYTES} bytes")]);
         }
-        let program = environment().compile(text).map_err(|errors| messages(&errors))?;
-        let mut names = Names { fields: FieldsOfDocument::Named(BTreeSet::new()), unknown: Vec::new() };
+        if brackets(text) > BRACKETS {
+            return Err(vec![format!("it has more than {BRACKETS} brackets inside of each other")]);
+        }
+        if text.bytes().filter(|byte| b".+-*/%!<>=&|?:,".contains(byte)).count() > OPERATORS {
+            return Err(vec![format!("it has more than {OPERATORS} operators")]);
+        }
+        let program = parse(text)?;
+        let fields = FieldsOfDocument::Named(BTreeSet::new());
+        let mut names = Names { fields, unknown: Vec::new(), depth: 0, deepest: 0 };
         names.walk(program.expression(), &mut vec![DOCUMENT]);
+        if names.deepest > NESTING {
+            return Err(vec![format!("it is nested more than {NESTING} times")]);
+        }
         if names.unknown.is_empty() {
             return Ok(Self { text: text.to_owned(), program: Arc::new(program), fields: names.fields });
         }
@@ -123,6 +139,34 @@ pub(super) fn expression(field: &Field<'_>) -> Option<Expression> {
     }
 }
 
+/// The parser's frames are large: it gets a stack of its own, which is more than the bounds above can need.
+fn parse(text: &str) -> Result<Program, Vec<String>> {
+    const STACK: usize = 64 * 1024 * 1024;
+    let parsed = std::thread::scope(|scope| {
+        let parse = || environment().compile(text).map_err(|errors| messages(&errors));
+        let parser = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, parse);
+        parser.map(std::thread::ScopedJoinHandle::join)
+    });
+    match parsed {
+        Ok(Ok(parsed)) => parsed,
+        Ok(Err(_)) | Err(_) => Err(vec!["it cannot be parsed".to_owned()]),
+    }
+}
+
+/// At least as deep as what the parser sees: brackets in texts count as well, and choices never end.
+fn brackets(text: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    for byte in text.bytes() {
+        match byte {
+            b'(' | b'[' | b'{' | b'?' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
+}
+
 fn messages(errors: &ParseErrors) -> Vec<String> {
     let message = |error: &cel::ParseError| {
         let text = error.msg.lines().next().unwrap_or_default();
@@ -141,10 +185,19 @@ fn place(text: &str, offset: usize) -> (usize, usize) {
 struct Names {
     fields: FieldsOfDocument,
     unknown: Vec<(u64, String)>,
+    depth: usize,
+    deepest: usize,
 }
 
 impl Names {
     fn walk<'e>(&mut self, expression: &'e IdedExpr, known: &mut Vec<&'e str>) {
+        self.depth += 1;
+        self.deepest = self.deepest.max(self.depth);
+        self.walk_into(expression, known);
+        self.depth -= 1;
+    }
+
+    fn walk_into<'e>(&mut self, expression: &'e IdedExpr, known: &mut Vec<&'e str>) {
         match &expression.expr {
             Expr::Unspecified | Expr::Literal(_) => {}
             Expr::Ident(name) if name.starts_with('@') => {}
@@ -233,11 +286,19 @@ mod tests {
         let mistakes = |text: &str| Expression::compile(text).expect_err("a mistake").join("\n");
         assert_eq!(mistakes("doc.a +\n dok.b"), "line 2, column 2: dok is not known, only doc is");
         assert!(mistakes("doc.a + ").starts_with("line 1, column "), "{}", mistakes("doc.a + "));
-        assert!(mistakes(&"(".repeat(5_000)).starts_with("line 1, "), "no overflow of the stack");
+        let inner = mistakes("doc.l.all(i, i > 0) && i > 1");
+        assert_eq!(inner, "line 1, column 24: i is not known, only doc is");
+    }
+
+    #[test]
+    fn what_could_overflow_a_stack_is_refused() {
+        let mistakes = |text: &str| Expression::compile(text).expect_err("a mistake").join("\n");
+        assert!(mistakes(&"(".repeat(1_000)).contains("brackets"));
+        assert!(mistakes(&"1+".repeat(1_000)).contains("operators"));
+        assert!(mistakes(&format!("1{}", "+1".repeat(400))).contains("nested more than"));
+        assert!(mistakes(&format!("doc{}", ".a".repeat(400))).contains("nested more than"));
         assert!(mistakes(&"a".repeat(20_000)).contains("longer than"));
-        assert_eq!(
-            mistakes("doc.l.all(i, i > 0) && i > 1"),
-            "line 1, column 24: i is not known, only doc is"
-        );
+        assert!(Expression::compile(&format!("{}1{}", "(".repeat(20), ")".repeat(20))).is_ok());
+        assert!(Expression::compile(&format!("true{}", " && doc.a == 1".repeat(50))).is_ok());
     }
 }

@@ -5,6 +5,7 @@ use bson::oid::ObjectId;
 use bson::{Bson, DateTime, Decimal128};
 
 use super::columns::scalar;
+use super::expression::{Expression, expression};
 use super::model::Scalar;
 use super::reading::quoted;
 use super::tree::{Field, Section};
@@ -13,6 +14,8 @@ use super::tree::{Field, Section};
 pub enum Filter {
     /// All of them hold, as MongoDB's query language has it.
     Conditions(Vec<Condition>),
+    /// True for those that belong.
+    Expression(Expression),
 }
 
 /// What must be the case at one dotted path.
@@ -37,6 +40,9 @@ pub enum Test {
 }
 
 pub(super) fn filter(field: Field<'_>) -> Option<Filter> {
+    if matches!(field.value(), ValueKind::String(_)) {
+        return expression(&field).map(Filter::Expression);
+    }
     if matches!(field.value(), ValueKind::Table(entries) if entries.is_empty()) {
         field.mistake("must have at least one condition", "for example { deleted: { $ne: true } }");
         return None;
@@ -158,7 +164,10 @@ fn decimal(field: &Field<'_>, text: &str) -> Option<Bson> {
 impl Filter {
     /// As YAML that reads back as the same: the same filter gives the same text.
     pub fn to_yaml(&self) -> String {
-        let Self::Conditions(conditions) = self;
+        let conditions = match self {
+            Self::Conditions(conditions) => conditions,
+            Self::Expression(expression) => return quoted(expression.text()),
+        };
         let mut paths: Vec<(&str, Vec<String>)> = Vec::new();
         for condition in conditions {
             let test = condition.test.to_yaml();

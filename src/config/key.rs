@@ -60,7 +60,7 @@ pub(super) fn check(
             section.mistake_at("key", &format!("must be names among columns, and {name} is none"), "");
         }
         for name in names {
-            if let Some(ValueSpec::ClusterTime | ValueSpec::Document { .. }) =
+            if let Some(ValueSpec::ClusterTime | ValueSpec::Document { .. } | ValueSpec::Collect { .. }) =
                 find(name).map(|spec| &spec.value)
             {
                 section.mistake_at(
@@ -70,6 +70,15 @@ pub(super) fn check(
                 );
             }
         }
+    }
+    if let Some(column) = specs.iter().find(|spec| matches!(spec.value, ValueSpec::Collect { .. }))
+        && !shared
+    {
+        section.mistake_at(
+            "columns",
+            &format!("must not collect in {} unless shared is true", column.name),
+            "",
+        );
     }
     for name in adopt.into_iter().flatten().flatten() {
         if find(name).is_none() {
@@ -94,20 +103,25 @@ pub(crate) fn is_derived(names: &[String], columns: &[ColumnSpec]) -> bool {
                     | ValueSpec::KeyUuid
                     | ValueSpec::KeyPrefixed(_) => true,
                     ValueSpec::Path { from, .. } => matches!(from.as_slice(), [path] if path == "_id"),
-                    ValueSpec::Document { .. } | ValueSpec::ClusterTime | ValueSpec::Reference(_) => false,
+                    ValueSpec::Document { .. }
+                    | ValueSpec::Expression { .. }
+                    | ValueSpec::Transformed { .. }
+                    | ValueSpec::ClusterTime
+                    | ValueSpec::Collect { .. }
+                    | ValueSpec::Reference(_) => false,
                 }
         })
     })
 }
 
-fn names(field: Field<'_>) -> Vec<String> {
+pub(super) fn names(field: Field<'_>) -> Vec<String> {
     if matches!(field.value(), ValueKind::Array(items) if items.is_empty()) {
         field.mistake("must name at least one column", "");
     }
     field.items().unwrap_or_default().iter().filter_map(column_name).collect()
 }
 
-fn column_name(field: &Field<'_>) -> Option<String> {
+pub(super) fn column_name(field: &Field<'_>) -> Option<String> {
     let name = field.text()?;
     if name.len() > NAME_BYTES {
         field.mistake("must not be longer than 63 bytes", "PostgreSQL cuts longer names off");

@@ -2,11 +2,15 @@
 
 use ::config::ValueKind;
 
+use super::children;
 use super::columns::columns;
 use super::defaults;
 use super::filter::filter;
-use super::key;
-use super::model::{Deletes, KeySpec, MappingSpec, OnDrop, OnMappingChange, SchemaMode};
+use super::key::{self, column_name};
+use super::model::{
+    ColumnSpec, Deletes, KeySpec, MappingSpec, OnDrop, OnMappingChange, SchemaMode, ValueSpec,
+};
+use super::sync::sync;
 use super::tree::{Field, Section};
 use crate::domain::{IdType, Namespace, TableName};
 
@@ -80,9 +84,27 @@ fn mapping(mut section: Section<'_>) -> Option<(Place<'_>, MappingSpec)> {
     let shared = section.flag("shared", false);
     let filter = section.field("filter").and_then(filter);
     let columns = section.field_or_null("columns").map(|field| columns(field, &key));
+    let children = section.field("children").map(children::children).unwrap_or_default();
+    if !children.is_empty() && shared {
+        let hint = "their documents would replace each other's rows";
+        section.mistake_at("children", "must not be given together with shared: true", hint);
+    }
+    if !children.is_empty() && columns.is_none() {
+        section.mistake_at("children", "must not be given without columns", "list the columns of the table");
+    }
     key::check(&section, &key, columns.as_deref(), adopt.as_deref(), shared);
     let whole_documents = columns.is_none();
-    let deletes = section.choice("deletes", &[("hard", Delete::Hard), ("keep", Delete::Keep)]);
+    let transform = section.field("transform").and_then(|field| field.text());
+    let asks = |column: &ColumnSpec| matches!(column.value, ValueSpec::Transformed { .. });
+    if transform.is_none() && columns.iter().flatten().any(asks) {
+        section.mistake_at(
+            "transform",
+            "is required where a column is $transform",
+            "the name of a transformer",
+        );
+    }
+    let deletes = section.field("deletes").and_then(deletes);
+    let sync = section.field("sync").and_then(sync);
     let schema = schema_mode(&mut section, whole_documents);
     let on_drop = section.choice("on_drop", &[("delete", OnDrop::Delete), ("halt", OnDrop::Halt)]);
     let changes = [("resync", OnMappingChange::Resync), ("halt", OnMappingChange::Halt)];
@@ -100,9 +122,12 @@ fn mapping(mut section: Section<'_>) -> Option<(Place<'_>, MappingSpec)> {
         key,
         adopt,
         shared,
+        transform,
         filter,
         columns,
-        deletes: deletes.map_or(Deletes::Hard, Delete::into_model),
+        children,
+        deletes: deletes.unwrap_or(Deletes::Hard),
+        sync,
         schema,
         on_drop: on_drop.unwrap_or(OnDrop::Delete),
         on_mapping_change: on_mapping_change.unwrap_or(OnMappingChange::Resync),
@@ -113,18 +138,21 @@ fn mapping(mut section: Section<'_>) -> Option<(Place<'_>, MappingSpec)> {
     Some((place, spec))
 }
 
-/// `Deletes` will hold the name of a column for soft deletes, so it is not `Copy`.
-#[derive(Clone, Copy)]
-enum Delete {
-    Hard,
-    Keep,
-}
-
-impl Delete {
-    fn into_model(self) -> Deletes {
-        match self {
-            Self::Hard => Deletes::Hard,
-            Self::Keep => Deletes::Keep,
+fn deletes(field: Field<'_>) -> Option<Deletes> {
+    const CONSTRAINT: &str = "must be hard, keep or { soft: <column> }";
+    match field.value() {
+        ValueKind::String(text) if text == "hard" => Some(Deletes::Hard),
+        ValueKind::String(text) if text == "keep" => Some(Deletes::Keep),
+        ValueKind::Table(_) => {
+            let mut section = field.into_section()?;
+            let hint = "a column of timestamptz, timestamp or boolean";
+            let column = section.required("soft", hint).and_then(|field| column_name(&field));
+            section.finish();
+            column.map(|column| Deletes::Soft { column })
+        }
+        _ => {
+            field.mistake(CONSTRAINT, "");
+            None
         }
     }
 }

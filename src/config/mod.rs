@@ -4,6 +4,7 @@
 //! (`tree`), and builds the valid types of `model` from it (`sections`, `mappings`, `columns`, `rules`). Nothing here touches
 //! a server: what only a table can tell is checked by [`crate::mapping`].
 
+mod children;
 mod columns;
 mod connection;
 mod date_format;
@@ -21,9 +22,11 @@ mod references;
 mod rules;
 mod sections;
 mod show;
+mod sync;
 mod tree;
 mod units;
 
+pub use children::{ChildFrom, ChildSpec, ElementError, NotArray};
 pub use date_format::{DateFormat, DatePart};
 pub use error::{Error, Mistake};
 pub use expression::{DOCUMENT, Expression, FieldsOfDocument, environment};
@@ -34,6 +37,7 @@ pub use model::*;
 pub(crate) use nearest::nearest;
 pub use reading::{Case, EnumMap, JsonForm, OnError, Otherwise, Reading, Rounding, Scale};
 pub use show::redacted;
+pub use sync::SyncSpec;
 
 #[cfg(test)]
 mod tests;

@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::children::ChildSpec;
 use super::date_format::DateFormat;
+use super::expression::Expression;
 use super::filter::Filter;
 use super::reading::{JsonForm, Reading};
-use crate::domain::{IdType, Namespace, TableName};
+use super::sync::SyncSpec;
+use crate::domain::{IdType, Namespace, TableName, Transformers};
 
 /// Everything `rowstream` was told, checked.
 #[derive(Debug, Clone)]
@@ -28,6 +31,8 @@ pub struct Config {
     /// Root of every deterministic id. Changing it changes all of them.
     pub namespace: Uuid,
     pub mappings: Mappings,
+    /// What the program was built with; no part of the file.
+    pub transformers: Transformers,
 }
 
 /// What is copied: the mappings of the file, or every collection of one database as whole documents.
@@ -172,11 +177,16 @@ pub struct MappingSpec {
     pub adopt: Option<Vec<Vec<String>>>,
     /// Several documents may stand for one row.
     pub shared: bool,
+    /// A transformer of the program's own, by its name.
+    pub transform: Option<String>,
     /// `None`: every document of the collection.
     pub filter: Option<Filter>,
     /// `None`: whole documents.
     pub columns: Option<Vec<ColumnSpec>>,
+    /// Rows of other tables that are made from inside of the documents.
+    pub children: Vec<ChildSpec>,
     pub deletes: Deletes,
+    pub sync: Option<SyncSpec>,
     pub schema: SchemaMode,
     pub on_drop: OnDrop,
     pub on_mapping_change: OnMappingChange,
@@ -236,6 +246,10 @@ impl KeySpec {
 pub enum Deletes {
     Hard,
     Keep,
+    /// The row stays, and this column says that its document is gone.
+    Soft {
+        column: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -292,10 +306,25 @@ pub enum ValueSpec {
     /// Commit time of the change in MongoDB. Null when it came by snapshot.
     ClusterTime,
     Constant(Scalar),
+    /// The value at a path of every document that stands for the row, as a JSON array in the order of their
+    /// source_ids; `distinct`: each value once.
+    Collect {
+        from: String,
+        distinct: bool,
+    },
     /// UUIDv5 of (namespace, source, source_id).
     KeyUuid,
     /// A prefix and the ULID text of that UUID.
     KeyPrefixed(String),
+    /// What CEL makes of the document.
+    Expression {
+        expression: Expression,
+        reading: Reading,
+    },
+    /// What the mapping's transformer gives under the column's name.
+    Transformed {
+        reading: Reading,
+    },
     /// What stands in another row.
     Reference(Box<ReferenceSpec>),
 }
@@ -319,6 +348,8 @@ pub enum Aim {
         from: Vec<String>,
         strip_prefix: Option<String>,
     },
+    /// The row of the document that the element is in.
+    Parent,
     /// The row of any table that has these values.
     Row { table: TableName, matches: Vec<(String, MatchSpec)> },
 }
@@ -346,6 +377,8 @@ pub enum Missing {
     Null,
     /// The id as text.
     Keep,
+    /// The element has no row until then.
+    Drop,
     /// The row is made, as a stub.
     Create(StubSpec),
 }

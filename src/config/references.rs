@@ -85,6 +85,13 @@ fn match_spec(field: Field<'_>) -> Option<MatchSpec> {
     path(&field).map(MatchSpec::Path)
 }
 
+#[derive(Clone, Copy)]
+enum Word {
+    Hold,
+    Keep,
+    Drop,
+}
+
 fn missing(field: Field<'_>, is_lookup: bool) -> Option<Missing> {
     match field.value() {
         ValueKind::Nil => Some(Missing::Null),
@@ -109,8 +116,14 @@ fn missing(field: Field<'_>, is_lookup: bool) -> Option<Missing> {
         }
         ValueKind::String(text) if text == "null" => Some(Missing::Null),
         _ => {
-            let keep = field.choice(&[("hold", false), ("keep", true)])?;
-            Some(if keep { Missing::Keep } else { Missing::Hold })
+            let words = [("hold", Word::Hold), ("keep", Word::Keep), ("drop", Word::Drop)];
+            // Only an element can be left out.
+            let words = if field.is_of_child() { &words[..] } else { &words[..2] };
+            Some(match field.choice(words)? {
+                Word::Hold => Missing::Hold,
+                Word::Keep => Missing::Keep,
+                Word::Drop => Missing::Drop,
+            })
         }
     }
 }

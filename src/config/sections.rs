@@ -16,6 +16,7 @@ use super::model::{
     SnapshotMode,
 };
 use super::tree::{Field, Section};
+use crate::domain::Transformers;
 
 /// Variables of libpq that say where the server is; sqlx reads them itself.
 const PG_VARIABLES: [&str; 5] = ["PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGDATABASE"];
@@ -47,6 +48,7 @@ pub(super) fn config(mut root: Section<'_>, surroundings: &Surroundings<'_>) -> 
         lease,
         health,
         namespace,
+        transformers: Transformers::default(),
         mappings: mappings?,
     })
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::children;
 use super::connection::redact;
 use super::model::{
     Aim, ColumnSpec, Config, Deletes, KeySpec, LogFormat, MappingSpec, Mappings, MatchSpec, Missing, OnDrop,
@@ -124,6 +125,9 @@ fn mapping(out: &mut String, spec: &MappingSpec) {
     if spec.shared {
         line(out, 2, "shared", "true");
     }
+    if let Some(transform) = &spec.transform {
+        line(out, 2, "transform", &quoted(transform));
+    }
     if let Some(filter) = &spec.filter {
         line(out, 2, "filter", &filter.to_yaml());
     }
@@ -133,11 +137,16 @@ fn mapping(out: &mut String, spec: &MappingSpec) {
             line(out, 3, &quoted(&column.name), &value(column));
         }
     }
-    let deletes = match spec.deletes {
-        Deletes::Hard => "hard",
-        Deletes::Keep => "keep",
+    children::show(out, &spec.children);
+    let deletes = match &spec.deletes {
+        Deletes::Hard => "hard".to_owned(),
+        Deletes::Keep => "keep".to_owned(),
+        Deletes::Soft { column } => format!("{{ soft: {} }}", quoted(column)),
     };
-    line(out, 2, "deletes", deletes);
+    line(out, 2, "deletes", &deletes);
+    if let Some(sync) = &spec.sync {
+        line(out, 2, "sync", &sync.to_yaml());
+    }
     let schema = match spec.schema {
         SchemaMode::Expect => "expect",
         SchemaMode::Create => "create",
@@ -158,7 +167,7 @@ fn mapping(out: &mut String, spec: &MappingSpec) {
     line(out, 2, "allow_empty", &spec.allow_empty.to_string());
 }
 
-fn value(column: &ColumnSpec) -> String {
+pub(super) fn value(column: &ColumnSpec) -> String {
     let mut parts = match &column.value {
         ValueSpec::Path { from, reading } => {
             let settings = reading.settings().into_iter().map(|(key, value)| format!("{key}: {value}"));
@@ -171,11 +180,23 @@ fn value(column: &ColumnSpec) -> String {
             parts.extend(strip_nul.then(|| "strip_nul: true".to_owned()));
             parts
         }
+        ValueSpec::Expression { expression, reading } => {
+            let settings = reading.settings().into_iter().map(|(key, value)| format!("{key}: {value}"));
+            std::iter::once(format!("cel: {}", quoted(expression.text()))).chain(settings).collect()
+        }
+        ValueSpec::Transformed { reading } => {
+            let settings = reading.settings().into_iter().map(|(key, value)| format!("{key}: {value}"));
+            std::iter::once("from: $transform".to_owned()).chain(settings).collect()
+        }
         ValueSpec::SourceId => vec!["from: $id".to_owned()],
         ValueSpec::ClusterTime => vec!["from: $cluster_time".to_owned()],
         ValueSpec::Constant(scalar) => vec![format!("value: {}", scalar.to_yaml())],
+        ValueSpec::Collect { from, distinct } => {
+            vec![format!("collect: {}", quoted(from)), format!("distinct: {distinct}")]
+        }
         ValueSpec::KeyUuid => vec!["key: uuid".to_owned()],
         ValueSpec::KeyPrefixed(prefix) => vec![format!("key: {{ prefix: {} }}", quoted(prefix))],
+        ValueSpec::Reference(spec) if spec.aim == Aim::Parent => vec!["from: $parent".to_owned()],
         ValueSpec::Reference(spec) => reference(spec),
     };
     if column.required {
@@ -205,6 +226,7 @@ fn reference(spec: &ReferenceSpec) -> Vec<String> {
             parts.extend(strip_prefix.iter().map(|prefix| format!("strip_prefix: {}", quoted(prefix))));
             format!("ref: {{ {} }}", parts.into_iter().chain(take).collect::<Vec<_>>().join(", "))
         }
+        Aim::Parent => "from: $parent".to_owned(),
         Aim::Row { table, matches } => {
             let matches = matches.iter().map(|(column, value)| match value {
                 MatchSpec::Path(path) => format!("{}: {}", quoted(column), quoted(path)),
@@ -222,6 +244,7 @@ fn reference(spec: &ReferenceSpec) -> Vec<String> {
         Missing::Hold => "hold".to_owned(),
         Missing::Null => "null".to_owned(),
         Missing::Keep => "keep".to_owned(),
+        Missing::Drop => "drop".to_owned(),
         Missing::Create(stub) => {
             let mut parts = Vec::new();
             parts.extend(stub.source.iter().map(|source| format!("source: {}", quoted(source))));
@@ -235,12 +258,12 @@ fn reference(spec: &ReferenceSpec) -> Vec<String> {
     vec![aim, format!("missing: {missing}")]
 }
 
-fn quoted_list(items: &[String]) -> String {
+pub(super) fn quoted_list(items: &[String]) -> String {
     let items: Vec<String> = items.iter().map(|item| quoted(item)).collect();
     format!("[{}]", items.join(", "))
 }
 
-fn line(out: &mut String, depth: usize, key: &str, value: &str) {
+pub(super) fn line(out: &mut String, depth: usize, key: &str, value: &str) {
     let space = if value.is_empty() { "" } else { " " };
     // Writing to a String cannot fail.
     let _ = writeln!(out, "{:indent$}{key}:{space}{value}", "", indent = depth * 2);

@@ -112,10 +112,44 @@ mappings[4].table: must not be rowstream, the schema of rowstream's own state, g
 mappings[6].source: must differ from mappings[5].source, given "f"
 mappings[6].table: must not be the table of mappings[5], since one of the two has key.source: null (a shared table needs a source column, so that each mapping knows its own rows)
 mappings[8].columns: must name at least one column, given a map (leave the key out to write whole documents)
-mappings[9].deletes: must be one of hard, keep, given "soft"
+mappings[9].deletes: must be hard, keep or { soft: <column> }, given "soft"
 mappings[10].source: must be text, given 2024 (put it in quotes)
 mappings[10].collection: must be text, given a list
 mappings[11]: must be a map
+"#);
+}
+
+#[test]
+fn mistakes_of_children_name_their_place() {
+    let yaml = format!(
+        r#"{SERVERS}
+mappings:
+  - source: a
+    collection: shop.a
+    columns: {{ a: a, b: $element.b, c: {{ ref: {{ to: a, from: x }}, missing: drop }} }}
+    children:
+      - {{ table: t, columns: {{ p: $parent }} }}
+      - {{ table: t, each: e, object: o, columns: {{ p: $parent }} }}
+      - {{ table: t, object: o, not_array: drop, columns: {{ p: $parent }} }}
+      - {{ table: t, each: e, key: [p, k], columns: {{ p: $parent, a: a, d: $document.x, i: $index.y, z: $parents }} }}
+      - {{ table: t, each: e, not_array: keep, on_error: null, columns: {{ a: {{ lookup: {{ table: u, match: {{ n: name }} }} }} }} }}
+  - {{ source: b, collection: shop.b, children: [ {{ table: t, each: e, columns: {{ p: $parent }} }} ] }}
+"#
+    );
+    insta::assert_snapshot!(mistakes(&yaml, &[]), @r#"
+mappings[0].columns.b: must be one of $document, $id, $cluster_time, $transform, given "$element.b"
+mappings[0].columns.c.missing: must be one of hold, keep, given "drop"
+mappings[0].children[0]: must have one of each and object (each: an array, object: a nested document)
+mappings[0].children[1]: must have one of each and object (each: an array, object: a nested document)
+mappings[0].children[2].not_array: must be left out with object, given "drop"
+mappings[0].children[3].columns.a: must begin with $element or $document, or be $index, given "a" (a field of the element is $element.name, one of the document around it $document.name)
+mappings[0].children[3].columns.i: must begin with $element or $document, or be $index, given "$index.y" (a field of the element is $element.name, one of the document around it $document.name)
+mappings[0].children[3].columns.z: must begin with $element or $document, or be $index, given "$parents" (a field of the element is $element.name, one of the document around it $document.name)
+mappings[0].children[3].key: must be names among columns, and k is none
+mappings[0].children[4].not_array: must be one of hold, drop, single, given "keep"
+mappings[0].children[4].columns.a.lookup.match.n: must begin with $element or $document, or be $index, given "name" (a field of the element is $element.name, one of the document around it $document.name)
+mappings[0].children[4].columns: must have one column that is $parent (it says whose row it is)
+mappings[1].children: must not be given without columns (list the columns of the table)
 "#);
 }
 
@@ -145,9 +179,9 @@ mappings:
     );
     insta::assert_snapshot!(mistakes(&yaml, &[]), @r#"
 mappings[0].columns.source: must not be a column of the key (rowstream writes the key itself, into the columns that key: names)
-mappings[0].columns.none: must have one of from, value, key, ref and lookup
-mappings[0].columns.both: must have one of from, value, key, ref and lookup
-mappings[0].columns.word: must be one of $document, $id, $cluster_time, given "$documnt" (did you mean $document?)
+mappings[0].columns.none: must have one of from, value, cel, key, ref, lookup and collect
+mappings[0].columns.both: must have one of from, value, cel, key, ref, lookup and collect
+mappings[0].columns.word: must be one of $document, $id, $cluster_time, $transform, given "$documnt" (did you mean $document?)
 mappings[0].columns.words.from[0]: must be a path, given "$id" (words with a $ stand alone, not in a list)
 mappings[0].columns.words.from[1]: must be names joined by single dots, given "a..b"
 mappings[0].columns.words.from[2]: must not be empty, given ""
@@ -156,7 +190,7 @@ mappings[0].columns.without.without: must be left out unless from is $document, 
 mappings[0].columns.constant.required: must be left out unless from is a path, given true
 mappings[0].columns.key.key: must be uuid or { prefix: … }, given "uuidv5" (did you mean uuid?)
 mappings[0].columns.prefix.key.prefix: is required (for example txn_)
-mappings[0].columns.number: must be a path, or a map with from, value, key, ref or lookup, given 7
+mappings[0].columns.number: must be a path, or a map with from, value, cel, key, ref, lookup or collect, given 7
 mappings[0].columns.map.value: must be text, a number, true, false or null, given a map
 mappings[0].columns.large.value: must be a number that is read exactly, given 123456789012345680000 (put it in quotes)
 mappings[0].columns."a.b".write: must be one of always, insert, given "never"
@@ -448,6 +482,9 @@ fn the_example_and_the_docs_hold_every_known_key() {
 
 /// The keys of a tree as the reader names them: `[]` for places, `*` for names that are not ours.
 fn keys(entries: &Map<String, Value>, prefix: &str, found: &mut BTreeSet<String>) {
+    if prefix == "mappings[].children[].columns." {
+        return;
+    }
     for (key, value) in entries {
         // Their keys are names, or values.
         let is_name =

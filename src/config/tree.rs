@@ -83,6 +83,10 @@ impl KeyPath {
         &self.shown
     }
 
+    fn is_of_child(&self) -> bool {
+        self.pattern.starts_with("mappings[].children[].columns")
+    }
+
     fn variable(&self) -> String {
         format!("{ENVIRONMENT_PREFIX}{}", self.shown.replace('.', "__").to_uppercase())
     }
@@ -114,7 +118,10 @@ impl<'r> Section<'r> {
     pub(super) fn field_or_null(&mut self, key: &'static str) -> Option<Field<'r>> {
         self.asked.push(key);
         let path = self.path.key(key);
-        self.reader.known.borrow_mut().insert(path.pattern.clone());
+        // What these can say is what the columns of a mapping can say.
+        if !path.is_of_child() || path.pattern.ends_with("].columns") {
+            self.reader.known.borrow_mut().insert(path.pattern.clone());
+        }
         let value = self.entries.get(key)?.clone();
         Some(Field { reader: self.reader, path, value })
     }
@@ -236,6 +243,11 @@ pub(super) struct Field<'r> {
 impl<'r> Field<'r> {
     pub(super) fn is_from_environment(&self) -> bool {
         self.value.origin() == Some(ENVIRONMENT)
+    }
+
+    /// Within the columns of `children`, whose paths begin with `$element` or `$document`.
+    pub(super) fn is_of_child(&self) -> bool {
+        self.path.is_of_child()
     }
 
     pub(super) fn is_null(&self) -> bool {

@@ -10,6 +10,7 @@ mod position;
 mod row;
 mod row_key;
 mod table;
+mod transformer;
 
 pub use change::{Change, ChangeKind};
 pub use document::Document;
@@ -20,4 +21,5 @@ pub use portion::Portion;
 pub use position::{ClusterTime, Position, ResumeToken};
 pub use row::{Coercion, Reason, Reference, Rejection, Row, Sought, Tuples};
 pub use row_key::{CopyFields, RowKey};
-pub use table::{Column, ColumnType, ForeignKey, Table, TableName, TextKind, UniqueKey};
+pub use table::{Column, ColumnType, ForeignKey, Sequence, Table, TableName, TextKind, UniqueKey};
+pub use transformer::{Refusal, Transformer, Transformers};

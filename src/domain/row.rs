@@ -17,6 +17,10 @@ pub struct Row {
     pub coercions: Vec<Coercion>,
     /// Fields that stand in other rows, in the order of the tuple: nulls so far.
     pub references: Vec<Reference>,
+    /// Of a row that is made of an element: which one it is in its document. Else 0.
+    pub element: u32,
+    /// What the document adds to columns that collect from several: a JSON object by column.
+    pub collected: Option<String>,
 }
 
 /// A field whose value must be looked for when the row is written.
@@ -106,6 +110,7 @@ pub enum Reason {
     DuplicateField,
     Malformed,
     Expression,
+    Transformer,
     Constraint,
     UniqueViolation,
     ForeignKeyViolation,
@@ -116,7 +121,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::MissingRequired,
         Self::WrongType,
         Self::OutOfRange,
@@ -129,6 +134,7 @@ impl Reason {
         Self::DuplicateField,
         Self::Malformed,
         Self::Expression,
+        Self::Transformer,
         Self::Constraint,
         Self::UniqueViolation,
         Self::ForeignKeyViolation,
@@ -152,6 +158,7 @@ impl Reason {
             Self::DuplicateField => "duplicate_field",
             Self::Malformed => "malformed",
             Self::Expression => "expression",
+            Self::Transformer => "transformer",
             Self::Constraint => "constraint",
             Self::UniqueViolation => "unique_violation",
             Self::ForeignKeyViolation => "foreign_key_violation",

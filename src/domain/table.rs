@@ -72,6 +72,18 @@ pub struct Column {
     pub generated: bool,
     /// Its collation calls different texts equal.
     pub nondeterministic: bool,
+    /// The sequence that belongs to it: of a serial column, or of an identity.
+    pub sequence: Option<Sequence>,
+}
+
+/// A sequence as far as it decides what its next value is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sequence {
+    pub name: TableName,
+    pub increment: i64,
+    pub maximum: i64,
+    /// How many values a session takes at once.
+    pub cache: i64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,15 +1,19 @@
 use std::borrow::Cow;
 
+use super::child::ChildPlan;
 use super::fit::{fit, fit_source, fit_source_id};
 use super::hash::{hash, meaning};
 use super::key::{KeyPlan, check_adopt, check_key_column, check_own_key};
+use super::marks::{SyncPlan, clock_mark, sync_plan, written_marks};
 use super::problem::{Problem, Problems, quoted, quoted_table};
 use super::reference::ReferencePlan;
 use super::table::{check_columns_access, check_table, check_unmapped_columns};
 use crate::config::{
     ColumnSpec, Deletes, Filter, JsonForm, KeySpec, MappingSpec, OnDrop, Scalar, ValueSpec, nearest,
 };
-use crate::domain::{Column, ColumnType, IdType, Namespace, SourceIndex, Table, TableName};
+use crate::domain::{
+    Column, ColumnType, CopyFields, IdType, Namespace, Sequence, SourceIndex, Table, TableName,
+};
 
 /// The column of whole documents.
 const DOCUMENT: &str = "document";
@@ -28,9 +32,14 @@ pub struct Mapping {
     /// Written columns: those of the key that rowstream adds first (source if there is one, then source_id),
     /// then in file order.
     pub columns: Vec<ColumnPlan>,
+    /// A transformer of the program's own, by its name.
+    pub transform: Option<String>,
     /// Columns whose values stand in other rows; complete once the mapping is linked.
     pub references: Vec<ReferencePlan>,
+    /// Rows of other tables; complete once the mapping is linked.
+    pub children: Vec<ChildPlan>,
     pub deletes: Deletes,
+    pub sync: SyncPlan,
     pub on_drop: OnDrop,
     pub critical: bool,
     /// Of the table this was compiled against.
@@ -61,6 +70,34 @@ pub struct ColumnPlan {
     pub insert_only: bool,
     pub required: bool,
     pub default: Option<Scalar>,
+    /// To be kept past what is written.
+    pub sequence: Option<Sequence>,
+}
+
+impl Mapping {
+    /// Places of the columns that collect from several documents, and whether each value stands once.
+    pub fn collects(&self) -> impl Iterator<Item = (usize, bool)> {
+        self.columns.iter().enumerate().filter_map(|(place, column)| match &column.value {
+            ValueSpec::Collect { distinct, .. } => Some((place, *distinct)),
+            _ => None,
+        })
+    }
+
+    /// A COPY tuple with this JSON in the place of one of its fields.
+    pub fn with_json(&self, tuple: &[u8], place: usize, json: &str) -> Vec<u8> {
+        let version: &[u8] = if self.columns[place].column_type == ColumnType::Jsonb { &[1] } else { &[] };
+        let mut changed = tuple.get(..2).unwrap_or_default().to_vec();
+        for (number, field) in CopyFields::of_tuple(tuple).enumerate() {
+            if number == place {
+                changed.extend_from_slice(&((version.len() + json.len()) as i32).to_be_bytes());
+                changed.extend_from_slice(version);
+                changed.extend_from_slice(json.as_bytes());
+            } else {
+                changed.extend_from_slice(field);
+            }
+        }
+        changed
+    }
 }
 
 /// Compiles one mapping against its table.
@@ -78,12 +115,17 @@ pub fn compile(
     check_own_key(spec, table, &mut problems);
     check_adopt(spec, table, &mut problems);
     let mut columns = key_columns(spec, id_type, table, &mut problems);
-    let specs = specs_of(spec);
-    for column in specs.iter() {
+    let mut specs = specs_of(spec).into_owned();
+    specs.extend(written_marks(spec, table, &mut problems));
+    for column in &specs {
         columns.extend(written_column(spec, column, table, &mut problems));
     }
-    check_unmapped_columns(spec, &specs, table, &mut problems);
-    check_columns_access(spec, &specs, table, &mut problems);
+    let clock = clock_mark(spec);
+    let at = clock.as_ref().and_then(|mark| written_column(spec, mark, table, &mut problems));
+    let sync = sync_plan(spec, &columns, at, &mut problems);
+    let filled: Vec<ColumnSpec> = specs.iter().cloned().chain(clock).collect();
+    check_unmapped_columns(spec, &filled, table, &mut problems);
+    check_columns_access(spec, &filled, table, &mut problems);
     if let KeySpec::Columns(names) = &spec.key {
         // A row without a key is none, whatever the table says.
         columns
@@ -92,7 +134,7 @@ pub fn compile(
             .for_each(|column| column.not_null = true);
     }
     let meaning = meaning(spec, id_type, &specs);
-    let key = KeyPlan::new(&spec.key, &specs, &columns).map(|key| key.with_rules(spec, &columns));
+    let key = KeyPlan::new(&spec.key, &specs, &columns).map(|key| key.with_rules(spec, table, &columns));
     let (Some(key), false) = (key, problems.has_fatal()) else { return Err(problems.into_found()) };
     let mapping = Mapping {
         index,
@@ -104,13 +146,16 @@ pub fn compile(
         filter: spec.filter.clone(),
         columns,
         references: Vec::new(),
+        children: Vec::new(),
         deletes: spec.deletes.clone(),
+        sync,
         on_drop: spec.on_drop,
         critical: spec.critical,
         table_oid: table.oid,
         fingerprint: table.fingerprint.clone(),
         hash: hash(&meaning),
         meaning,
+        transform: spec.transform.clone(),
     };
     Ok((mapping, problems.into_found()))
 }
@@ -178,6 +223,8 @@ fn key_plan(column: &Column, value: ValueSpec) -> ColumnPlan {
         insert_only: false,
         required: false,
         default: None,
+        // One that counts down, or turns around, is the user's own affair.
+        sequence: column.sequence.clone().filter(|sequence| sequence.increment > 0),
     }
 }
 

@@ -146,6 +146,7 @@ impl Surroundings<'_> {
     fn referred(&self, reference: &ReferenceSpec) -> Option<Referred> {
         let mut tables: Vec<&TableName> = match &reference.aim {
             Aim::Row { table, .. } => vec![table],
+            Aim::Parent => Vec::new(),
             Aim::Document { to, .. } => {
                 let is_named = |source: &String| match to {
                     Targets::First(sources) => sources.contains(source),
@@ -242,10 +243,19 @@ impl Drafting {
                 };
                 Self { inferred: Some(inferred), ..known(shape, spec.required) }
             }
-            ValueSpec::Path { reading, .. } => {
+            ValueSpec::Path { reading, .. }
+            | ValueSpec::Expression { reading, .. }
+            | ValueSpec::Transformed { reading }
+                if !reading.rules.is_empty() || reading.labels.is_some() =>
+            {
                 let shapes = reading.rules.iter().map(Shape::of_rule);
                 let shape = shapes.reduce(Shape::join).unwrap_or(Shape::Text);
                 known(shape, spec.required)
+            }
+            // What comes out is not known before it runs.
+            ValueSpec::Path { .. } | ValueSpec::Expression { .. } | ValueSpec::Transformed { .. } => {
+                let inferred = Some(Inferred { documents: sample.len() as u64, ..Inferred::default() });
+                Self { inferred, ..known(Shape::Nothing, spec.required) }
             }
             ValueSpec::Document { .. } => known(Shape::Anything, true),
             ValueSpec::SourceId => known(Shape::Text, true),
@@ -253,6 +263,7 @@ impl Drafting {
             ValueSpec::Constant(scalar) => known(Shape::of_scalar(scalar), *scalar != Scalar::Null),
             ValueSpec::KeyUuid => known(Shape::Uuid, true),
             ValueSpec::KeyPrefixed(_) => known(Shape::Text, true),
+            ValueSpec::Collect { .. } => known(Shape::Anything, false),
             // Where it is known what the other row has, its type is taken instead.
             ValueSpec::Reference(_) => known(Shape::Text, spec.required),
         }
@@ -424,7 +435,7 @@ mod tests {
         let decimal: Decimal128 = "1.10".parse().expect("a decimal");
         let (int, double, long) = (Bson::Int32(1), Bson::Double(1.5), Bson::Int64(i64::MAX));
         let text = Bson::String("a".into());
-        assert_eq!(inferred(&[int.clone()]), "bigint");
+        assert_eq!(inferred(std::slice::from_ref(&int)), "bigint");
         assert_eq!(inferred(&[int.clone(), Bson::Int64(7)]), "bigint");
         assert_eq!(inferred(&[int.clone(), double.clone()]), "double precision");
         assert_eq!(inferred(&[long, double.clone()]), "numeric", "a double has no room for it");

@@ -27,7 +27,10 @@ pub(super) fn fit(spec: &ColumnSpec, column: &Column, problems: &mut Problems) {
     } else {
         fit_length(&spec.value, column, problems);
     }
-    if let ValueSpec::Path { reading, .. } = &spec.value {
+    if let ValueSpec::Path { reading, .. }
+    | ValueSpec::Expression { reading, .. }
+    | ValueSpec::Transformed { reading } = &spec.value
+    {
         fit_reading(reading, column, problems);
     }
     if column.not_null {
@@ -44,8 +47,13 @@ fn mismatch(value: &ValueSpec, to: &ColumnType) -> Option<(&'static str, &'stati
     let is_json = is_text || matches!(to, T::Json | T::Jsonb);
     let is_timestamp = matches!(to, T::Timestamp { .. } | T::TimestampTz { .. });
     let (fits, what, types) = match value {
-        ValueSpec::Path { .. } | ValueSpec::Constant(_) | ValueSpec::Reference(_) => return None,
+        ValueSpec::Path { .. }
+        | ValueSpec::Expression { .. }
+        | ValueSpec::Transformed { .. }
+        | ValueSpec::Constant(_)
+        | ValueSpec::Reference(_) => return None,
         ValueSpec::Document { .. } => (is_json, "a whole document", JSON),
+        ValueSpec::Collect { .. } => (matches!(to, T::Json | T::Jsonb), "collect", "json or jsonb"),
         ValueSpec::SourceId => (is_text, "$id", TEXT),
         ValueSpec::ClusterTime => (is_timestamp, "$cluster_time", "timestamp or timestamptz"),
         ValueSpec::KeyUuid => (is_text || matches!(to, T::Uuid), "key: uuid", "uuid, text or varchar"),
@@ -60,9 +68,12 @@ fn fit_length(value: &ValueSpec, column: &Column, problems: &mut Problems) {
         ValueSpec::KeyUuid => UUID_CHARACTERS,
         ValueSpec::KeyPrefixed(prefix) => prefix.chars().count() + ULID_CHARACTERS,
         ValueSpec::Path { .. }
+        | ValueSpec::Expression { .. }
+        | ValueSpec::Transformed { .. }
         | ValueSpec::Document { .. }
         | ValueSpec::SourceId
         | ValueSpec::ClusterTime
+        | ValueSpec::Collect { .. }
         | ValueSpec::Constant(_)
         | ValueSpec::Reference(_) => return,
     };
@@ -90,16 +101,25 @@ fn fit_not_null(spec: &ColumnSpec, column: &Column, problems: &mut Problems) {
             "is not null, but a document that is copied by snapshot has no $cluster_time",
             "drop the column's not null",
         ),
-        ValueSpec::Path { .. } if spec.default == Some(Scalar::Null) => {
+        ValueSpec::Path { .. } | ValueSpec::Expression { .. } | ValueSpec::Transformed { .. }
+            if spec.default == Some(Scalar::Null) =>
+        {
             problems.fatal(name, "is not null, but its default is null", "give another default");
         }
-        ValueSpec::Path { reading, .. } if spec.default.is_some() && !reading.default_for_null => problems
-            .warning(
+        ValueSpec::Path { reading, .. }
+        | ValueSpec::Expression { reading, .. }
+        | ValueSpec::Transformed { reading }
+            if spec.default.is_some() && !reading.default_for_null =>
+        {
+            problems.warning(
                 name,
                 "is not null, and a document where this field is null will be held",
                 "on_null: default lets the default stand in for null too",
-            ),
-        ValueSpec::Path { .. } | ValueSpec::Reference(_) if !spec.required && spec.default.is_none() => {
+            )
+        }
+        ValueSpec::Path { .. } | ValueSpec::Transformed { .. } | ValueSpec::Reference(_)
+            if !spec.required && spec.default.is_none() =>
+        {
             problems.warning(
                 name,
                 "is not null, and a document without this field will be held",
@@ -107,9 +127,12 @@ fn fit_not_null(spec: &ColumnSpec, column: &Column, problems: &mut Problems) {
             );
         }
         ValueSpec::Path { .. }
+        | ValueSpec::Expression { .. }
+        | ValueSpec::Transformed { .. }
         | ValueSpec::Document { .. }
         | ValueSpec::SourceId
         | ValueSpec::Constant(_)
+        | ValueSpec::Collect { .. }
         | ValueSpec::KeyUuid
         | ValueSpec::KeyPrefixed(_)
         | ValueSpec::Reference(_) => {}

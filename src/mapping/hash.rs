@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::config::{
-    Aim, ColumnSpec, Deletes, Filter, KeySpec, MappingSpec, MatchSpec, Missing, ReferenceSpec, Scalar,
-    Targets, ValueSpec,
+    Aim, ChildSpec, ColumnSpec, Deletes, Filter, KeySpec, MappingSpec, MatchSpec, Missing, ReferenceSpec,
+    Scalar, SyncSpec, Targets, ValueSpec,
 };
 use crate::domain::IdType;
 
@@ -21,23 +21,40 @@ pub(super) fn meaning(spec: &MappingSpec, id_type: IdType, columns: &[ColumnSpec
         KeySpec::Columns(names) if spec.shared => json!({ "shared": names }),
         KeySpec::Columns(names) => json!({ "columns": names }),
     };
-    let meaning = json!([
+    let mut meaning = json!([
         "mapping/1",
         spec.source,
         [spec.collection.database, spec.collection.collection],
         [spec.table.schema, spec.table.name],
         key,
         id_type.to_string(),
-        deletes_name(&spec.deletes),
-        spec.filter.as_ref().map(Filter::to_yaml),
+        deletes(&spec.deletes),
         columns,
+        spec.filter.as_ref().map(Filter::to_yaml),
+        spec.sync.as_ref().map(SyncSpec::to_yaml),
+        spec.transform,
     ]);
+    if let (Value::Array(parts), [_, ..]) = (&mut meaning, spec.children.as_slice()) {
+        parts.push(spec.children.iter().map(child).collect());
+    }
     meaning.to_string()
 }
 
 /// What stands at each place of a meaning; those without a word are not told by name.
-const PARTS: [&str; 8] =
-    ["the form", "source", "collection", "table", "key", "id_type", "deletes", "columns"];
+const PARTS: [&str; 12] = [
+    "the form",
+    "source",
+    "collection",
+    "table",
+    "key",
+    "id_type",
+    "deletes",
+    "columns",
+    "filter",
+    "sync",
+    "transform",
+    "children",
+];
 const COLUMNS: usize = 7;
 
 pub(super) fn hash(meaning: &str) -> String {
@@ -81,15 +98,27 @@ fn column_differences(old: &Value, new: &Value) -> Vec<String> {
     found
 }
 
+fn child(spec: &ChildSpec) -> Value {
+    let mut columns: Vec<&ColumnSpec> = spec.columns.iter().collect();
+    columns.sort_by(|left, right| left.name.cmp(&right.name));
+    let columns: Vec<Value> = columns.into_iter().map(column).collect();
+    json!([spec.table.schema, spec.table.name, spec.origin(), spec.key, columns])
+}
+
 fn column(spec: &ColumnSpec) -> Value {
     let value = match &spec.value {
         ValueSpec::Path { from, reading } => json!(["path", from, reading.settings()]),
         ValueSpec::Document { without, json, strip_nul } => {
             json!(["document", without, json.as_str(), strip_nul])
         }
+        ValueSpec::Expression { expression, reading } => {
+            json!(["expression", expression.text(), reading.settings()])
+        }
+        ValueSpec::Transformed { reading } => json!(["transformed", reading.settings()]),
         ValueSpec::SourceId => json!(["source_id"]),
         ValueSpec::ClusterTime => json!(["cluster_time"]),
         ValueSpec::Constant(constant) => json!(["constant", scalar(constant)]),
+        ValueSpec::Collect { from, distinct } => json!(["collect", from, distinct]),
         ValueSpec::KeyUuid => json!(["key_uuid"]),
         ValueSpec::KeyPrefixed(prefix) => json!(["key_prefixed", prefix]),
         ValueSpec::Reference(reference) => self::reference(reference),
@@ -106,6 +135,7 @@ fn reference(spec: &ReferenceSpec) -> Value {
             };
             json!(["document", to, from, strip_prefix])
         }
+        Aim::Parent => json!(["parent"]),
         Aim::Row { table, matches } => {
             let matches: Vec<Value> = matches
                 .iter()
@@ -121,6 +151,7 @@ fn reference(spec: &ReferenceSpec) -> Value {
         Missing::Hold => json!("hold"),
         Missing::Null => json!("null"),
         Missing::Keep => json!("keep"),
+        Missing::Drop => json!("drop"),
         Missing::Create(stub) => {
             let columns: Vec<Value> = stub.columns.iter().map(column).collect();
             json!(["create", stub.source, stub.prefix, columns])
@@ -141,9 +172,10 @@ fn scalar(scalar: &Scalar) -> Value {
     }
 }
 
-fn deletes_name(deletes: &Deletes) -> &'static str {
+fn deletes(deletes: &Deletes) -> Value {
     match deletes {
-        Deletes::Hard => "hard",
-        Deletes::Keep => "keep",
+        Deletes::Hard => json!("hard"),
+        Deletes::Keep => json!("keep"),
+        Deletes::Soft { column } => json!(["soft", column]),
     }
 }

@@ -2,6 +2,7 @@
 
 use super::compile::ColumnPlan;
 use super::problem::{Problems, quoted};
+use super::table::colliding_keys;
 use crate::config::{ColumnSpec, KeySpec, MappingSpec, is_derived};
 use crate::domain::{Column, ColumnType, CopyFields, RowKey, Table, TextKind};
 
@@ -19,6 +20,8 @@ pub struct KeyPlan {
     pub adopts_by_key: bool,
     /// Several documents may stand for one row.
     pub shared: bool,
+    /// A unique key in which documents could meet rows without an owner, unless `adopt` says what then.
+    pub in_the_way: Option<String>,
 }
 
 /// How it is known whose a row is.
@@ -72,10 +75,18 @@ impl KeyPlan {
             adopt: Vec::new(),
             adopts_by_key: false,
             shared: false,
+            in_the_way: None,
         })
     }
 
-    pub(super) fn with_rules(mut self, spec: &MappingSpec, columns: &[ColumnPlan]) -> Self {
+    pub(super) fn with_rules(mut self, spec: &MappingSpec, table: &Table, columns: &[ColumnPlan]) -> Self {
+        if spec.adopt.is_none() {
+            let other = colliding_keys(spec, spec.columns.as_deref().unwrap_or_default(), table).next();
+            self.in_the_way = match self.kind {
+                KeyKind::Fields => Some(spec.key.names().join(", ")),
+                KeyKind::SourceId { .. } | KeyKind::Derived => other.map(|unique| unique.columns.join(", ")),
+            };
+        }
         let mut own = spec.key.names();
         own.sort_unstable();
         for names in spec.adopt.iter().flatten() {
@@ -281,6 +292,17 @@ pub(super) fn check_own_key(spec: &MappingSpec, table: &Table, problems: &mut Pr
 
 /// `adopt` looks rows up, for which it needs an index, and one row at most.
 pub(super) fn check_adopt(spec: &MappingSpec, table: &Table, problems: &mut Problems) {
+    let own = spec.key.names();
+    let is_own = |names: &Vec<String>| {
+        names.len() == own.len() && names.iter().all(|name| own.contains(&name.as_str()))
+    };
+    if spec.shared && spec.adopt.iter().flatten().any(|names| !is_own(names)) {
+        problems.fatal(
+            None,
+            "adopt names another unique key than the key, and its rows are shared",
+            "rows of several documents are taken over by their key alone",
+        );
+    }
     for names in spec.adopt.iter().flatten() {
         let same =
             |columns: &[String]| columns.len() == names.len() && columns.iter().all(|c| names.contains(c));

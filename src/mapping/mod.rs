@@ -4,21 +4,25 @@
 //! value fits (`fit`), `table` whether the table can be written to and merged into. Constants and defaults
 //! are the exception: [`crate::transform`] encodes them once, and refuses those that do not fit.
 
+mod child;
 mod compile;
 mod draft;
 mod fit;
 mod fit_reading;
 mod hash;
 mod key;
+mod marks;
 mod order;
 mod problem;
 mod reference;
 mod table;
 
+pub use child::ChildPlan;
 pub use compile::{ColumnPlan, Mapping, compile};
 pub use draft::{Draft, DraftColumn, DraftForeignKey, DraftedFor, Inferred, Surroundings};
 pub use hash::differences;
 pub use key::{KeyColumn, KeyKind, KeyPlan, NoKey};
+pub use marks::{FAILED, PENDING, SyncPlan};
 pub use order::{Order, parents_first};
 pub use problem::Problem;
 pub use reference::{

@@ -89,13 +89,15 @@ impl Walk<'_> {
 }
 
 fn refers_to(spec: &MappingSpec, other: &MappingSpec) -> bool {
-    spec.columns.iter().flatten().any(|column| match &column.value {
+    let of_children = spec.children.iter().flat_map(|child| &child.columns);
+    spec.columns.iter().flatten().chain(of_children).any(|column| match &column.value {
         ValueSpec::Reference(reference) => match &reference.aim {
             Aim::Document { to: Targets::First(sources), .. } => sources.contains(&other.source),
             Aim::Document { to: Targets::By { map, .. }, .. } => {
                 map.iter().any(|(_, source)| *source == other.source)
             }
             Aim::Row { table, .. } => *table == other.table,
+            Aim::Parent => false,
         },
         _ => false,
     })

@@ -41,6 +41,10 @@ impl Problems {
         Self { source: source.to_owned(), table: table.clone(), found: Vec::new() }
     }
 
+    pub(super) fn extend(&mut self, found: Vec<Problem>) {
+        self.found.extend(found);
+    }
+
     pub(super) fn fatal(
         &mut self,
         column: Option<&str>,

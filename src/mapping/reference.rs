@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::child;
 use super::compile::{Mapping, compile};
 use super::problem::{Problem, Problems, quoted, quoted_columns, quoted_table};
 use crate::config::{
@@ -67,6 +68,8 @@ pub enum MissingPlan {
     Hold,
     Null,
     Keep,
+    /// The element has no row.
+    Drop,
     Create(Box<StubPlan>),
 }
 
@@ -82,13 +85,12 @@ pub struct StubPlan {
 /// Finishes what `compile` could not know: other mappings and their tables. `specs` and `mappings` are in one
 /// order; `tables` has every table that is named.
 ///
-/// # Errors
-/// Every reference that cannot work.
+/// What does not fit, warnings among it: every reference that cannot work.
 pub fn link(
     mappings: &mut [Mapping],
     specs: &[MappingSpec],
     tables: &HashMap<TableName, Table>,
-) -> Result<(), Vec<Problem>> {
+) -> Vec<Problem> {
     let mut found = Vec::new();
     let all: Vec<Mapping> = mappings.to_vec();
     for mapping in mappings.iter_mut() {
@@ -105,30 +107,32 @@ pub fn link(
             }
         }
         found.extend(problems.into_found());
+        mapping.children = child::children(mapping, spec, &all, tables, &mut found);
     }
-    if found.iter().any(|problem| problem.fatal) { Err(found) } else { Ok(()) }
+    found
 }
 
-/// The tables that references of this mapping look into, its own apart.
+/// The tables that this mapping needs besides its own: those of its children, and those it looks into.
 pub fn looked_into(spec: &MappingSpec) -> impl Iterator<Item = &TableName> {
-    spec.columns.iter().flatten().filter_map(|column| match &column.value {
+    let looked_into = spec.columns.iter().flatten().filter_map(|column| match &column.value {
         ValueSpec::Reference(reference) => match &reference.aim {
             Aim::Row { table, .. } => Some(table),
-            Aim::Document { .. } => None,
+            Aim::Document { .. } | Aim::Parent => None,
         },
         _ => None,
-    })
+    });
+    looked_into.chain(child::tables_of(spec))
 }
 
-struct Linking<'a> {
-    spec: &'a MappingSpec,
-    table: &'a Table,
-    all: &'a [Mapping],
-    tables: &'a HashMap<TableName, Table>,
+pub(super) struct Linking<'a> {
+    pub(super) spec: &'a MappingSpec,
+    pub(super) table: &'a Table,
+    pub(super) all: &'a [Mapping],
+    pub(super) tables: &'a HashMap<TableName, Table>,
 }
 
 impl Linking<'_> {
-    fn reference(
+    pub(super) fn reference(
         &self,
         mapping: &Mapping,
         place: usize,
@@ -149,6 +153,7 @@ impl Linking<'_> {
                     .filter_map(|source| self.of_source(source, own, reference, problems))
                     .collect()
             }
+            Aim::Parent => vec![self.of_source(&self.spec.source, own, reference, problems)?],
             Aim::Row { table, matches } => {
                 vec![self.of_row(table, matches, own, reference, problems)?]
             }
@@ -166,14 +171,17 @@ impl Linking<'_> {
                 return None;
             }
             Missing::Keep => MissingPlan::Keep,
+            Missing::Drop => MissingPlan::Drop,
             Missing::Create(stub) => {
                 let plan = self.stub(mapping, first, &reference.aim, stub, problems)?;
                 MissingPlan::Create(Box::new(plan))
             }
         };
-        let foreign_key = self.table.foreign_keys.iter().find(|key| {
-            key.columns.iter().any(|column| *column == own.name) && key.references == first.table
-        });
+        let foreign_key = self
+            .table
+            .foreign_keys
+            .iter()
+            .find(|key| key.columns.contains(&own.name) && key.references == first.table);
         let on_delete = match foreign_key.map(|key| key.on_delete) {
             None => OnDelete::Nothing,
             Some('c') => OnDelete::Cascade,
@@ -207,7 +215,7 @@ impl Linking<'_> {
                 id_type: target.id_type,
             }),
             key: SoughtColumn::of_mapping(target),
-            take: self.take(own, table, reference, problems)?,
+            take: self.take(own, table, reference, single_key(target), problems)?,
             column_type: own.column_type.clone(),
             type_sql: own.type_sql.clone(),
         })
@@ -261,17 +269,19 @@ impl Linking<'_> {
             );
         }
         let awaited = format!("table {table} ({})", columns.join(", "));
-        let take = self.take(own, shape, reference, problems)?;
+        let take = self.take(own, shape, reference, None, problems)?;
         let (column_type, type_sql) = (own.column_type.clone(), own.type_sql.clone());
         Some(Finder { awaited, table: table.clone(), target: None, key, take, column_type, type_sql })
     }
 
-    /// What is said, or what the column's foreign key to that table refers to, or its only key column.
+    /// What is said, or what the column's foreign key to that table refers to, or the only column of the
+    /// target's own key.
     fn take(
         &self,
         own: &Column,
         table: &Table,
         reference: &ReferenceSpec,
+        single_key: Option<&str>,
         problems: &mut Problems,
     ) -> Option<String> {
         let name = Some(own.name.as_str());
@@ -286,7 +296,8 @@ impl Linking<'_> {
             let place = key.columns.iter().position(|column| *column == own.name)?;
             (key.references == table.name).then(|| key.referenced_columns.get(place).cloned())?
         });
-        if by_key.is_none() {
+        let taken = by_key.or_else(|| single_key.map(str::to_owned));
+        if taken.is_none() {
             let message = format!("has no foreign key to {}, so it is not clear what to take", table.name);
             problems.fatal(
                 name,
@@ -294,7 +305,7 @@ impl Linking<'_> {
                 format!("say take: the column of {} that is meant", quoted(&table.name.name)),
             );
         }
-        by_key
+        taken
     }
 
     fn stub(
@@ -323,13 +334,13 @@ impl Linking<'_> {
                 let source = stub.source.clone().unwrap_or_else(|| self.spec.source.clone());
                 (target.key.spec.clone(), stub.columns.clone(), source)
             }
-            (Aim::Document { .. }, None) => return None,
+            (Aim::Document { .. }, None) | (Aim::Parent, _) => return None,
             (Aim::Row { matches, .. }, _) => {
                 let names = matches.iter().map(|(column, _)| column.clone()).collect();
                 (KeySpec::Columns(names), with_matches(matches, &stub.columns), first.table.name.clone())
             }
         };
-        let spec = stub_spec(self.spec, source, &first.table, key, columns);
+        let spec = mapping_spec(self.spec, source, &first.table, key, columns);
         match compile(mapping.index, &spec, IdType::String, table) {
             Ok((compiled, _)) => {
                 let finder = Finder {
@@ -370,7 +381,8 @@ fn with_matches(matches: &[(String, MatchSpec)], columns: &[ColumnSpec]) -> Vec<
     written.chain(columns.iter().cloned()).collect()
 }
 
-fn stub_spec(
+/// A mapping of another table that is made for one.
+pub(super) fn mapping_spec(
     of: &MappingSpec,
     source: String,
     table: &TableName,
@@ -385,15 +397,26 @@ fn stub_spec(
         key,
         adopt: Some(Vec::new()),
         shared: false,
+        transform: None,
         filter: None,
         columns: Some(columns),
+        children: Vec::new(),
         deletes: Deletes::Hard,
+        sync: None,
         schema: SchemaMode::Expect,
         on_drop: OnDrop::Delete,
         on_mapping_change: of.on_mapping_change,
         critical: false,
         enabled: true,
         allow_empty: true,
+    }
+}
+
+/// The only column of the key.
+fn single_key(mapping: &Mapping) -> Option<&str> {
+    match mapping.key.columns.as_slice() {
+        [column] if mapping.key.source().is_none() => Some(&mapping.columns[column.place].name),
+        _ => None,
     }
 }
 

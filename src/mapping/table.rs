@@ -76,6 +76,8 @@ pub(super) fn check_columns_access(
             "insert" => is_key || written.is_some(),
             "update" => is_updated,
             "select" => is_key || is_updated,
+            // To keep a sequence past what is written; or to take the next value from it.
+            _ if privilege.starts_with("select, update on sequence") => is_key || written.is_some(),
             _ => !is_key && written.is_none(),
         };
         if is_needed {
@@ -163,6 +165,20 @@ fn warn_of_constraints(spec: &MappingSpec, specs: &[ColumnSpec], table: &Table, 
             );
         }
     }
+    for unique in colliding_keys(spec, specs, table) {
+        let columns = unique.columns.join(", ");
+        let message =
+            format!("unique key {} on ({columns}): the second row with one value is held", unique.name);
+        problems.warning(None, message, "");
+    }
+}
+
+/// Unique keys, other than the key, in which two documents can meet.
+pub(super) fn colliding_keys<'t>(
+    spec: &'t MappingSpec,
+    specs: &'t [ColumnSpec],
+    table: &'t Table,
+) -> impl Iterator<Item = &'t UniqueKey> {
     // Ids that rowstream makes are as unique as the key itself.
     let from_documents = |column: &String| {
         specs.iter().any(|spec| {
@@ -170,18 +186,12 @@ fn warn_of_constraints(spec: &MappingSpec, specs: &[ColumnSpec], table: &Table, 
         })
     };
     let key = spec.key.names();
-    for unique in &table.unique_keys {
-        let can_collide = !unique.columns.is_empty()
+    table.unique_keys.iter().filter(move |unique| {
+        !unique.columns.is_empty()
             && !same_columns(&unique.columns, &key)
             && unique.columns.iter().all(|column| from_documents(column) || key.contains(&column.as_str()))
-            && !key.iter().all(|column| unique.columns.iter().any(|name| name == column));
-        if can_collide {
-            let columns = unique.columns.join(", ");
-            let message =
-                format!("unique key {} on ({columns}): the second row with one value is held", unique.name);
-            problems.warning(None, message, "");
-        }
-    }
+            && !key.iter().all(|column| unique.columns.iter().any(|name| name == column))
+    })
 }
 
 /// Columns that nobody fills.

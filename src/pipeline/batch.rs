@@ -52,7 +52,7 @@ impl OnDropRoute {
         match (mapping.on_drop, &mapping.deletes) {
             (OnDrop::Halt, _) => Self::Halt,
             (OnDrop::Delete, Deletes::Keep) => Self::Keep,
-            (OnDrop::Delete, Deletes::Hard) => Self::Delete,
+            (OnDrop::Delete, Deletes::Hard | Deletes::Soft { .. }) => Self::Delete,
         }
     }
 }

@@ -12,6 +12,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Transaction};
 use tokio::sync::Notify;
 
 use super::Error;
+use super::claims::Claims;
 use super::holding::Holding;
 use super::pace::Pace;
 use super::plan::{Mapped, Plan};
@@ -19,7 +20,7 @@ use super::prepare::{Prepared, SourceBatch};
 use super::references::{Leaving, Waiting};
 use super::transaction::{Open, Way};
 use crate::domain::{CanonicalId, ClusterTime, Portion, SourceIndex};
-use crate::sink::{self, Target};
+use crate::sink::{self, Greatest, Target};
 use crate::state::chunk::Chunk;
 use crate::state::held::Backoff;
 use crate::state::lease::Epoch;
@@ -38,6 +39,8 @@ pub struct HeldPolicy {
 pub(super) struct Writer {
     connection: PgConnection,
     for_whom: ForWhom,
+    /// What sequences are known to be past.
+    sequences: HashMap<SourceIndex, Greatest>,
 }
 
 /// What every writer of a session shares.
@@ -74,6 +77,17 @@ pub struct Tally {
     pub held: Vec<(CanonicalId, crate::domain::Rejection)>,
     /// A snapshot chunk that could not be copied straight into the table.
     pub fell_back: bool,
+    /// Of child tables.
+    pub coerced: Vec<Coerced>,
+}
+
+/// Values of one column that a rule altered, or elements that it left out.
+#[derive(Debug, Clone)]
+pub struct Coerced {
+    pub table: String,
+    pub column: String,
+    pub rule: &'static str,
+    pub count: u64,
 }
 
 /// What became of a chunk.
@@ -88,14 +102,14 @@ pub(super) type Tx<'a> = Transaction<'a, Postgres>;
 
 impl Writer {
     pub(super) fn new(connection: PgConnection, for_whom: ForWhom) -> Self {
-        Self { connection, for_whom }
+        Self { connection, for_whom, sequences: HashMap::new() }
     }
 
     /// One batch of the stream: rows, held changes and checkpoint together.
     /// `seq` is the number of the commit before.
     pub(super) async fn batch(&mut self, prepared: &mut Prepared, seq: i64) -> Result<Committed, Error> {
         let began = Instant::now();
-        let leaving = Leaving::of(&prepared.sources);
+        let leaving = Leaving::of(&self.for_whom.plan, &prepared.sources);
         let written = prepared.sources.iter().map(|batch| batch.source);
         let written = written.chain(prepared.dropped.iter().copied());
         let touched: Vec<SourceIndex> = written.chain(self.for_whom.plan.referring(&leaving)).collect();
@@ -132,7 +146,7 @@ impl Writer {
         read_after: ClusterTime,
     ) -> Result<ChunkOutcome, Error> {
         let began = Instant::now();
-        let leaving = Leaving::of(std::slice::from_ref(batch));
+        let leaving = Leaving::of(&self.for_whom.plan, std::slice::from_ref(batch));
         let touched: Vec<SourceIndex> =
             std::iter::once(batch.source).chain(self.for_whom.plan.referring(&leaving)).collect();
         let mut open = self.begin(&touched).await?;
@@ -198,11 +212,10 @@ impl Writer {
     async fn begin(&mut self, touched: &[SourceIndex]) -> Result<Open<'_>, Error> {
         let for_whom = &self.for_whom;
         let mapped = || touched.iter().map(|source| for_whom.plan.of(*source));
-        let stubs = mapped().flat_map(|mapped| &mapped.stubs).flatten().map(|stub| &stub.target);
-        let targets: Vec<&Target> = mapped().map(|mapped| &mapped.target).chain(stubs).collect();
+        let targets: Vec<&Target> = mapped().flat_map(Mapped::targets).collect();
         let (pipeline, epoch) = (&for_whom.pipeline, for_whom.epoch);
         let transaction = begin_fenced(&mut self.connection, pipeline, epoch, &targets).await?;
-        Ok(Open::new(transaction, for_whom))
+        Ok(Open::new(transaction, for_whom, &mut self.sequences))
     }
 }
 
@@ -236,12 +249,17 @@ pub(super) async fn begin_fenced<'a>(
 /// their documents nobody would ever touch them again, so somebody has to decide.
 pub(super) async fn drop_rows(
     connection: &mut PgConnection,
+    pipeline: &str,
     mapped: &Mapped,
     portion: Portion,
 ) -> Result<u64, Error> {
-    let dropped = sink::drop_rows(connection, &mapped.target, portion).await.map_err(apply)?;
-    let Some(rejection) = dropped.refused.first() else { return Ok(dropped.deleted) };
+    super::children::drop_rows(connection, pipeline, mapped, portion).await?;
     let mapping = &mapped.mapping;
+    let dropped = match mapping.key.is_claimed() {
+        true => Claims::new(connection, pipeline, mapped, portion).drop_rows().await?,
+        false => sink::drop_rows(connection, &mapped.target, portion).await.map_err(apply)?,
+    };
+    let Some(rejection) = dropped.refused.first() else { return Ok(dropped.deleted) };
     let rows = match dropped.refused.len() {
         1 => "1 row".to_owned(),
         count => format!("{count} rows"),

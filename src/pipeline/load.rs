@@ -3,6 +3,7 @@
 use sqlx::PgConnection;
 
 use super::Error;
+use super::claims::Claims;
 use super::commit::{begin_fenced, drop_rows, state};
 use super::pace::Pace;
 use super::plan::Plan;
@@ -41,6 +42,9 @@ pub async fn load(
     let known = mapping::load(&mut transaction, pipeline).await.map_err(state)?;
     for mapped in &plan.mapped {
         let known = known.iter().find(|known| known.source == mapped.mapping.source);
+        if mapped.mapping.key.is_claimed() {
+            Claims::new(&mut transaction, pipeline, mapped, pace.portion()).take_up().await?;
+        }
         bring_up_to_date(&mut transaction, pipeline, mapped, known, mode, pace.portion()).await?;
     }
     let followed: Vec<&str> = plan.mapped.iter().map(|mapped| mapped.mapping.source.as_str()).collect();
@@ -122,7 +126,7 @@ async fn bring_up_to_date(
     } else if mapping.deletes == Deletes::Keep {
         tracing::warn!(source = mapping.source, "the collection was not followed, copying it again");
     } else {
-        let deleted = drop_rows(connection, mapped, portion).await?;
+        let deleted = drop_rows(connection, pipeline, mapped, portion).await?;
         tracing::warn!(
             source = mapping.source,
             deleted,

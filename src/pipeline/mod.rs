@@ -5,6 +5,8 @@
 //! was in memory survives, so nothing in memory needs to be right after a failure.
 
 mod batch;
+mod children;
+mod claims;
 mod commit;
 mod error;
 mod holding;
@@ -28,7 +30,7 @@ pub use error::Error;
 pub use load::{Loaded, load};
 pub use moment::Moment;
 pub use pace::Pace;
-pub use plan::{Mapped, Plan};
+pub use plan::{Mapped, MappedChild, Plan};
 pub use references::StubMaker;
 pub use report::Report;
 pub use session::{Finish, Session, SessionState};

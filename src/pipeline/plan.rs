@@ -9,7 +9,7 @@ use crate::mapping::Mapping;
 use crate::pipeline::batch::{OnDropRoute, Route};
 use crate::sink::Target;
 use crate::source::{CollectionIndex, Scope};
-use crate::transform::Transformer;
+use crate::transform::{ChildTransformer, Transformer};
 
 /// One mapping, ready to work.
 #[derive(Debug)]
@@ -20,11 +20,21 @@ pub struct Mapped {
     pub target: Target,
     /// By reference: what makes the row that it is to create.
     pub stubs: Vec<Option<StubMaker>>,
+    /// By child of the mapping.
+    pub children: Vec<MappedChild>,
     pub documents_estimated: u64,
     /// Documents in a chunk, by the collection's average size.
     pub chunk_documents: u64,
     /// In bytes.
     pub average_size: u64,
+}
+
+/// Rows of another table that are made from inside of the documents.
+#[derive(Debug)]
+pub struct MappedChild {
+    pub transformer: ChildTransformer,
+    pub target: Target,
+    pub stubs: Vec<Option<StubMaker>>,
 }
 
 #[derive(Debug)]
@@ -34,6 +44,16 @@ pub struct Plan {
     pub scope: Scope,
     /// Changes when the stream's tokens were made under another filter.
     pub scope_hash: String,
+}
+
+impl Mapped {
+    /// Every table that is written for its documents.
+    pub(super) fn targets(&self) -> impl Iterator<Item = &Target> {
+        let stubs = self.stubs.iter().chain(self.children.iter().flat_map(|child| &child.stubs));
+        let stubs = stubs.flatten().map(|stub| &stub.target);
+        let children = self.children.iter().map(|child| &child.target);
+        std::iter::once(&self.target).chain(children).chain(stubs)
+    }
 }
 
 impl Plan {

@@ -7,11 +7,11 @@ use mongodb::Client;
 
 use super::Error;
 use super::batch::Batch;
-use super::plan::Plan;
+use super::children::ChildRows;
+use super::plan::{Mapped, Plan};
 use crate::config::Deletes;
 use crate::domain::{
-    CanonicalId, Change, ChangeKind, ClusterTime, Document, Position, Rejection, Row, RowKey, SourceIndex,
-    Tuples,
+    CanonicalId, Change, ChangeKind, ClusterTime, Document, Position, Rejection, Row, SourceIndex, Tuples,
 };
 use crate::source::{self, CollectionIndex};
 
@@ -40,6 +40,8 @@ pub struct SourceBatch {
     pub deletes: Vec<(CanonicalId, String)>,
     /// Documents that are gone while their rows stay (`deletes: keep`): nothing is held for them any more.
     pub kept: Vec<(CanonicalId, String)>,
+    /// By child of the mapping, of all documents that have a row.
+    pub children: Vec<ChildRows>,
     pub refused: Vec<Refused>,
     /// Among `deletes`: documents that are there and held, only their rows go.
     pub held: HashSet<CanonicalId>,
@@ -73,16 +75,12 @@ impl SourceBatch {
             rows: Vec::new(),
             deletes: Vec::new(),
             kept: Vec::new(),
+            children: Vec::new(),
             refused: Vec::new(),
             held: HashSet::new(),
             documents: Vec::new(),
             tuples: Tuples::default(),
         }
-    }
-
-    /// The keys of the rows that go.
-    pub(super) fn keys(&self) -> Vec<(CanonicalId, RowKey)> {
-        self.deletes.iter().map(|(id, source_id)| (id.clone(), RowKey::of_text(source_id))).collect()
     }
 
     /// Every document of the batch.
@@ -104,14 +102,31 @@ impl SourceBatch {
         deletes.map(|(id, source_id)| (id, source_id.as_str()))
     }
 
+    fn put_children(
+        &mut self,
+        mapped: &Mapped,
+        id: &CanonicalId,
+        document: &Document,
+        time: Option<ClusterTime>,
+    ) -> Result<(), Rejection> {
+        self.children.resize_with(mapped.children.len(), ChildRows::default);
+        for (child, into) in mapped.children.iter().zip(&mut self.children) {
+            into.left_out += child.transformer.rows(id, document, time, &mut self.tuples, &mut into.rows)?;
+        }
+        Ok(())
+    }
+
     /// Takes one document in: as a row, with the reason why it has none, or as gone if it does not belong.
     pub fn put(&mut self, plan: &Plan, id: &CanonicalId, document: Document, time: Option<ClusterTime>) {
-        let transformer = &plan.of(self.source).transformer;
-        match transformer.wants(&document) {
-            Ok(true) => match transformer.row(id, &document, time, &mut self.tuples) {
-                Ok(row) => self.rows.push(row),
-                Err(rejection) => self.refused.push(Refused { id: id.clone(), rejection }),
-            },
+        let mapped = plan.of(self.source);
+        match mapped.transformer.wants(&document) {
+            Ok(true) => {
+                let row = mapped.transformer.row(id, &document, time, &mut self.tuples);
+                match row.and_then(|row| self.put_children(mapped, id, &document, time).map(|()| row)) {
+                    Ok(row) => self.rows.push(row),
+                    Err(rejection) => self.refused.push(Refused { id: id.clone(), rejection }),
+                }
+            }
             Ok(false) => return self.gone(plan, id.clone()),
             Err(rejection) => self.refused.push(Refused { id: id.clone(), rejection }),
         }
@@ -122,7 +137,7 @@ impl SourceBatch {
     pub fn gone(&mut self, plan: &Plan, id: CanonicalId) {
         let source_id = id.source_id(plan.id_type(self.source));
         match plan.of(self.source).mapping.deletes {
-            Deletes::Hard => self.deletes.push((id, source_id)),
+            Deletes::Hard | Deletes::Soft { .. } => self.deletes.push((id, source_id)),
             Deletes::Keep => self.kept.push((id, source_id)),
         }
     }

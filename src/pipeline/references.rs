@@ -8,9 +8,11 @@ use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
 use super::Error;
+use super::claims;
 use super::commit::{apply, state};
-use super::plan::Plan;
+use super::plan::{Mapped, MappedChild, Plan};
 use super::prepare::{Refused, SourceBatch};
+use crate::config::Deletes;
 use crate::domain::{
     CanonicalId, Coercion, CopyFields, Document, Reason, Reference, Rejection, Row, RowKey, Sought,
     SourceIndex, TableName,
@@ -19,7 +21,7 @@ use crate::mapping::{Finder, Mapping, MissingPlan, SoughtColumn};
 use crate::sink::{self, Target};
 use crate::state::row;
 use crate::state::wait::{self, Stub, Wait};
-use crate::transform::Transformer;
+use crate::transform::{ChildTransformer, Transformer};
 
 /// Longer keys are hashed: an index entry of PostgreSQL holds 2,704 bytes at most.
 const KEY_BYTES: usize = 2_000;
@@ -46,8 +48,9 @@ pub(super) struct Leaving {
 
 impl Leaving {
     /// The documents that are deleted in this batch.
-    pub(super) fn of(batches: &[SourceBatch]) -> Self {
-        let batches = batches.iter();
+    pub(super) fn of(plan: &Plan, batches: &[SourceBatch]) -> Self {
+        // A row that is only marked stays, and what points at it points at a row.
+        let batches = batches.iter().filter(|batch| plan.of(batch.source).mapping.deletes == Deletes::Hard);
         let documents = batches
             .flat_map(|batch| batch.deletes.iter().map(|(id, _)| (batch.source, id.clone())))
             .collect();
@@ -66,6 +69,65 @@ pub(super) struct Settled {
     /// Documents that wait with everything for a row that is not there.
     pub refused: Vec<Refused>,
     pub waits: Vec<Wait>,
+    /// Elements that have no row until what they refer to is there.
+    pub left_out: u64,
+}
+
+/// Why a reference has no value.
+enum NoField {
+    Hold(Rejection),
+    Drop,
+}
+
+/// Whose references are settled: the rows of a mapping, or those of a child table.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Referring<'p> {
+    pub mapping: &'p Mapping,
+    stubs: &'p [Option<StubMaker>],
+    child: Option<&'p ChildTransformer>,
+}
+
+impl Mapped {
+    pub(super) fn referring(&self) -> Referring<'_> {
+        Referring { mapping: &self.mapping, stubs: &self.stubs, child: None }
+    }
+
+    pub(super) fn has_references(&self) -> bool {
+        !self.mapping.references.is_empty() || !self.children.is_empty()
+    }
+
+    /// Its own rows, and those of each child table.
+    fn all_referring(&self) -> impl Iterator<Item = Referring<'_>> {
+        std::iter::once(self.referring()).chain(self.children.iter().map(MappedChild::referring))
+    }
+}
+
+impl MappedChild {
+    pub(super) fn referring(&self) -> Referring<'_> {
+        let mapping = self.transformer.mapping();
+        Referring { mapping, stubs: &self.stubs, child: Some(&self.transformer) }
+    }
+}
+
+impl<'p> Referring<'p> {
+    fn finders(self) -> impl Iterator<Item = &'p Finder> {
+        self.mapping.references.iter().flat_map(|reference| &reference.finders)
+    }
+}
+
+impl StubMaker {
+    fn row(
+        &self,
+        of: Referring<'_>,
+        source_id: &str,
+        document: &Document,
+        element: u32,
+    ) -> Result<Row, Rejection> {
+        match of.child {
+            None => self.transformer.stub(source_id, document),
+            Some(child) => child.stub(&self.transformer, source_id, document, element),
+        }
+    }
 }
 
 /// Who waits, and for what: nearly always nobody, and then a statement less is needed. Right for the same
@@ -81,9 +143,9 @@ pub(super) struct Waiting {
 impl Waiting {
     pub(super) fn new(plan: &Plan, known: &wait::Overview) -> Self {
         let mut waiting = Self::default();
-        for mapped in plan.mapped.iter().filter(|mapped| !mapped.mapping.references.is_empty()) {
+        for mapped in plan.mapped.iter().filter(|mapped| mapped.has_references()) {
             waiting.sources.insert(mapped.mapping.source.clone(), AtomicBool::new(false));
-            for finder in mapped.mapping.references.iter().flat_map(|reference| &reference.finders) {
+            for finder in mapped.all_referring().flat_map(Referring::finders) {
                 waiting.awaited.insert(finder.awaited.clone(), AtomicBool::new(false));
                 waiting.stubbed.insert(finder.table.to_string(), AtomicBool::new(false));
             }
@@ -147,10 +209,11 @@ struct Fields {
 }
 
 impl Settling<'_> {
-    /// Fills the references of these rows. A row that must wait leaves `rows` and is refused.
+    /// Fills the references of these rows. A row that must wait leaves `rows` and is refused; one that is left
+    /// out until then leaves `rows` as well.
     pub(super) async fn fill(
         &mut self,
-        source: SourceIndex,
+        of: Referring<'_>,
         rows: &mut Vec<Row>,
         documents: &[(CanonicalId, Document)],
     ) -> Result<Settled, Error> {
@@ -158,15 +221,15 @@ impl Settling<'_> {
         if rows.iter().all(|row| row.references.is_empty()) {
             return Ok(settled);
         }
-        let found = self.find(source, rows).await?;
-        settled.waits.extend(self.users_of_stubs(source, rows, &found).await?);
-        let stubs = self.make_stubs(source, rows, documents, &found).await?;
-        let plan = self.plan;
+        let found = self.find(of, rows).await?;
+        settled.waits.extend(self.users_of_stubs(of, rows, &found).await?);
+        let stubs = self.make_stubs(of, rows, documents, &found).await?;
+        let mapping = of.mapping;
         rows.retain_mut(|row| {
             let references = std::mem::take(&mut row.references);
             // From the last to the first: what is filled in moves what stands behind it.
             for reference in references.iter().rev() {
-                let choice = choose(plan, source, reference, &found);
+                let choice = choose(mapping, reference, &found);
                 settled.waits.extend(choice.unresolved.into_iter().map(|(awaited, key)| Wait {
                     source_id: row.source_id.clone(),
                     id: row.id.clone(),
@@ -176,12 +239,16 @@ impl Settling<'_> {
                 }));
                 let field = match choice.field {
                     Some(field) => Ok(field),
-                    None => missing(plan, source, row, reference, &stubs, &mut settled.waits),
+                    None => missing(mapping, row, reference, &stubs, &mut settled.waits),
                 };
                 match field {
                     Ok(field) => fill_in(row, reference.offset, &field),
-                    Err(rejection) => {
+                    Err(NoField::Hold(rejection)) => {
                         settled.refused.push(Refused { id: row.id.clone(), rejection });
+                        return false;
+                    }
+                    Err(NoField::Drop) => {
+                        settled.left_out += 1;
                         return false;
                     }
                 }
@@ -192,11 +259,11 @@ impl Settling<'_> {
     }
 
     /// One statement for each finder.
-    async fn find(&mut self, source: SourceIndex, rows: &[Row]) -> Result<Found, Error> {
+    async fn find(&mut self, of: Referring<'_>, rows: &[Row]) -> Result<Found, Error> {
         let mut found: Found = HashMap::new();
         for reference in rows.iter().flat_map(|row| &row.references) {
             for (place, sought) in &reference.choices {
-                let finder = finder_of(self.plan, source, reference.plan, *place);
+                let finder = finder_of(of.mapping, reference.plan, *place);
                 let fields = found.entry((reference.plan, *place)).or_default();
                 let leaves = match (&finder.target, sought) {
                     (Some(target), Sought::Document(id)) => self.leaving.has(target.index, id),
@@ -210,7 +277,7 @@ impl Settling<'_> {
             }
         }
         for ((plan, place), fields) in &mut found {
-            let finder = finder_of(self.plan, source, *plan, *place);
+            let finder = finder_of(of.mapping, *plan, *place);
             let sought: Vec<(Vec<u8>, Sought)> = std::mem::take(&mut fields.sought).into_iter().collect();
             let tuples = self.tuples(finder, sought.iter().map(|(_, sought)| sought)).await?;
             let values = self.look(finder, &tuples).await?;
@@ -259,6 +326,17 @@ impl Settling<'_> {
         Ok(tuples)
     }
 
+    /// What the rows of these documents have that finder takes from them.
+    pub(super) async fn owners(
+        &mut self,
+        source: SourceIndex,
+        finder: &Finder,
+        ids: &[CanonicalId],
+    ) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        let keys = self.document_keys(source, ids).await?;
+        self.look(finder, &keys).await
+    }
+
     /// The keys of documents' rows, as tuples of the finder's columns.
     async fn document_keys(
         &mut self,
@@ -273,13 +351,8 @@ impl Settling<'_> {
         }
         let source_ids: Vec<String> = ids.iter().map(|id| id.source_id(mapping.id_type)).collect();
         let asked: Vec<&str> = source_ids.iter().map(String::as_str).collect();
-        let target = mapping.table.to_string();
-        let scope = row::Scope {
-            pipeline: self.pipeline,
-            source: &mapping.source,
-            target: &target,
-            shared: mapping.key.shared,
-        };
+        let target = claims::target(mapping);
+        let scope = claims::scope(self.pipeline, &target, mapping);
         let claims = row::of_documents(self.connection, scope, &asked).await.map_err(state)?;
         let claimed: HashMap<&str, &RowKey> =
             claims.iter().filter_map(|claim| Some((claim.source_id.as_str(), claim.key.as_ref()?))).collect();
@@ -291,7 +364,7 @@ impl Settling<'_> {
     /// cannot be made, by reference and document.
     async fn make_stubs(
         &mut self,
-        source: SourceIndex,
+        of: Referring<'_>,
         rows: &[Row],
         documents: &[(CanonicalId, Document)],
         found: &Found,
@@ -300,10 +373,10 @@ impl Settling<'_> {
         for row in rows {
             for reference in &row.references {
                 let is_created = matches!(
-                    self.plan.of(source).mapping.references[usize::from(reference.plan)].missing,
+                    of.mapping.references[usize::from(reference.plan)].missing,
                     MissingPlan::Create(_)
                 );
-                if is_created && choose(self.plan, source, reference, found).field.is_none() {
+                if is_created && choose(of.mapping, reference, found).field.is_none() {
                     wanted.entry(reference.plan).or_default().push((row, reference));
                 }
             }
@@ -315,24 +388,23 @@ impl Settling<'_> {
         let documents: HashMap<&CanonicalId, &Document> =
             documents.iter().map(|(id, document)| (id, document)).collect();
         for (place, wanted) in wanted {
-            let mapped = self.plan.of(source);
-            let (Some(Some(maker)), MissingPlan::Create(stub)) = (
-                mapped.stubs.get(usize::from(place)),
-                &mapped.mapping.references[usize::from(place)].missing,
-            ) else {
+            let missing = &of.mapping.references[usize::from(place)].missing;
+            let (Some(Some(maker)), MissingPlan::Create(stub)) = (of.stubs.get(usize::from(place)), missing)
+            else {
                 continue;
             };
             let mut made: Vec<Row> = Vec::new();
-            let mut of_documents: Vec<(CanonicalId, Vec<u8>)> = Vec::new();
+            let mut of_rows: Vec<((CanonicalId, u32), Vec<u8>)> = Vec::new();
             for (row, reference) in wanted {
                 let Some(document) = documents.get(&row.id) else { continue };
-                match maker.transformer.stub(&stub_id(&stub.prefix, reference), document) {
+                let of_row = (row.id.clone(), row.element);
+                match maker.row(of, &stub_id(&stub.prefix, reference), document, row.element) {
                     Ok(stub) => {
-                        of_documents.push((row.id.clone(), key_of(&stub.tuple, maker.target.mapping())));
+                        of_rows.push((of_row, key_of(&stub.tuple, maker.target.mapping())));
                         made.push(stub);
                     }
                     Err(rejection) => {
-                        stubs.insert((place, row.id.clone()), Err(rejection));
+                        stubs.insert((place, of_row), Err(rejection));
                     }
                 }
             }
@@ -348,15 +420,15 @@ impl Settling<'_> {
                 self.waiting.mark_stubbed(&target);
                 wait::add_stubs(self.connection, self.pipeline, &inserted).await.map_err(state)?;
             }
-            let keys: Vec<&[u8]> = of_documents.iter().map(|(_, key)| key.as_slice()).collect();
+            let keys: Vec<&[u8]> = of_rows.iter().map(|(_, key)| key.as_slice()).collect();
             let fields = sink::find(self.connection, &stub.finder, &keys).await.map_err(apply)?;
-            for ((id, key), field) in of_documents.iter().zip(fields) {
+            for ((of_row, key), field) in of_rows.iter().zip(fields) {
                 let made = field.map(|field| (field, key.clone())).ok_or_else(|| Rejection {
                     column: None,
                     reason: Reason::UnresolvedReference,
                     message: format!("the row that create: makes in {target} is refused there"),
                 });
-                stubs.insert((place, id.clone()), made);
+                stubs.insert((place, of_row.clone()), made);
             }
         }
         Ok(stubs)
@@ -365,12 +437,12 @@ impl Settling<'_> {
     /// Who looks a stub up uses it as much as the one for whom it was made: it stays as long as one of them does.
     async fn users_of_stubs(
         &mut self,
-        source: SourceIndex,
+        of: Referring<'_>,
         rows: &[Row],
         found: &Found,
     ) -> Result<Vec<Wait>, Error> {
         let mut users = Vec::new();
-        for (place, reference) in self.plan.of(source).mapping.references.iter().enumerate() {
+        for (place, reference) in of.mapping.references.iter().enumerate() {
             let (MissingPlan::Create(_), Some(finder)) = (&reference.missing, reference.finders.first())
             else {
                 continue;
@@ -428,17 +500,22 @@ impl Settling<'_> {
         if !self.waiting.may_wait(name) {
             return Ok(());
         }
-        let left = wait::replace(self.connection, self.pipeline, name, source_ids, waits);
+        // Several elements of one document may wait for the same row.
+        let mut once = HashSet::new();
+        let mut waits = waits.to_vec();
+        waits.retain(|wait| once.insert((wait.source_id.clone(), wait.awaited.clone(), wait.key.clone())));
+        let left = wait::replace(self.connection, self.pipeline, name, source_ids, &waits);
         let left = left.await.map_err(state)?;
         if left.is_empty() {
             return Ok(());
         }
         let abandoned = wait::take_abandoned(self.connection, self.pipeline, &left).await.map_err(state)?;
         for stub in abandoned {
-            let finders = self.plan.mapped.iter().flat_map(|mapped| &mapped.mapping.references);
+            let referring = self.plan.mapped.iter().flat_map(Mapped::all_referring);
+            let finders = referring.flat_map(|of| &of.mapping.references);
             let finder = finders.filter_map(|reference| match &reference.missing {
                 MissingPlan::Create(made) => Some(&made.finder),
-                MissingPlan::Hold | MissingPlan::Null | MissingPlan::Keep => None,
+                MissingPlan::Hold | MissingPlan::Null | MissingPlan::Keep | MissingPlan::Drop => None,
             });
             let finder = finder.into_iter().find(|finder| finder.table.to_string() == stub.target);
             if let Some(finder) = finder {
@@ -483,8 +560,7 @@ impl Settling<'_> {
     /// of the transaction that registered them, in another one.
     pub(super) async fn look_again(&mut self, source: SourceIndex, waits: &[Wait]) -> Result<u64, Error> {
         let mut woken = 0;
-        let mapping = &self.plan.of(source).mapping;
-        for finder in mapping.references.iter().flat_map(|reference| &reference.finders) {
+        for finder in self.plan.of(source).all_referring().flat_map(Referring::finders) {
             let of_finder = waits
                 .iter()
                 .filter(|wait| wait.awaited == finder.awaited && wait.key.first() != Some(&HASHED));
@@ -516,7 +592,9 @@ impl Settling<'_> {
         let target = plan.of(source);
         for inbound in plan.inbound(source) {
             let of = plan.of(inbound.source);
-            let reference = &of.mapping.references[inbound.reference];
+            let child = inbound.child.and_then(|place| of.children.get(place));
+            let referring = child.map_or_else(|| of.referring(), MappedChild::referring);
+            let reference = &referring.mapping.references[inbound.reference];
             let finder = Finder {
                 table: target.mapping.table.clone(),
                 key: SoughtColumn::of_mapping(&target.mapping),
@@ -524,8 +602,16 @@ impl Settling<'_> {
             };
             let keys = self.document_keys(source, ids).await?;
             let keys: Vec<&[u8]> = keys.iter().flatten().map(Vec::as_slice).collect();
-            let rows = sink::referrers(self.connection, &of.target, reference.column, &finder, &keys);
-            let rows = rows.await.map_err(apply)?;
+            let column = reference.column;
+            let rows = match child {
+                None => sink::referrers(self.connection, &of.target, column, &finder, &keys).await,
+                Some(child) => {
+                    let plan = child.transformer.plan();
+                    let parent = &of.mapping;
+                    sink::referring_parents(self.connection, parent, plan, column, &finder, &keys).await
+                }
+            };
+            let rows = rows.map_err(apply)?;
             let documents = self.documents_of(inbound.source, &rows).await?;
             let documents = documents.into_iter().filter(|id| !self.leaving.has(inbound.source, id));
             found.extend(documents.map(|id| (inbound.source, id)));
@@ -544,21 +630,16 @@ impl Settling<'_> {
             let texts = keys.iter().filter_map(RowKey::text);
             return Ok(texts.filter_map(|text| CanonicalId::from_source_id(text, mapping.id_type)).collect());
         }
-        let target = mapping.table.to_string();
-        let scope = row::Scope {
-            pipeline: self.pipeline,
-            source: &mapping.source,
-            target: &target,
-            shared: mapping.key.shared,
-        };
+        let target = claims::target(mapping);
+        let scope = claims::scope(self.pipeline, &target, mapping);
         let keys: Vec<&RowKey> = keys.iter().collect();
         let claims = row::load(self.connection, scope, &[], &keys).await.map_err(state)?;
         Ok(claims.into_iter().filter(|claim| claim.source == mapping.source).map(|claim| claim.id).collect())
     }
 }
 
-/// By reference and document: the field that is taken and the stub's key, or why there is none.
-type Stubs = HashMap<(u16, CanonicalId), Result<(Vec<u8>, Vec<u8>), Rejection>>;
+/// By reference, document and element: the field that is taken and the stub's key, or why there is none.
+type Stubs = HashMap<(u16, (CanonicalId, u32)), Result<(Vec<u8>, Vec<u8>), Rejection>>;
 
 struct Choice {
     field: Option<Vec<u8>>,
@@ -567,10 +648,10 @@ struct Choice {
 }
 
 /// The first choice that is there.
-fn choose(plan: &Plan, source: SourceIndex, reference: &Reference, found: &Found) -> Choice {
+fn choose(mapping: &Mapping, reference: &Reference, found: &Found) -> Choice {
     let mut unresolved = Vec::new();
     for (place, sought) in &reference.choices {
-        let finder = finder_of(plan, source, reference.plan, *place);
+        let finder = finder_of(mapping, reference.plan, *place);
         let name = name_of(finder, sought);
         let fields = found.get(&(reference.plan, *place));
         let field = fields.and_then(|fields| {
@@ -587,14 +668,12 @@ fn choose(plan: &Plan, source: SourceIndex, reference: &Reference, found: &Found
 
 /// What stands in for a row that is not there, by the reference's rule.
 fn missing(
-    plan: &Plan,
-    source: SourceIndex,
+    mapping: &Mapping,
     row: &mut Row,
     reference: &Reference,
     stubs: &Stubs,
     waits: &mut [Wait],
-) -> Result<Vec<u8>, Rejection> {
-    let mapping = &plan.of(source).mapping;
+) -> Result<Vec<u8>, NoField> {
     let compiled = &mapping.references[usize::from(reference.plan)];
     let column = || mapping.columns.get(compiled.column).map(|column| column.name.clone());
     let coerced = |rule| Coercion { column: compiled.column as u16, rule };
@@ -602,7 +681,7 @@ fn missing(
         MissingPlan::Hold => {
             let awaited: Vec<String> = compiled.finders.iter().map(named).collect();
             let message = format!("refers to a row that is not there yet: {}", awaited.join(", "));
-            Err(Rejection { column: column(), reason: Reason::UnresolvedReference, message })
+            Err(hold(column(), message))
         }
         MissingPlan::Null => {
             row.coercions.push(coerced("missing_null"));
@@ -618,7 +697,8 @@ fn missing(
             field.extend_from_slice(text.as_bytes());
             Ok(field)
         }
-        MissingPlan::Create(_) => match stubs.get(&(reference.plan, row.id.clone())) {
+        MissingPlan::Drop => Err(NoField::Drop),
+        MissingPlan::Create(_) => match stubs.get(&(reference.plan, (row.id.clone(), row.element))) {
             Some(Ok((field, key))) => {
                 row.coercions.push(coerced("missing_create"));
                 for wait in waits.iter_mut().filter(|wait| wait.source_id == row.source_id) {
@@ -629,14 +709,14 @@ fn missing(
                 }
                 Ok(field.clone())
             }
-            Some(Err(rejection)) => Err(Rejection { column: column(), ..rejection.clone() }),
-            None => Err(Rejection {
-                column: column(),
-                reason: Reason::UnresolvedReference,
-                message: "refers to a row that is not there yet".to_owned(),
-            }),
+            Some(Err(rejection)) => Err(NoField::Hold(Rejection { column: column(), ..rejection.clone() })),
+            None => Err(hold(column(), "refers to a row that is not there yet".to_owned())),
         },
     }
+}
+
+fn hold(column: Option<String>, message: String) -> NoField {
+    NoField::Hold(Rejection { column, reason: Reason::UnresolvedReference, message })
 }
 
 fn named(finder: &Finder) -> String {
@@ -655,8 +735,8 @@ fn fill_in(row: &mut Row, offset: usize, field: &[u8]) {
     row.tuple = tuple.into();
 }
 
-fn finder_of(plan: &Plan, source: SourceIndex, reference: u16, finder: u16) -> &Finder {
-    &plan.of(source).mapping.references[usize::from(reference)].finders[usize::from(finder)]
+fn finder_of(mapping: &Mapping, reference: u16, finder: u16) -> &Finder {
+    &mapping.references[usize::from(reference)].finders[usize::from(finder)]
 }
 
 /// How the state names what is sought: by the document's source_id, or by the fields it is looked up with.
@@ -688,7 +768,7 @@ fn sought_by(finder: &Finder, name: &[u8]) -> Sought {
 }
 
 /// A row's key as a tuple of the columns that [`SoughtColumn::of_mapping`] gives.
-fn tuple_of_key(mapping: &Mapping, key: &RowKey) -> Vec<u8> {
+pub(super) fn tuple_of_key(mapping: &Mapping, key: &RowKey) -> Vec<u8> {
     let has_source = mapping.key.source().is_some();
     let count = mapping.key.columns.len() + usize::from(has_source);
     let mut tuple = (count as i16).to_be_bytes().to_vec();
@@ -732,14 +812,16 @@ fn stub_text(id: &CanonicalId) -> String {
 #[derive(Debug, Clone)]
 pub(super) struct Inbound {
     pub source: SourceIndex,
-    /// Index into the mapping's references, and into the finders of that.
+    /// Index into the mapping's children, if it is one of theirs.
+    pub child: Option<usize>,
+    /// Index into the references, and into the finders of that.
     pub reference: usize,
     pub finder: usize,
 }
 
 impl Plan {
     pub(super) fn has_references(&self) -> bool {
-        self.mapped.iter().any(|mapped| !mapped.mapping.references.is_empty())
+        self.mapped.iter().any(Mapped::has_references)
     }
 
     /// Mappings whose rows may have to be written because these leave.
@@ -762,9 +844,9 @@ impl Plan {
 
     /// Look-ups into a table, whoever writes it.
     pub(super) fn lookups<'p>(&'p self, table: &'p TableName) -> impl Iterator<Item = &'p Finder> {
-        let references = self.mapped.iter().flat_map(|mapped| &mapped.mapping.references);
-        references
-            .flat_map(|reference| &reference.finders)
+        let referring = self.mapped.iter().flat_map(Mapped::all_referring);
+        referring
+            .flat_map(Referring::finders)
             .filter(move |finder| finder.target.is_none() && finder.table == *table)
     }
 
@@ -773,14 +855,19 @@ impl Plan {
         let table = &self.of(target).mapping.table;
         let mut inbound = Vec::new();
         for mapped in &self.mapped {
-            for (reference, plan) in mapped.mapping.references.iter().enumerate() {
-                for (finder, found) in plan.finders.iter().enumerate() {
-                    let points = match &found.target {
-                        Some(of) => of.index == target,
-                        None => found.table == *table,
-                    };
-                    if points {
-                        inbound.push(Inbound { source: mapped.mapping.index, reference, finder });
+            for (place, of) in mapped.all_referring().enumerate() {
+                let child = place.checked_sub(1);
+                let of_parent = of.child.map(|child| child.plan().parent_reference);
+                for (reference, plan) in of.mapping.references.iter().enumerate() {
+                    for (finder, found) in plan.finders.iter().enumerate() {
+                        let points = match &found.target {
+                            Some(of) => of.index == target,
+                            None => found.table == *table,
+                        };
+                        // Rows of one's own go with the document.
+                        if points && of_parent != Some(reference) {
+                            inbound.push(Inbound { source: mapped.mapping.index, child, reference, finder });
+                        }
                     }
                 }
             }

@@ -337,9 +337,16 @@ impl Report {
         }
     }
 
+    fn coerced_children(&self, committed: &Committed) {
+        for coerced in committed.sources.iter().flat_map(|(_, tally)| &tally.coerced) {
+            self.metrics.coerced(&coerced.table, &coerced.column, coerced.rule, coerced.count);
+        }
+    }
+
     fn committed(&self, puts: &[(SourceIndex, u64, u64)], committed: &Committed, lag: Option<Duration>) {
         let now = Moment::now();
         let Some(names) = self.names() else { return };
+        self.coerced_children(committed);
         let mut tables = Vec::new();
         for (source, tally) in &committed.sources {
             let place = usize::from(source.0);

@@ -15,7 +15,7 @@ use super::commit::{ForWhom, HeldPolicy, Writer, apply, state};
 use super::holding::Holding;
 use super::outstanding::Outstanding;
 use super::pace::Pace;
-use super::plan::Plan;
+use super::plan::{Mapped, Plan};
 use super::prepare::read;
 use super::references::Waiting;
 use super::report::Report;
@@ -24,7 +24,7 @@ use super::stream::{Committing, Reading};
 use crate::domain::{ClusterTime, Key, SourceIndex};
 use crate::state::checkpoint::Checkpoint;
 use crate::state::lease::Epoch;
-use crate::state::{held, lease, wait};
+use crate::state::{held, lease, row, wait};
 use crate::{sink, source};
 
 /// Batches that may be ready while one commits. One keeps both sides busy; more only adds delay.
@@ -314,6 +314,7 @@ impl Keeper {
         }
         self.retry_held().await?;
         self.release_waiting().await?;
+        self.read_again().await?;
         if purged.elapsed() >= PURGE_EVERY {
             held::purge(&mut self.connection, &self.pipeline, self.retention).await.map_err(state)?;
             *purged = Instant::now();
@@ -376,14 +377,50 @@ impl Keeper {
         Ok(())
     }
 
+    /// Documents whose turn it is to write a row that several share.
+    async fn read_again(&mut self) -> Result<(), Error> {
+        let shares = |mapped: &&Mapped| mapped.mapping.key.shared;
+        let sources: Vec<&str> =
+            self.plan.mapped.iter().filter(shares).map(|mapped| mapped.mapping.source.as_str()).collect();
+        if sources.is_empty() {
+            return Ok(());
+        }
+        let touched = row::touched(&mut self.connection, &self.pipeline, &sources, RETRIES_AT_ONCE as i64);
+        let touched: Vec<(Key, i64)> = touched
+            .await
+            .map_err(state)?
+            .into_iter()
+            .filter_map(|found| {
+                Some((Key { source: self.plan.source(&found.source)?, id: found.id }, found.touched_at))
+            })
+            .collect();
+        self.hand_over(touched);
+        Ok(())
+    }
+
+    /// Each once, until it is committed or was asked for again.
+    fn hand_over(&mut self, due: Vec<(Key, i64)>) {
+        let new =
+            |(key, due_at): &(Key, i64)| self.in_flight.get(key).is_none_or(|(before, _)| before != due_at);
+        let due: Vec<(Key, i64)> = due.into_iter().filter(new).collect();
+        if due.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        // A pipeline that is busy gets them at the next tick.
+        if self.touch.try_send(due.iter().map(|(key, _)| key.clone()).collect()).is_ok() {
+            self.in_flight.extend(due.into_iter().map(|(key, due_at)| (key, (due_at, now))));
+        }
+    }
+
     async fn retry_held(&mut self) -> Result<(), Error> {
         let counts = held::counts(&mut self.connection, &self.pipeline).await.map_err(state)?;
         let open = counts.iter().any(|count| count.state != "resolved");
         self.report.held_counted(&counts);
+        self.in_flight.retain(|_, (_, since)| since.elapsed() < RETRY_IN_FLIGHT);
         if !open {
             return Ok(());
         }
-        self.in_flight.retain(|_, (_, since)| since.elapsed() < RETRY_IN_FLIGHT);
         // Entries of sources that are not mapped now would fill the limit and keep the others waiting.
         let sources: Vec<&str> =
             self.plan.mapped.iter().map(|mapped| mapped.mapping.source.as_str()).collect();
@@ -394,17 +431,12 @@ impl Keeper {
             .into_iter()
             // A source that is no longer mapped keeps its entries; nobody can apply them now.
             .filter_map(|due| Some((Key { source: self.plan.source(&due.source)?, id: due.id }, due.due_at)))
-            .filter(|(key, due_at)| self.in_flight.get(key).is_none_or(|(before, _)| before != due_at))
             .collect();
         if due.is_empty() {
             return Ok(());
         }
         self.catalog_is_the_same(&due).await?;
-        let now = Instant::now();
-        // A pipeline that is busy gets them at the next tick.
-        if self.touch.try_send(due.iter().map(|(key, _)| key.clone()).collect()).is_ok() {
-            self.in_flight.extend(due.into_iter().map(|(key, due_at)| (key, (due_at, now))));
-        }
+        self.hand_over(due);
         Ok(())
     }
 }

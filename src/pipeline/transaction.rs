@@ -2,16 +2,20 @@
 //! It is begun in `commit`, and nowhere else.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use sqlx::PgConnection;
 
 use super::Error;
+use super::claims::Claims;
 use super::commit::{ForWhom, HeldPolicy, Tally, Tx, apply, drop_rows, state};
+use super::plan::Plan;
 use super::prepare::{Refused, SourceBatch, read};
 use super::references::{Leaving, Settling};
-use crate::domain::{CanonicalId, ClusterTime, Document, Portion, Position, SourceIndex};
-use crate::mapping::OnDelete;
-use crate::sink::{self, Outcome};
+use crate::config::Deletes;
+use crate::domain::{CanonicalId, ClusterTime, Document, Portion, Position, Reason, RowKey, SourceIndex};
+use crate::mapping::{FAILED, OnDelete, PENDING};
+use crate::sink::{self, Family, Greatest, Outcome, Refusal, Target};
 use crate::source;
 use crate::state::held::Entry;
 use crate::state::wait::Wait;
@@ -22,6 +26,7 @@ pub(super) struct Open<'a> {
     transaction: Tx<'a>,
     for_whom: &'a ForWhom,
     portion: Portion,
+    sequences: &'a mut HashMap<SourceIndex, Greatest>,
 }
 
 /// How rows come into a table.
@@ -35,15 +40,61 @@ pub(super) enum Way {
 type Tallies = HashMap<SourceIndex, Tally>;
 
 impl<'a> Open<'a> {
-    pub(super) fn new(transaction: Tx<'a>, for_whom: &'a ForWhom) -> Self {
-        Self { transaction, for_whom, portion: for_whom.pace.portion() }
+    pub(super) fn new(
+        transaction: Tx<'a>,
+        for_whom: &'a ForWhom,
+        sequences: &'a mut HashMap<SourceIndex, Greatest>,
+    ) -> Self {
+        Self { transaction, for_whom, portion: for_whom.pace.portion(), sequences }
+    }
+
+    fn claims(&mut self, source: SourceIndex) -> Option<Claims<'_>> {
+        let mapped = self.for_whom.plan.of(source);
+        let is_claimed = mapped.mapping.key.is_claimed();
+        is_claimed.then(|| Claims::new(&mut self.transaction, &self.for_whom.pipeline, mapped, self.portion))
+    }
+
+    /// The rows of the documents themselves.
+    pub(super) async fn write(&mut self, batch: &SourceBatch, way: Way) -> Result<Outcome, Error> {
+        if let Some(claims) = self.claims(batch.source) {
+            return claims.put(batch, way == Way::Straight).await;
+        }
+        let target = &self.for_whom.plan.of(batch.source).target;
+        let written = match way {
+            Way::Merge => sink::upsert(&mut self.transaction, target, &batch.rows, self.portion).await,
+            Way::Straight => sink::insert_new(&mut self.transaction, target, &batch.rows, self.portion).await,
+        };
+        written.map_err(apply)
+    }
+
+    pub(super) async fn remove(
+        &mut self,
+        source: SourceIndex,
+        deletes: &[(CanonicalId, String)],
+    ) -> Result<Outcome, Error> {
+        if let Some(claims) = self.claims(source) {
+            return claims.delete(deletes).await;
+        }
+        let target = &self.for_whom.plan.of(source).target;
+        let keys: Vec<(CanonicalId, RowKey)> =
+            deletes.iter().map(|(id, source_id)| (id.clone(), RowKey::of_text(source_id))).collect();
+        sink::delete(&mut self.transaction, target, &keys, self.portion).await.map_err(apply)
+    }
+
+    /// Before the rows are seen, so that nobody is handed a value that one of them has.
+    async fn keep_sequences(&mut self, batch: &SourceBatch, outcome: &Outcome) -> Result<(), Error> {
+        let target = &self.for_whom.plan.of(batch.source).target;
+        let refused: HashSet<&CanonicalId> = outcome.rejected.iter().map(|(id, _)| id).collect();
+        let written = batch.rows.iter().filter(|row| !refused.contains(&row.id));
+        let seen = self.sequences.entry(batch.source).or_default();
+        sink::keep_sequences(&mut self.transaction, target, written, seen).await.map_err(apply)
     }
 
     pub(super) fn named(&mut self, source: SourceIndex) -> (&mut PgConnection, &str, &str) {
         (&mut self.transaction, &self.for_whom.pipeline, &self.for_whom.plan.of(source).mapping.source)
     }
 
-    fn settling<'s>(&'s mut self, leaving: &'s Leaving) -> Settling<'s> {
+    pub(super) fn settling<'s>(&'s mut self, leaving: &'s Leaving) -> Settling<'s> {
         Settling {
             connection: &mut self.transaction,
             pipeline: &self.for_whom.pipeline,
@@ -51,6 +102,41 @@ impl<'a> Open<'a> {
             waiting: &self.for_whom.waiting,
             leaving,
         }
+    }
+
+    pub(super) fn plan(&self) -> &Arc<Plan> {
+        &self.for_whom.plan
+    }
+
+    pub(super) async fn remember(&mut self, batch: &SourceBatch) -> Result<(), Error> {
+        let target = &self.for_whom.plan.of(batch.source).target;
+        sink::remember(&mut self.transaction, target).await.map_err(apply)
+    }
+
+    pub(super) async fn take_back(&mut self, batch: &SourceBatch) -> Result<(), Error> {
+        let target = &self.for_whom.plan.of(batch.source).target;
+        sink::take_back(&mut self.transaction, target).await.map_err(apply)
+    }
+
+    pub(super) async fn replace(
+        &mut self,
+        target: &Target,
+        parent: usize,
+        families: &[Family],
+        refusal: Refusal,
+    ) -> Result<(Outcome, u64), sink::Error> {
+        let portion = self.portion;
+        sink::replace_children(&mut self.transaction, target, parent, families, refusal, portion).await
+    }
+
+    /// With their children, if they have any.
+    async fn remove_with_children(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
+        let mapped = self.for_whom.plan.of(batch.source);
+        // A row that is only marked keeps its children.
+        if mapped.children.is_empty() || mapped.mapping.deletes != Deletes::Hard {
+            return self.remove(batch.source, &batch.deletes).await;
+        }
+        self.remove_families(batch).await
     }
 
     /// References first, then the rows; what waits from now on.
@@ -61,14 +147,20 @@ impl<'a> Open<'a> {
         way: Way,
         tallies: &mut Tallies,
     ) -> Result<Vec<Wait>, Error> {
-        let filled = self.settling(leaving).fill(batch.source, &mut batch.rows, &batch.documents).await?;
+        let plan = Arc::clone(self.plan());
+        let mapped = plan.of(batch.source);
+        let mut filled =
+            self.settling(leaving).fill(mapped.referring(), &mut batch.rows, &batch.documents).await?;
         batch.refused.extend(filled.refused);
-        let target = &self.for_whom.plan.of(batch.source).target;
-        let outcome = match way {
-            Way::Merge => sink::upsert(&mut self.transaction, target, &batch.rows, self.portion).await,
-            Way::Straight => sink::insert_new(&mut self.transaction, target, &batch.rows, self.portion).await,
+        let outcome = if mapped.children.is_empty() {
+            self.write(batch, way).await?
+        } else {
+            let families = self.put_families(batch, leaving, way).await?;
+            filled.waits.extend(families.waits);
+            tallies.entry(batch.source).or_default().coerced.extend(families.coerced);
+            families.outcome
         };
-        let outcome = outcome.map_err(apply)?;
+        self.keep_sequences(batch, &outcome).await?;
         self.settle(batch, batch.written(), &batch.refused, outcome, tallies).await?;
         if self.for_whom.plan.has_references() {
             let all = batch.source_ids(&self.for_whom.plan);
@@ -100,8 +192,10 @@ impl<'a> Open<'a> {
         tallies: &mut Tallies,
     ) -> Result<(), Error> {
         let with_deletes = sources.iter().filter(|batch| !batch.deletes.is_empty());
+        let plan = &self.for_whom.plan;
         let going: Vec<(SourceIndex, Vec<CanonicalId>)> = with_deletes
             .clone()
+            .filter(|batch| plan.of(batch.source).mapping.deletes == Deletes::Hard)
             .map(|batch| (batch.source, batch.deletes.iter().map(|(id, _)| id.clone()).collect()))
             .collect();
         let mut also = self.let_go(going, &mut leaving, read_after, tallies).await?;
@@ -109,10 +203,7 @@ impl<'a> Open<'a> {
         let mut batches: Vec<&SourceBatch> = with_deletes.chain(&also).collect();
         batches.sort_by_key(|batch| batch.source);
         for batch in batches.into_iter().rev() {
-            let target = &self.for_whom.plan.of(batch.source).target;
-            let outcome = sink::delete(&mut self.transaction, target, &batch.keys(), self.portion)
-                .await
-                .map_err(apply)?;
+            let outcome = self.remove_with_children(batch).await?;
             self.settle(batch, batch.deleted(), &[], outcome, tallies).await?;
             self.no_longer_wait(batch).await?;
         }
@@ -195,9 +286,11 @@ impl<'a> Open<'a> {
         read_after: ClusterTime,
         tallies: &mut Tallies,
     ) -> Result<(), Error> {
-        self.let_source_go(source, read_after, tallies).await?;
+        if self.for_whom.plan.of(source).mapping.deletes == Deletes::Hard {
+            self.let_source_go(source, read_after, tallies).await?;
+        }
         let mapped = self.for_whom.plan.of(source);
-        let deleted = drop_rows(&mut self.transaction, mapped, self.portion).await?;
+        let deleted = drop_rows(&mut self.transaction, &self.for_whom.pipeline, mapped, self.portion).await?;
         tallies.entry(source).or_default().deleted += deleted;
         let (transaction, pipeline, name) = self.named(source);
         held::resolve_source(transaction, pipeline, name).await.map_err(state)?;
@@ -214,27 +307,36 @@ impl<'a> Open<'a> {
             return Ok(());
         }
         let mut leaving = Leaving { sources: HashSet::from([source]), ..Leaving::default() };
-        let (target, id_type) = (&self.for_whom.plan.of(source).target, self.for_whom.plan.id_type(source));
         let mut last: Option<String> = None;
         loop {
-            let page = sink::source_ids_after(&mut self.transaction, target, last.as_deref());
-            let page = page.await.map_err(apply)?;
-            let ids: Vec<CanonicalId> =
-                page.iter().filter_map(|text| CanonicalId::from_source_id(text, id_type)).collect();
-            last = page.into_iter().next_back();
+            let ids = self.page(source, &mut last).await?;
             if last.is_none() {
                 return Ok(());
             }
             let also = self.let_go(vec![(source, ids)], &mut leaving, read_after, tallies).await?;
             for batch in also.iter().rev() {
-                let target = &self.for_whom.plan.of(batch.source).target;
-                let outcome = sink::delete(&mut self.transaction, target, &batch.keys(), self.portion)
-                    .await
-                    .map_err(apply)?;
+                let outcome = self.remove_with_children(batch).await?;
                 self.settle(batch, batch.deleted(), &[], outcome, tallies).await?;
                 self.no_longer_wait(batch).await?;
             }
         }
+    }
+
+    /// The next documents that have rows; `last` is the source_id of the last of them, or none at the end.
+    async fn page(
+        &mut self,
+        source: SourceIndex,
+        last: &mut Option<String>,
+    ) -> Result<Vec<CanonicalId>, Error> {
+        if let Some(claims) = self.claims(source) {
+            return claims.page(last).await;
+        }
+        let (target, id_type) = (&self.for_whom.plan.of(source).target, self.for_whom.plan.id_type(source));
+        let page = sink::source_ids_after(&mut self.transaction, target, last.as_deref());
+        let page = page.await.map_err(apply)?;
+        let ids = page.iter().filter_map(|text| CanonicalId::from_source_id(text, id_type)).collect();
+        *last = page.into_iter().next_back();
+        Ok(ids)
     }
 
     pub(super) async fn snapshot_again(&mut self, source: SourceIndex) -> Result<(), Error> {
@@ -321,7 +423,22 @@ impl<'a> Open<'a> {
             .collect();
         self.for_whom.holding.mark(batch.source);
         let (transaction, pipeline, name) = self.named(batch.source);
-        held::hold(transaction, pipeline, name, &entries, policy.backoff).await.map_err(state)
+        held::hold(transaction, pipeline, name, &entries, policy.backoff).await.map_err(state)?;
+        let mark = |entry: &Entry| {
+            let status = match entry.rejection.reason {
+                Reason::UnresolvedReference => PENDING,
+                _ => FAILED,
+            };
+            (entry.source_id.clone(), status, entry.rejection.to_string())
+        };
+        let marks: Vec<_> = entries.iter().map(mark).collect();
+        let collides = |entry: &&Entry| entry.rejection.reason == Reason::UniqueViolation;
+        let colliding: Vec<&str> =
+            entries.iter().filter(collides).map(|entry| entry.source_id.as_str()).collect();
+        if !colliding.is_empty() {
+            held::try_together(transaction, pipeline, name, &colliding).await.map_err(state)?;
+        }
+        sink::mark_held(&mut self.transaction, &mapped.target, &marks).await.map_err(apply)
     }
 
     pub(super) async fn advance(&mut self, position: &Position, seq: i64) -> Result<(), Error> {

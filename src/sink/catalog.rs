@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 
 use super::error::Error;
 use super::statement;
-use crate::domain::{Column, ColumnType, ForeignKey, Table, TableName, TextKind, UniqueKey};
+use crate::domain::{Column, ColumnType, ForeignKey, Sequence, Table, TableName, TextKind, UniqueKey};
 use crate::mapping::Draft;
 
 const TABLE: &str = include_str!("table.sql");
@@ -54,6 +54,7 @@ struct ShapeColumn {
     nondeterministic: bool,
     labels: Option<Vec<String>>,
     element: Option<ShapeElement>,
+    sequence: Option<ShapeSequence>,
 }
 
 /// The type of an array's elements.
@@ -63,6 +64,15 @@ struct ShapeElement {
     type_name: String,
     cast_sql: String,
     labels: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct ShapeSequence {
+    schema: String,
+    name: String,
+    increment: i64,
+    maximum: i64,
+    cache: i64,
 }
 
 #[derive(Deserialize)]
@@ -192,6 +202,12 @@ impl From<ShapeColumn> for Column {
             has_default: shape.has_default,
             generated: shape.generated,
             nondeterministic: shape.nondeterministic,
+            sequence: shape.sequence.map(|sequence| Sequence {
+                name: TableName { schema: sequence.schema, name: sequence.name },
+                increment: sequence.increment,
+                maximum: sequence.maximum,
+                cache: sequence.cache,
+            }),
         }
     }
 }

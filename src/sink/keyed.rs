@@ -3,6 +3,8 @@
 //! A [`RowKey`] comes from [`crate::mapping::KeyPlan::row_key`] or from `rowstream.row`. Every function takes any
 //! number of them for one statement or a few.
 
+use std::collections::HashSet;
+
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments, PgConnection, Row as _, ValueRef};
 
@@ -13,7 +15,7 @@ use super::statement;
 use super::write::{in_key_order, merge_length};
 use super::{Outcome, Target};
 use crate::config::KeySpec;
-use crate::domain::{CanonicalId, Portion, Reason, Rejection, Row, RowKey};
+use crate::domain::{CanonicalId, CopyFields, Portion, Reason, Rejection, Row, RowKey};
 
 /// Keys of one statement.
 const KEYS: usize = 10_000;
@@ -33,11 +35,20 @@ pub async fn delete(
     Ok(outcome)
 }
 
+/// Whether the table has rows that say of no document that they are its own. Where rows do not say it at
+/// all: any rows.
+pub async fn has_unowned_rows(conn: &mut PgConnection, target: &Target) -> Result<bool, Error> {
+    sqlx::query_scalar(statement::has_unowned_rows(&target.mapping))
+        .fetch_one(conn)
+        .await
+        .map_err(|source| failed(target, "look for rows without an owner", source))
+}
+
 /// Which of the keys have a row.
 pub async fn present(conn: &mut PgConnection, target: &Target, keys: &[RowKey]) -> Result<Vec<bool>, Error> {
     let mut found = vec![false; keys.len()];
     for (number, part) in keys.chunks(KEYS).enumerate() {
-        let arguments = key_arguments(target, part.iter())?;
+        let arguments = key_arguments(target, part.iter()).map_err(|source| malformed(target, source))?;
         let places: Vec<i64> =
             sqlx::query_scalar_with(statement::safe(&target.statements.keys.present), arguments)
                 .fetch_all(&mut *conn)
@@ -115,10 +126,19 @@ pub(super) async fn take_over(conn: &mut PgConnection, target: &Target, rows: &[
         return Ok(());
     }
     for (sql, places) in target.statements.keys.adopt.iter().zip(&target.mapping.key.adopt) {
-        let ids: Vec<&str> = rows.iter().map(|row| row.source_id.as_str()).collect();
-        let mut arguments = source_argument(target)?;
+        // Of several documents with one value, the first gets the row.
+        let mut values: HashSet<Vec<&[u8]>> = HashSet::new();
+        let mut firsts: Vec<&Row> = Vec::new();
+        for row in rows.iter().copied() {
+            let fields: Vec<&[u8]> = CopyFields::of_tuple(&row.tuple).collect();
+            if values.insert(places.iter().filter_map(|place| fields.get(*place).copied()).collect()) {
+                firsts.push(row);
+            }
+        }
+        let ids: Vec<&str> = firsts.iter().map(|row| row.source_id.as_str()).collect();
+        let mut arguments = source_argument(target).map_err(|source| malformed(target, source))?;
         arguments.add(ids).map_err(|_| malformed(target, MalformedTuple))?;
-        arrays::add_values(&mut arguments, &target.wire_types, places, rows)
+        arrays::add_values(&mut arguments, &target.wire_types, places, &firsts)
             .map_err(|source| malformed(target, source))?;
         sqlx::query_with(statement::safe(sql), arguments)
             .execute(&mut *conn)
@@ -128,19 +148,19 @@ pub(super) async fn take_over(conn: &mut PgConnection, target: &Target, rows: &[
     Ok(())
 }
 
-fn key_arguments<'k>(
+pub(super) fn key_arguments<'k>(
     target: &Target,
     keys: impl ExactSizeIterator<Item = &'k RowKey>,
-) -> Result<PgArguments, Error> {
+) -> Result<PgArguments, MalformedTuple> {
     let mut arguments = source_argument(target)?;
-    arrays::add_keys(&mut arguments, &target.key_types, keys).map_err(|source| malformed(target, source))?;
+    arrays::add_keys(&mut arguments, &target.key_types, keys)?;
     Ok(arguments)
 }
 
-fn source_argument(target: &Target) -> Result<PgArguments, Error> {
+fn source_argument(target: &Target) -> Result<PgArguments, MalformedTuple> {
     let mut arguments = PgArguments::default();
     if target.mapping.key.source().is_some() {
-        arguments.add(&target.mapping.source).map_err(|_| malformed(target, MalformedTuple))?;
+        arguments.add(&target.mapping.source).map_err(|_| MalformedTuple)?;
     }
     Ok(arguments)
 }
@@ -196,7 +216,8 @@ impl<T: Keyed> Attempt<T> for Delete<'_> {
     async fn attempt(&self, conn: &mut PgConnection, items: &[T]) -> Result<Outcome, Error> {
         let mut outcome = Outcome::default();
         for part in items.chunks(self.portion.of(KEYS)) {
-            let arguments = key_arguments(self.target, part.iter().map(Keyed::key))?;
+            let arguments = key_arguments(self.target, part.iter().map(Keyed::key))
+                .map_err(|source| malformed(self.target, source))?;
             let done = sqlx::query_with(statement::safe(&self.target.statements.keys.delete), arguments)
                 .execute(&mut *conn)
                 .await
@@ -219,7 +240,8 @@ impl Attempt<(usize, &Rekeyed)> for Rekey<'_> {
             if moves.is_empty() {
                 break;
             }
-            let mut arguments = key_arguments(self.target, moves.iter().map(|(from, _)| from))?;
+            let mut arguments = key_arguments(self.target, moves.iter().map(|(from, _)| from))
+                .map_err(|source| malformed(self.target, source))?;
             arrays::add_keys(&mut arguments, &self.target.key_types, moves.iter().map(|(_, to)| to))
                 .map_err(|source| malformed(self.target, source))?;
             sqlx::query_with(statement::safe(&self.target.statements.keys.rekey), arguments)
@@ -264,7 +286,7 @@ impl Insert<'_> {
             return Ok(outcome);
         }
         let mut left: Vec<&Row> = Vec::new();
-        let inserted: std::collections::HashSet<usize> = places.into_iter().map(place_of).collect();
+        let inserted: HashSet<usize> = places.into_iter().map(place_of).collect();
         left.extend(
             rows.iter().enumerate().filter(|(place, _)| !inserted.contains(place)).map(|(_, row)| row),
         );

@@ -6,12 +6,15 @@
 
 mod arrays;
 mod catalog;
+mod children;
 mod copy;
 mod error;
+mod exchange;
 mod find;
 mod guard;
 mod isolate;
 mod keyed;
+mod sequence;
 mod statement;
 mod write;
 
@@ -21,11 +24,15 @@ use crate::domain::{CanonicalId, Rejection};
 use crate::mapping::Mapping;
 
 pub use catalog::{create_sql, create_table, existing_comment, fingerprint, missing_tables, read_table};
+pub use children::{
+    Family, Refusal, drop_children, referring_parents, remember, replace_children, take_back,
+};
 pub use error::{Disposition, Error, MalformedTuple, ServerError};
 pub use find::{delete_stub, find, insert_stubs, referrers};
 pub use guard::{guard, lock, lock_error};
-pub use keyed::{Rekeyed, adoptable, delete, insert, present, rekey};
-pub use write::{Dropped, analyze, drop_rows, insert_new, source_ids_after, upsert};
+pub use keyed::{Rekeyed, adoptable, delete, has_unowned_rows, insert, present, rekey};
+pub use sequence::{Greatest, keep_sequences};
+pub use write::{Dropped, analyze, drop_rows, insert_new, mark_held, source_ids_after, upsert};
 
 /// One mapping's table with its statements. A mapping that is compiled again is a new target.
 #[derive(Debug, Clone)]
@@ -65,7 +72,8 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    fn add(&mut self, other: Self) {
+    /// Both together.
+    pub fn add(&mut self, other: Self) {
         self.inserted += other.inserted;
         self.updated += other.updated;
         self.unchanged += other.unchanged;

@@ -6,23 +6,30 @@
 //! our back converts by value or fails, but never takes the bytes of one type for those of another, and
 //! no object of ours depends on a user's type.
 
+mod children;
 mod create;
 mod key;
+mod marks;
 
 use std::fmt::Write;
 
 use sqlx::AssertSqlSafe;
 
+pub(super) use children::{drop_children, referring_parents, rows_of_owners};
 pub(super) use create::{create, named_in_comment};
-pub(super) use key::{KeyStatements, key_wire};
+pub(super) use key::{KeyStatements, give_way, key_wire, placeholder};
+use marks::Going;
 
 use super::catalog::is_partitioned;
 use crate::config::KeySpec;
-use crate::domain::{ColumnType, TableName, TextKind};
+use crate::domain::{ColumnType, Sequence, TableName, TextKind};
 use crate::mapping::{ColumnPlan, Finder, Mapping};
 
 /// The savepoint of every attempt. Names may repeat: the newest hides the older.
 pub(super) const SAVEPOINT: &str = "savepoint rowstream_attempt";
+/// What was written for documents with children, taken back as one.
+pub(super) const SAVEPOINT_FAMILIES: &str = "savepoint rowstream_families";
+pub(super) const ROLLBACK_FAMILIES: &str = "rollback to savepoint rowstream_families";
 pub(super) const RELEASE: &str = "release savepoint rowstream_attempt";
 pub(super) const ROLLBACK: &str =
     "rollback to savepoint rowstream_attempt; release savepoint rowstream_attempt";
@@ -38,6 +45,8 @@ pub(super) struct Statements {
     pub(super) keys: KeyStatements,
     /// (source) or nothing. Empty where the rows do not say whose they are.
     pub(super) delete_source: String,
+    /// Marks rows whose documents are held; not every mapping does.
+    pub(super) mark: Option<String>,
     /// (last id or null, source) or (last id or null) → a page of ids. Empty as above.
     pub(super) source_ids: String,
     pub(super) lock: String,
@@ -53,6 +62,7 @@ impl Statements {
             merge: merge(mapping),
             keys: KeyStatements::new(mapping),
             delete_source: delete_source(mapping),
+            mark: marks::mark(mapping),
             source_ids: source_ids(mapping),
             lock: format!("lock table {table} in row exclusive mode"),
             analyze: format!("analyze {table}"),
@@ -76,8 +86,8 @@ pub(super) fn is_empty(table: &TableName) -> Sql {
 /// citext ignores case. It takes records, hence the casts: two bare `row(…)` would be compared column
 /// by column.
 fn merge(mapping: &Mapping) -> String {
-    let names = list(&mapping.columns, |column| quoted(&column.name));
-    let values = values(mapping);
+    let mut names = list(&mapping.columns, |column| quoted(&column.name));
+    let mut values = values(mapping);
     let key_names = mapping.key.spec.names();
     let key = list(&key_names, |name| quoted(name));
     let updated: Vec<&ColumnPlan> = mapping
@@ -87,11 +97,19 @@ fn merge(mapping: &Mapping) -> String {
         .filter(|(place, column)| !column.insert_only && !mapping.key.has(*place))
         .map(|(_, column)| column)
         .collect();
+    // The time of the last write is no difference by itself.
+    let mut clock = String::new();
+    if let Some(at) = &mapping.sync.at {
+        let name = quoted(&at.name);
+        let _ = write!(names, ", {name}");
+        let _ = write!(values, ", {}", marks::now(Some(at)));
+        let _ = write!(clock, ", {name} = excluded.{name}");
+    }
     let action = if updated.is_empty() {
         "do nothing".to_owned()
     } else {
         format!(
-            "do update set {} where row({})::record *<> row({})::record",
+            "do update set {}{clock} where row({})::record *<> row({})::record",
             list(&updated, |column| format!("{0} = excluded.{0}", quoted(&column.name))),
             list(&updated, |column| format!("target.{}", quoted(&column.name))),
             list(&updated, |column| format!("excluded.{}", quoted(&column.name))),
@@ -164,6 +182,37 @@ pub(super) fn delete_stub(finder: &Finder) -> String {
     )
 }
 
+/// So many values away, a sequence is set; else it is counted on.
+const FAR: i64 = 1_000;
+
+/// ($1: the value that must be behind it). Values that a session has taken in advance come out of order, so
+/// that counting would not get anywhere.
+pub(super) fn advance(sequence: &Sequence) -> Sql {
+    let name = qualified(&sequence.name);
+    let regclass = format!("'{}'::regclass", name.replace('\'', "''"));
+    let Sequence { increment, maximum, cache, .. } = sequence;
+    let far = if *cache > 1 { 0 } else { FAR };
+    AssertSqlSafe(format!(
+        "select case \
+             when way <= 0 then null \
+             when way > {far}::numeric * {increment} or $1 >= {maximum} then setval({regclass}, least($1, {maximum})) \
+             else (select max(nextval({regclass})) from generate_series(1, ceil(way / {increment})::int8)) end \
+         from (select $1::int8::numeric - case when is_called then last_value else last_value - {increment} end as way \
+               from {name}) as sequence"
+    ))
+}
+
+/// Whether a table has rows without an owner.
+pub(super) fn has_unowned_rows(mapping: &Mapping) -> Sql {
+    let rows = own_rows(mapping);
+    AssertSqlSafe(match &mapping.key.spec {
+        KeySpec::SourceId { source_id, .. } => {
+            format!("select exists (select from {rows} where {} is null)", quoted(source_id))
+        }
+        KeySpec::Columns(_) => format!("select exists (select from {rows})"),
+    })
+}
+
 /// The rows of a table itself and of its partitions. Tables that inherit from an ordinary one hold rows
 /// that no merge of ours has written.
 fn own_rows(mapping: &Mapping) -> String {
@@ -172,9 +221,14 @@ fn own_rows(mapping: &Mapping) -> String {
 }
 
 fn delete_source(mapping: &Mapping) -> String {
-    let is_ours =
-        is_of_source(mapping, 1).map(|is_ours| format!("delete from {} where {is_ours}", own_rows(mapping)));
-    is_ours.unwrap_or_default()
+    let Some(is_ours) = is_of_source(mapping, 1) else { return String::new() };
+    let table = own_rows(mapping);
+    match marks::going(mapping) {
+        Going::Deleted => format!("delete from {table} where {is_ours}"),
+        Going::Marked { set, unless } => {
+            format!("update {table} as target set {set} where {is_ours} and {unless}")
+        }
+    }
 }
 
 /// How many ids `source_ids` gives at once.

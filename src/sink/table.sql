@@ -59,7 +59,18 @@ columns as (
                    from pg_catalog.pg_type b
                    join pg_catalog.pg_namespace s on s.oid = b.typnamespace
                    -- An element that is a domain has checks of its own: not one of the types we know.
-                   where b.typarray = t.oid and b.typtype in ('b', 'e')) end
+                   where b.typarray = t.oid and b.typtype in ('b', 'e')) end,
+               'sequence', (
+                   select jsonb_build_object('schema', n.nspname, 'name', s.relname, 'increment', q.seqincrement,
+                                             'maximum', q.seqmax, 'cache', q.seqcache)
+                   from pg_catalog.pg_depend o
+                   join pg_catalog.pg_class s on s.oid = o.objid
+                   join pg_catalog.pg_namespace n on n.oid = s.relnamespace
+                   join pg_catalog.pg_sequence q on q.seqrelid = s.oid
+                   where o.classid = 'pg_class'::regclass and o.deptype in ('a', 'i')
+                     and o.refclassid = 'pg_class'::regclass and o.refobjid = a.attrelid
+                     and o.refobjsubid = a.attnum
+                   order by s.oid limit 1)
            ) order by a.attnum), '[]') as document
     from relation
     join pg_catalog.pg_attribute a on a.attrelid = relation.oid
@@ -190,6 +201,17 @@ missing_on_columns as (
     -- The check must not be moved before the join: other kinds of relations are no sequences.
     join pg_catalog.pg_class s on s.oid = l.refobjid
     where case s.relkind when 'S' then not has_sequence_privilege(s.oid, 'usage, update') else false end
+    union all
+    -- What it takes to keep a column's own sequence past the values that are written.
+    select a.attnum, a.attname, 'select, update on sequence ' || s.oid::regclass
+    from relation
+    join pg_catalog.pg_depend o on o.refobjid = relation.oid and o.refclassid = 'pg_class'::regclass
+                               and o.classid = 'pg_class'::regclass and o.deptype in ('a', 'i')
+    join pg_catalog.pg_sequence q on q.seqrelid = o.objid
+    join pg_catalog.pg_class s on s.oid = q.seqrelid
+    join pg_catalog.pg_attribute a on a.attrelid = relation.oid and a.attnum = o.refobjsubid
+    where case s.relkind when 'S' then not (has_sequence_privilege(s.oid, 'select')
+                                            and has_sequence_privilege(s.oid, 'update')) else false end
 ),
 column_privileges as (
     select coalesce(jsonb_agg(jsonb_build_array(attname, privilege) order by attnum, privilege), '[]') as document

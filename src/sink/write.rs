@@ -6,8 +6,9 @@ use super::arrays;
 use super::catalog;
 use super::copy;
 use super::error::{Disposition, Error};
+use super::exchange::exchange;
 use super::isolate::{Attempt, isolated, run};
-use super::keyed::{Delete, take_over};
+use super::keyed::{Delete, insert, take_over};
 use super::statement::{self, ROLLBACK, SAVEPOINT};
 use super::{Outcome, Target};
 use crate::domain::{ColumnType, Portion, Rejection, Row, RowKey};
@@ -31,6 +32,9 @@ pub async fn upsert(
 ) -> Result<Outcome, Error> {
     let ordered = in_key_order(rows);
     let (mut outcome, refused) = isolated(conn, target, &Merge { target, portion }, &ordered).await?;
+    let refused = refused.into_iter().map(|(row, rejection)| (*row, rejection)).collect();
+    let (exchanged, refused) = exchange(conn, target, portion, refused).await?;
+    outcome.add(exchanged);
     outcome.rejected.extend(refused.into_iter().map(|(row, rejection)| (row.id.clone(), rejection)));
     outcome.unchanged += (rows.len() - ordered.len()) as u64;
     Ok(outcome)
@@ -49,10 +53,12 @@ pub async fn insert_new(
         .mapping
         .columns
         .iter()
-        .any(|column| matches!(column.column_type, ColumnType::Array { .. } | ColumnType::Other(_)));
+        .any(|column| matches!(column.column_type, ColumnType::Array { .. } | ColumnType::Other(_)))
+        // The time of a write is told by the merge.
+        || target.mapping.sync.at.is_some();
     let by_rows = as_text || bytes < COPY_BYTES || !portion.is_whole();
     if by_rows || !target.statements.keys.adopt.is_empty() {
-        return upsert(conn, target, rows, portion).await;
+        return write_new(conn, target, rows, portion).await;
     }
     check_fingerprint(conn, target).await?;
     run(conn, target, SAVEPOINT).await?;
@@ -68,10 +74,29 @@ pub async fn insert_new(
                 return Err(error);
             };
             run(conn, target, ROLLBACK).await?;
-            let outcome = upsert(conn, target, rows, portion).await?;
+            let outcome = write_new(conn, target, rows, portion).await?;
             Ok(Outcome { fell_back: true, ..outcome })
         }
     }
+}
+
+/// Marks the rows of documents that are held, where the mapping has columns for it: (source_id, status,
+/// error). What is marked so already is left alone.
+pub async fn mark_held(
+    conn: &mut PgConnection,
+    target: &Target,
+    held: &[(String, &str, String)],
+) -> Result<(), Error> {
+    let Some(mark) = &target.statements.mark else { return Ok(()) };
+    let ids: Vec<&str> = held.iter().map(|(id, _, _)| id.as_str()).collect();
+    let statuses: Vec<&str> = held.iter().map(|(_, status, _)| *status).collect();
+    let errors: Vec<&str> = held.iter().map(|(_, _, error)| error.as_str()).collect();
+    let mut query = sqlx::query(statement::safe(mark)).bind(ids).bind(statuses).bind(errors);
+    if target.mapping.key.source().is_some() {
+        query = query.bind(&target.mapping.source);
+    }
+    let done = query.execute(conn).await;
+    done.map(drop).map_err(|source| Error::from_sqlx(&target.mapping.table, "mark rows as held", source))
 }
 
 /// Deletes every row of the mapping's source; how many there were.
@@ -85,6 +110,20 @@ async fn delete_source(conn: &mut PgConnection, target: &Target) -> Result<u64, 
         .await
         .map_err(|source| Error::from_sqlx(&target.mapping.table, "delete the rows of a source", source))?;
     Ok(done.rows_affected())
+}
+
+/// Rows of which none should be there. Where rows do not say whose they are, one that is there is nobody's.
+async fn write_new(
+    conn: &mut PgConnection,
+    target: &Target,
+    rows: &[Row],
+    portion: Portion,
+) -> Result<Outcome, Error> {
+    if target.mapping.key.is_claimed() && !target.mapping.key.adopts_by_key {
+        insert(conn, target, rows, portion).await
+    } else {
+        upsert(conn, target, rows, portion).await
+    }
 }
 
 /// What became of the rows of a source: `drop_rows`.
@@ -171,9 +210,9 @@ pub(super) fn in_key_order(rows: &[Row]) -> Vec<&Row> {
     ordered
 }
 
-struct Merge<'a> {
-    target: &'a Target,
-    portion: Portion,
+pub(super) struct Merge<'a> {
+    pub(super) target: &'a Target,
+    pub(super) portion: Portion,
 }
 
 impl Attempt<&Row> for Merge<'_> {
@@ -200,7 +239,7 @@ pub(super) fn merge_length(rows: &[&Row], portion: Portion) -> usize {
     fitting.count().max(1)
 }
 
-async fn merge(conn: &mut PgConnection, target: &Target, rows: &[&Row]) -> Result<Outcome, Error> {
+pub(super) async fn merge(conn: &mut PgConnection, target: &Target, rows: &[&Row]) -> Result<Outcome, Error> {
     let table = &target.mapping.table;
     let arguments = arrays::arguments(&target.wire_types, rows.iter().map(|row| &row.tuple[..]))
         .map_err(|source| Error::Malformed { table: table.clone(), source })?;

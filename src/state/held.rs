@@ -86,6 +86,34 @@ pub async fn hold(
     Ok(())
 }
 
+/// One of these documents was just held since another row has its unique value. That row's own document may be
+/// held for the like reason: those that were tried last are due at once, so that they are tried together.
+pub async fn try_together(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    source: &str,
+    source_ids: &[&str],
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "with colliding as (
+             select source_id from rowstream.held
+             where pipeline = $1 and source = $2 and state <> 'resolved' and reason = 'unique_violation'
+             order by last_attempt_at desc limit 100
+         )
+         update rowstream.held as h set next_attempt_at = now() from colliding
+         where h.pipeline = $1 and h.source = $2 and h.source_id = colliding.source_id
+           and (select count(*) from colliding) > 1
+           and exists (select from rowstream.held as fresh where fresh.pipeline = $1 and fresh.source = $2
+                           and fresh.source_id = any($3) and fresh.state <> 'resolved' and fresh.attempts = 1)",
+    )
+    .bind(pipeline)
+    .bind(source)
+    .bind(source_ids)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// These documents are applied: what was held for them is over. Returns how many were.
 pub async fn resolve(
     connection: &mut PgConnection,

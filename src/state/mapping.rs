@@ -14,8 +14,9 @@ pub struct Known {
     pub enabled: bool,
     /// The collection its rows came from.
     pub collection: String,
-    /// The table they were written to.
+    /// The table they were written to, and its name then: `schema.name`.
     pub target_oid: u32,
+    pub target: String,
     /// Its changes were followed up to the checkpoint; not so for one that was taken out for a while.
     pub in_scope: bool,
     pub snapshot: SnapshotState,
@@ -43,7 +44,7 @@ impl SnapshotState {
 
 pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<Known>, sqlx::Error> {
     let rows = sqlx::query(
-        "select source, mapping_hash, meaning, id_type, enabled, collection, target_oid, in_scope, snapshot_state, planned, documents_estimated
+        "select source, mapping_hash, meaning, id_type, enabled, collection, target, target_oid, in_scope, snapshot_state, planned, documents_estimated
          from rowstream.mapping where pipeline = $1",
     )
     .bind(pipeline)
@@ -66,6 +67,7 @@ pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<K
             collection: row.get("collection"),
             // An oid is unsigned, what is stored never above.
             target_oid: row.get::<i64, _>("target_oid") as u32,
+            target: row.get("target"),
             in_scope: row.get("in_scope"),
             snapshot: match row.get::<&str, _>("snapshot_state") {
                 "done" => SnapshotState::Done,
@@ -223,6 +225,16 @@ pub async fn snapshot_again(
     .execute(&mut *connection)
     .await?;
     sqlx::query("delete from rowstream.chunk where pipeline = $1 and source = $2")
+        .bind(pipeline)
+        .bind(source)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Others that lock the same mapping wait until the transaction ends.
+pub async fn lock(connection: &mut PgConnection, pipeline: &str, source: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("select from rowstream.mapping where pipeline = $1 and source = $2 for no key update")
         .bind(pipeline)
         .bind(source)
         .execute(connection)

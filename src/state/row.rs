@@ -32,7 +32,7 @@ pub struct Claim {
 pub struct Scope<'a> {
     pub pipeline: &'a str,
     pub source: &'a str,
-    /// The table, `schema.name`.
+    /// The table and the columns of its key.
     pub target: &'a str,
     /// Several documents may have one key.
     pub shared: bool,
@@ -313,15 +313,50 @@ pub async fn collected(
     Ok(rows.into_iter().map(|row| (RowKey::from_bytes(row.get(0)), row.get(1), row.get(2))).collect())
 }
 
-/// Whether any document of the source has a claim.
-pub async fn exists(
+/// What the claims of the source are on, other than `target`.
+pub async fn other_targets(
+    connection: &mut PgConnection,
+    scope: Scope<'_>,
+) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select distinct target from rowstream.row where pipeline = $1 and source = $2 and target <> $3",
+    )
+    .bind(scope.pipeline)
+    .bind(scope.source)
+    .bind(scope.target)
+    .fetch_all(connection)
+    .await
+}
+
+/// Takes all claims of the source away.
+pub async fn delete_source(
     connection: &mut PgConnection,
     pipeline: &str,
     source: &str,
-) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("select exists (select from rowstream.row where pipeline = $1 and source = $2)")
+) -> Result<(), sqlx::Error> {
+    sqlx::query("delete from rowstream.row where pipeline = $1 and source = $2")
         .bind(pipeline)
         .bind(source)
-        .fetch_one(connection)
-        .await
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Claims that were shared are not any more, or the other way round. Of several documents with one key, the
+/// lowest keeps it.
+pub async fn set_shared(connection: &mut PgConnection, scope: Scope<'_>) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        r#"update rowstream.row as r set shared = $4, touched_at = null,
+               row_key = case when $4 or r.source_id = (
+                   select min(o.source_id collate "C") from rowstream.row o
+                   where o.pipeline = $1 and o.target = $3 and o.row_key = r.row_key) then r.row_key end
+           where r.pipeline = $1 and r.source = $2 and r.shared <> $4"#,
+    )
+    .bind(scope.pipeline)
+    .bind(scope.source)
+    .bind(scope.target)
+    .bind(scope.shared)
+    .execute(connection)
+    .await?;
+    Ok(())
 }

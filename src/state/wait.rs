@@ -70,9 +70,11 @@ pub async fn add(
     let keys: Vec<&[u8]> = waits.iter().map(|wait| wait.key.as_slice()).collect();
     let stubs: Vec<Option<&[u8]>> = waits.iter().map(|wait| wait.stub.as_deref()).collect();
     sqlx::query(
+        // Two columns of one document may await the same row.
         "insert into rowstream.wait (pipeline, source, source_id, id, awaited, awaited_key, stub)
-         select $1, $2, new.* from unnest($3::text[], $4::bytea[], $5::text[], $6::bytea[], $7::bytea[])
+         select distinct on (new.source_id, new.awaited, new.awaited_key) $1, $2, new.* from unnest($3::text[], $4::bytea[], $5::text[], $6::bytea[], $7::bytea[])
              as new (source_id, id, awaited, awaited_key, stub)
+         order by new.source_id, new.awaited, new.awaited_key, new.stub nulls last
          on conflict (pipeline, source, source_id, awaited, awaited_key) do update set stub = excluded.stub",
     )
     .bind(pipeline)

@@ -58,10 +58,11 @@ impl Evaluator {
                     std::str::from_utf8(name).is_ok_and(|name| names.contains(name))
                 }
             };
-            if is_wanted && let Ok(name) = std::str::from_utf8(name) {
-                if fields.insert(key(name), value(raw, 0)).is_some() {
-                    return Err(Fault::new(Reason::DuplicateField, "a field occurs twice in the document"));
-                }
+            if is_wanted
+                && let Ok(name) = std::str::from_utf8(name)
+                && fields.insert(key(name), value(raw, 0)).is_some()
+            {
+                return Err(Fault::new(Reason::DuplicateField, "a field occurs twice in the document"));
             }
         }
         // Not even a mistake in the evaluator may stop the pipeline.
@@ -287,6 +288,11 @@ fn fault(error: &ExecutionError) -> Fault {
             overload.function(),
             overload.argument_types().join(", ")
         )),
+        ExecutionError::UnsupportedBinaryOperator(operator, left, right) => failed(format!(
+            "applies {operator} to types that it does not take: {}, {}",
+            left.type_of(),
+            right.type_of()
+        )),
         ExecutionError::UndeclaredReference(name) => failed(format!("calls {name}, which does not exist")),
         ExecutionError::FunctionError { function, .. } => failed(format!("fails in {function}")),
         ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) => failed("divides by zero"),
@@ -294,5 +300,116 @@ fn fault(error: &ExecutionError) -> Fault {
         ExecutionError::IndexOutOfBounds(_) => failed("reads behind the end of a list"),
         ExecutionError::ValuesNotComparable(..) => failed("compares values of two types"),
         _ => failed("cannot be evaluated for this document"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{Bson, doc};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn evaluate(text: &str, document: &bson::Document) -> Result<Option<Bson>, Fault> {
+        let expression = Expression::compile(text).unwrap_or_else(|errors| panic!("{errors:?}"));
+        let made = Evaluator::new(&expression).evaluate(&document.to_vec().expect("encodes"))?;
+        let Some(raw) = made.raw() else { return Ok(None) };
+        let mut bytes = vec![0; 4];
+        bytes.extend_from_slice(&[raw.element_type, b'x', 0]);
+        bytes.extend_from_slice(raw.bytes);
+        bytes.push(0);
+        let length = bytes.len() as i32;
+        bytes[..4].copy_from_slice(&length.to_le_bytes());
+        Ok(bson::Document::from_reader(bytes.as_slice()).expect("BSON").remove("x"))
+    }
+
+    #[test]
+    fn what_is_passed_on_is_the_same_value() {
+        let uuid = Bson::from(bson::Uuid::from_bytes([7; 16]));
+        let values = [
+            Bson::Int64(i64::MIN),
+            Bson::Double(0.1),
+            Bson::String("é".into()),
+            Bson::Boolean(true),
+            uuid,
+            Bson::DateTime(bson::DateTime::from_millis(-1)),
+            Bson::DateTime(bson::DateTime::MAX),
+            Bson::Array(vec![Bson::Int64(1), Bson::Null]),
+            Bson::Document(doc! { "a": { "b": 1_i64 } }),
+            Bson::MinKey,
+            Bson::Timestamp(bson::Timestamp { time: 1, increment: 2 }),
+            Bson::Binary(bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: vec![0, 255] }),
+        ];
+        for value in values {
+            let document = doc! { "v": value.clone(), "w": "other" };
+            assert_eq!(evaluate("doc.v", &document), Ok(Some(value.clone())));
+            assert_eq!(evaluate("doc['v']", &document), Ok(Some(value)));
+        }
+        assert_eq!(evaluate("doc.v", &doc! { "v": null }), Ok(None));
+        let id = bson::oid::ObjectId::from_bytes([10; 12]);
+        assert_eq!(evaluate("doc._id", &doc! { "_id": id }), Ok(Some(Bson::String("0a".repeat(12)))));
+        let price: bson::Decimal128 = "1.10".parse().expect("a decimal");
+        assert_eq!(evaluate("doc.p + '!'", &doc! { "p": price }), Ok(Some(Bson::String("1.10!".into()))));
+    }
+
+    #[test]
+    fn what_the_reference_shows_works() {
+        let document = doc! { "net": 10, "tax": 1.5, "name": "Ada", "items": [{ "n": "x", "paid": true }, { "n": "y" }] };
+        let text = |text: &str| Ok(Some(Bson::String(text.into())));
+        for (given, expected) in [
+            ("has(doc.net) ? double(doc.net) + doc.tax : null", Ok(Some(Bson::Double(11.5)))),
+            ("double(doc.net) + doc.?tax.orValue(0.0)", Ok(Some(Bson::Double(11.5)))),
+            ("has(doc.none) ? doc.none : null", Ok(None)),
+            ("doc.name.lowerAscii() + (size(doc.items) > 1 ? '!' : '')", text("ada!")),
+            ("doc.?at.orValue(null)", Ok(None)),
+            (
+                "doc.items.filter(i, has(i.paid)).map(i, i.n)",
+                Ok(Some(Bson::Array(vec![Bson::String("x".into())]))),
+            ),
+        ] {
+            assert_eq!(evaluate(given, &document), expected, "{given}");
+        }
+    }
+
+    #[test]
+    fn what_fails_says_why_without_a_value() {
+        let document = doc! { "n": i64::MAX, "t": "SECRET", "l": [1], "z": 0 };
+        let texts = [
+            "doc.absent",
+            "doc.n + 1",
+            "1 / doc.z",
+            "doc.t + 1",
+            "doc.l[7]",
+            "nothing(doc.t)",
+            "int(doc.t)",
+            "duration('1s')",
+            "doc.t.matches('(')",
+            "doc.n == doc.n ? [1].map(i, i / doc.z) : []",
+        ];
+        for text in texts {
+            let fault = evaluate(text, &document).expect_err(text);
+            assert_eq!(fault.reason, Reason::Expression, "{text}");
+            assert!(!fault.message.contains("SECRET"), "{text}: {}", fault.message);
+        }
+    }
+
+    #[test]
+    fn the_longest_chains_fit_the_stack() {
+        let document = doc! { "a": 1 };
+        assert_eq!(evaluate(&format!("1{}", "+1".repeat(29)), &document), Ok(Some(Bson::Int64(30))));
+        assert_eq!(evaluate(&format!("{}true", "!".repeat(400)), &document), Ok(Some(Bson::Boolean(true))));
+        assert!(evaluate(&format!("doc{}", ".a".repeat(29)), &document).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_of_a_document_panic(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let mut document = (bytes.len() as i32 + 5).to_le_bytes().to_vec();
+            document.extend_from_slice(&bytes);
+            document.push(0);
+            let expression = Expression::compile("doc").expect("an expression");
+            // Whatever comes of it, it comes as a result.
+            let _ = Evaluator::new(&expression).evaluate(&document);
+        }
     }
 }

@@ -7,34 +7,51 @@ use std::cmp::Ordering;
 use bson::Bson;
 
 use super::decimal::{self, Decimal, Number, number, whole_double};
+use super::expression::Evaluator;
 use super::fault::Fault;
 use super::walk::{ARRAY, DOCUMENT, Elements, Raw, Value};
 use crate::config::{self, Test};
+use crate::domain::Reason;
 
 /// A filter made ready.
 #[derive(Debug)]
-pub(super) struct Filter {
-    conditions: Vec<Condition>,
+pub(super) enum Filter {
+    Conditions(Vec<Condition>),
+    Expression(Box<Evaluator>),
 }
 
 #[derive(Debug)]
-struct Condition {
+pub(super) struct Condition {
     steps: Vec<Box<[u8]>>,
     test: Test,
 }
 
 impl Filter {
     pub(super) fn new(filter: &config::Filter) -> Self {
-        let config::Filter::Conditions(conditions) = filter;
+        let conditions = match filter {
+            config::Filter::Conditions(conditions) => conditions,
+            config::Filter::Expression(expression) => {
+                return Self::Expression(Box::new(Evaluator::new(expression)));
+            }
+        };
         let conditions = conditions.iter().map(|condition| Condition {
             steps: condition.path.split('.').map(|step| step.as_bytes().into()).collect(),
             test: condition.test.clone(),
         });
-        Self { conditions: conditions.collect() }
+        Self::Conditions(conditions.collect())
     }
 
     pub(super) fn matches(&self, document: &[u8]) -> Result<bool, Fault> {
-        for condition in &self.conditions {
+        let conditions = match self {
+            Self::Conditions(conditions) => conditions,
+            Self::Expression(evaluator) => {
+                let result = evaluator.evaluate(document)?;
+                return result.as_bool().ok_or_else(|| {
+                    Fault::new(Reason::Expression, "the filter's expression gives neither true nor false")
+                });
+            }
+        };
+        for condition in conditions {
             if !condition.holds(document)? {
                 return Ok(false);
             }
@@ -155,6 +172,11 @@ fn compare(value: Option<Value<'_>>, operand: &Bson) -> Option<Ordering> {
         }
         _ => None,
     }
+}
+
+#[cfg(test)]
+pub(super) fn same(value: &Value<'_>, other: &Bson) -> bool {
+    compare(Some(*value), other) == Some(Ordering::Equal)
 }
 
 /// By value, exactly: the double 0.1 is a little more than the decimal 0.1. NaN is equal to NaN alone.

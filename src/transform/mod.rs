@@ -7,6 +7,7 @@
 mod array;
 mod base64;
 mod constant;
+mod custom;
 mod date_text;
 mod decimal;
 mod encode;
@@ -27,4 +28,7 @@ mod text;
 mod time;
 mod walk;
 
-pub use row::Transformer;
+pub use row::{ChildTransformer, Transformer};
+
+#[cfg(test)]
+mod property_tests;

@@ -1,7 +1,7 @@
 //! Dotted paths into a document.
 
 use super::fault::Fault;
-use super::walk::{ARRAY, DOCUMENT, Elements, NULL, Raw};
+use super::walk::{ARRAY, DOCUMENT, Elements, INT32, NULL, Raw};
 use crate::domain::Reason;
 
 /// A path whose first step is a numbered top-level field.
@@ -36,21 +36,42 @@ impl Fields {
     /// Compiles a path. Its first step is remembered as a field.
     pub(super) fn path(&mut self, text: &str) -> Path {
         let mut steps = text.split('.');
-        let first = steps.next().unwrap_or_default().as_bytes();
-        let field = match self.names.iter().position(|name| **name == *first) {
-            Some(field) => field,
-            None => {
-                self.names.push(first.into());
-                self.names.len() - 1
-            }
-        };
+        let first = steps.next().unwrap_or_default();
+        let field = self.field(first);
         let rest =
             steps.map(|step| Step { name: step.as_bytes().into(), index: array_index(step) }).collect();
         Path { field, rest }
     }
 
+    /// A field by its whole name, dots and all.
+    pub(super) fn field(&mut self, name: &str) -> usize {
+        match self.names.iter().position(|known| **known == *name.as_bytes()) {
+            Some(field) => field,
+            None => {
+                self.names.push(name.as_bytes().into());
+                self.names.len() - 1
+            }
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.names.is_empty()
+    }
+
+    /// The fields of an element: what the words that paths begin with stand for.
+    pub(super) fn of_element<'a>(
+        &self,
+        element: Raw<'a>,
+        index: &'a [u8; 4],
+        document: &'a [u8],
+    ) -> Vec<Option<Raw<'a>>> {
+        let field = |name: &[u8]| match name {
+            b"$element" => Some(element),
+            b"$index" => Some(Raw { element_type: INT32, bytes: index }),
+            b"$document" => Some(Raw { element_type: DOCUMENT, bytes: document }),
+            _ => None,
+        };
+        self.names.iter().map(|name| field(name)).collect()
     }
 
     /// Finds all fields in one pass.

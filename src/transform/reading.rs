@@ -68,6 +68,7 @@ struct Label {
     /// In the column's binary form; `None` is null.
     bytes: Option<Vec<u8>>,
     text: Vec<u8>,
+    is_number: bool,
 }
 
 #[derive(Debug)]
@@ -421,7 +422,8 @@ impl Labels {
         for (value, label) in &map.labels {
             let key = if map.fold_case { value.to_lowercase() } else { value.clone() };
             let bytes = constant::encode_scalar(label, rules, column)?;
-            by_text.insert(key.into_bytes(), Label { bytes, text: plain_text(label) });
+            let is_number = matches!(label, Scalar::Int(_));
+            by_text.insert(key.into_bytes(), Label { bytes, text: plain_text(label), is_number });
         }
         let otherwise = match &map.otherwise {
             Otherwise::Hold => Unnamed::Hold,
@@ -446,11 +448,7 @@ impl Labels {
             false => self.by_text.get(&text),
         };
         let (bytes, rule) = match (found, &self.otherwise) {
-            (Some(label), _)
-                if label.text == text && matches!(value, Value::String(_) | Value::Symbol(_)) =>
-            {
-                (&label.bytes, None)
-            }
+            (Some(label), _) if label.text == text && label.is_of_kind(value) => (&label.bytes, None),
             (Some(label), _) => (&label.bytes, Some("enum")),
             (None, Unnamed::Label(label)) => (label, Some("otherwise")),
             (None, Unnamed::Null) => (&None, Some("otherwise")),
@@ -479,10 +477,23 @@ impl Labels {
     }
 }
 
+impl Label {
+    /// Whether the label is of the value's own kind, so that the same text is the same value.
+    fn is_of_kind(&self, value: &Value<'_>) -> bool {
+        if self.is_number {
+            matches!(value, Value::Int32(_) | Value::Int64(_) | Value::Double(_) | Value::Decimal128(_))
+        } else {
+            matches!(value, Value::String(_) | Value::Symbol(_))
+        }
+    }
+}
+
+/// Nothing for what a value's text never is.
 fn plain_text(label: &Scalar) -> Vec<u8> {
     match label {
         Scalar::Text(text) => text.clone().into_bytes(),
-        Scalar::Null | Scalar::Bool(_) | Scalar::Int(_) | Scalar::Float(_) | Scalar::List(_) => Vec::new(),
+        Scalar::Int(number) => number.to_string().into_bytes(),
+        Scalar::Null | Scalar::Bool(_) | Scalar::Float(_) | Scalar::List(_) => Vec::new(),
     }
 }
 

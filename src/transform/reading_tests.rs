@@ -123,13 +123,23 @@ fn labels_that_do_not_fit_the_column_are_told_at_the_start() {
 
 #[test]
 fn labels_may_be_numbers() {
-    let labels = vec![("low".to_owned(), Scalar::Int(1)), ("high".to_owned(), Scalar::Text("3".into()))];
+    let labels = vec![
+        ("low".to_owned(), Scalar::Int(1)),
+        ("high".to_owned(), Scalar::Text("3".into())),
+        ("2".to_owned(), Scalar::Int(2)),
+    ];
     let reading = || Reading {
         labels: Some(EnumMap { labels: labels.clone(), fold_case: false, otherwise: Otherwise::Hold }),
         ..none()
     };
     assert_eq!(became(reading(), text("low"), &ColumnType::Int2), Became::Value(vec![0, 1], vec!["enum"]));
     assert_eq!(became(reading(), text("high"), &ColumnType::Int2), Became::Value(vec![0, 3], vec!["enum"]));
+    assert_eq!(became(reading(), text("2"), &ColumnType::Int2), Became::Value(vec![0, 2], vec!["enum"]));
+    assert_eq!(
+        became(reading(), Value::Int32(2), &ColumnType::Int2),
+        Became::Value(vec![0, 2], vec![]),
+        "as it is"
+    );
 }
 
 #[test]

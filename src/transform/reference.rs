@@ -21,8 +21,16 @@ pub(super) struct Seek {
 }
 
 enum SeekAim {
-    Document { from: Vec<Path>, strip_prefix: Option<Vec<u8>>, targets: SeekTargets },
-    Row { columns: Vec<(SeekValue, ColumnType)> },
+    Document {
+        from: Vec<Path>,
+        strip_prefix: Option<Vec<u8>>,
+        targets: SeekTargets,
+    },
+    /// The document itself.
+    Parent,
+    Row {
+        columns: Vec<(SeekValue, ColumnType)>,
+    },
 }
 
 enum SeekTargets {
@@ -71,6 +79,7 @@ impl Seek {
                     },
                 },
             },
+            Aim::Parent => SeekAim::Parent,
             Aim::Row { matches, .. } => {
                 let key = compiled.finders.first().map(|finder| finder.key.as_slice()).unwrap_or_default();
                 let columns = matches.iter().zip(key).map(|((_, value), column)| {
@@ -90,7 +99,11 @@ impl Seek {
     }
 
     /// The rows that may be meant, best first; nothing where the document refers to nothing.
-    pub(super) fn choices(&self, fields: &[Option<Raw<'_>>]) -> Result<Vec<(u16, Sought)>, Fault> {
+    pub(super) fn choices(
+        &self,
+        of: &CanonicalId,
+        fields: &[Option<Raw<'_>>],
+    ) -> Result<Vec<(u16, Sought)>, Fault> {
         match &self.aim {
             SeekAim::Document { from, strip_prefix, targets } => {
                 let Found::Present(raw) = path::first(from, fields)? else { return Ok(Vec::new()) };
@@ -118,6 +131,7 @@ impl Seek {
                     }
                 }
             }
+            SeekAim::Parent => Ok(vec![(0, Sought::Document(of.clone()))]),
             SeekAim::Row { columns } => {
                 let mut tuple = (columns.len() as i16).to_be_bytes().to_vec();
                 for (value, column_type) in columns {

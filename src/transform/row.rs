@@ -1,26 +1,32 @@
 //! A mapping made ready to write rows.
 
+mod child;
+
 use std::fmt;
 use std::sync::Arc;
 
 use uuid::Uuid;
 
 use super::constant;
+use super::custom::Custom;
 use super::encode::{self, encode, type_name};
+use super::expression::Evaluator;
 use super::fault::Fault;
 use super::filter::Filter;
-use super::json::Style;
+use super::json::{self, Style};
 use super::path::{self, Fields, Found, Path};
 use super::reading::{self, Counted, Reader, Stored};
 use super::reference::Seek;
 use super::time;
-use super::walk::{Raw, Value};
+use super::walk::{NULL, Raw, Value};
 use crate::config::{JsonForm, ValueSpec};
 use crate::domain::{
     CanonicalId, ClusterTime, Coercion, ColumnType, Document, IdType, Reason, Reference, Rejection, Row,
-    RowKey, TextKind, Tuples,
+    RowKey, TextKind, Transformers, Tuples,
 };
 use crate::mapping::{ColumnPlan, KeyKind, Mapping, Problem, ReferencePlan};
+
+pub use child::ChildTransformer;
 
 /// Turns documents of one mapping into rows of its table.
 pub struct Transformer {
@@ -29,6 +35,8 @@ pub struct Transformer {
     /// `None`: every document has a row.
     filter: Option<Filter>,
     fields: Fields,
+    /// Code of the program's own. Most mappings have none, and pay nothing for it.
+    custom: Option<Custom>,
     columns: Vec<Column>,
 }
 
@@ -48,6 +56,15 @@ enum Write {
         /// `None`: the value as it is.
         reader: Option<Box<Reader>>,
     },
+    Expression {
+        evaluator: Box<Evaluator>,
+        reader: Option<Box<Reader>>,
+    },
+    Transformed {
+        /// Place among the values that the transformer gave.
+        value: usize,
+        reader: Option<Box<Reader>>,
+    },
     Document {
         without: Vec<Box<[u8]>>,
         form: JsonForm,
@@ -58,6 +75,10 @@ enum Write {
     KeyUuid,
     KeyPrefixed(String),
     Reference(Seek),
+    /// A place to be filled once it is known what the other documents have.
+    Collect {
+        path: Path,
+    },
 }
 
 enum Instead {
@@ -77,29 +98,53 @@ struct Input<'a> {
     source_id: &'a str,
     document: &'a [u8],
     fields: &'a [Option<Raw<'a>>],
+    /// What the mapping's own transformer gave.
+    given: &'a [Option<Raw<'a>>],
     time: Option<ClusterTime>,
     transformer: &'a Transformer,
+    /// Of an element: what tells it from the others of its document.
+    element: Option<&'a [u8]>,
 }
 
 impl Transformer {
     /// Encodes constants and defaults; those that cannot fit their column are problems, all at once.
     pub fn new(mapping: Arc<Mapping>, namespace: Uuid) -> Result<Self, Vec<Problem>> {
+        Self::with_transformers(mapping, namespace, &Transformers::default())
+    }
+
+    /// As `new`, with the transformers that the program was built with.
+    pub fn with_transformers(
+        mapping: Arc<Mapping>,
+        namespace: Uuid,
+        transformers: &Transformers,
+    ) -> Result<Self, Vec<Problem>> {
         let mut fields = Fields::default();
+        let mut given = Fields::default();
         let mut columns = Vec::with_capacity(mapping.columns.len());
         let mut problems = Vec::new();
         for (index, plan) in mapping.columns.iter().enumerate() {
             let reference = mapping.references.iter().position(|reference| reference.column == index);
             let reference = reference.map(|place| (place as u16, &mapping.references[place]));
-            match Column::new(plan, reference, &mut fields) {
+            match Column::new(plan, reference, &mut fields, &mut given) {
                 Ok(column) => columns.push(column),
                 Err(misfit) => problems.push(misfit.problem(&mapping, plan)),
             }
         }
+        let custom = match &mapping.transform {
+            None => None,
+            Some(name) => {
+                let transformer = transformers.get(name);
+                if transformer.is_none() {
+                    problems.push(unknown_transformer(&mapping, name, transformers));
+                }
+                transformer.map(|transformer| Custom::new(transformer, given))
+            }
+        };
         if !problems.is_empty() {
             return Err(problems);
         }
         let filter = mapping.filter.as_ref().map(Filter::new);
-        Ok(Self { mapping, namespace, filter, fields, columns })
+        Ok(Self { mapping, namespace, filter, fields, custom, columns })
     }
 
     pub fn mapping(&self) -> &Arc<Mapping> {
@@ -145,10 +190,22 @@ impl Transformer {
             true => Vec::new(),
             false => self.fields.find(document).map_err(|fault| fault.in_column(None))?,
         };
-        let input =
-            Input { id: &id, source_id: &source_id, document, fields: &fields, time, transformer: self };
+        let given = self.custom.as_ref().map(|custom| Ok((custom, custom.call(document)?))).transpose()?;
+        let given = given.as_ref().map(|(custom, given)| custom.values(given)).transpose()?;
+        let given = given.as_deref().unwrap_or_default();
+        let input = Input {
+            given,
+            id: &id,
+            source_id: &source_id,
+            document,
+            fields: &fields,
+            time,
+            transformer: self,
+            element: None,
+        };
+        let collected = self.collected(&fields)?;
         let (tuple, (coercions, references)) = tuples.tuple(|tuple| self.append(&input, tuple))?;
-        Ok(Row { id, source_id, tuple, coercions, references })
+        Ok(Row { id, source_id, tuple, coercions, references, element: 0, collected })
     }
 
     fn append(
@@ -167,6 +224,26 @@ impl Transformer {
                 .map_err(|fault| fault.in_column(Some(&plan.name)))?;
         }
         Ok((coercions, references))
+    }
+
+    /// What the document adds to the columns that collect; a value that is absent or null adds nothing.
+    fn collected(&self, fields: &[Option<Raw<'_>>]) -> Result<Option<String>, Rejection> {
+        if self.mapping.collects().next().is_none() {
+            return Ok(None);
+        }
+        let mut members = Vec::new();
+        for (column, plan) in self.columns.iter().zip(&self.mapping.columns) {
+            let Write::Collect { path } = &column.write else { continue };
+            let in_column = |fault: Fault| fault.in_column(Some(&plan.name));
+            let found = path::first(std::slice::from_ref(path), fields).map_err(in_column)?;
+            let Found::Present(raw) = found else { continue };
+            let mut value = Vec::new();
+            let read = raw.value().map_err(in_column)?;
+            json::append_value(&read, &mut value).map_err(in_column)?;
+            let name = serde_json::Value::from(plan.name.as_str());
+            members.push(format!("{name}:{}", String::from_utf8_lossy(&value)));
+        }
+        Ok(Some(format!("{{{}}}", members.join(","))))
     }
 
     /// The key of the row of a document, if it follows from the id alone and the id fits.
@@ -191,8 +268,10 @@ impl Transformer {
             source_id: &source_id,
             document: &document,
             fields: &fields,
+            given: &[],
             time: None,
             transformer: self,
+            element: None,
         };
         let mut tuple = (self.columns.len() as i16).to_be_bytes().to_vec();
         for (place, (column, plan)) in self.columns.iter().zip(&self.mapping.columns).enumerate() {
@@ -207,12 +286,18 @@ impl Transformer {
         self.mapping.key.row_key(&tuple).ok()
     }
 
-    /// UUIDv5 of (namespace, source, source_id).
-    fn key(&self, source_id: &str) -> Uuid {
+    /// UUIDv5 of (namespace, source, source_id); of an element also of its table and what tells it apart.
+    fn key(&self, source_id: &str, element: Option<&[u8]>) -> Uuid {
         let mut name = Vec::with_capacity(self.mapping.source.len() + 1 + source_id.len());
         name.extend_from_slice(self.mapping.source.as_bytes());
         name.push(0);
         name.extend_from_slice(source_id.as_bytes());
+        if let Some(element) = element {
+            name.push(0);
+            name.extend_from_slice(self.mapping.table.to_string().as_bytes());
+            name.push(0);
+            name.extend_from_slice(element);
+        }
         Uuid::new_v5(&self.namespace, &name)
     }
 }
@@ -220,6 +305,22 @@ impl Transformer {
 impl fmt::Debug for Transformer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Transformer").field("source", &self.mapping.source).finish_non_exhaustive()
+    }
+}
+
+fn unknown_transformer(mapping: &Mapping, name: &str, transformers: &Transformers) -> Problem {
+    let names: Vec<&str> = transformers.names().collect();
+    let has = match names.as_slice() {
+        [] => "none".to_owned(),
+        names => names.join(", "),
+    };
+    Problem {
+        source: mapping.source.clone(),
+        table: mapping.table.clone(),
+        column: None,
+        message: format!("the transformer {name} is not part of this program, which has {has}"),
+        hint: "build a program that registers it: see examples/transformer.rs".to_owned(),
+        fatal: true,
     }
 }
 
@@ -247,9 +348,12 @@ impl Column {
         plan: &ColumnPlan,
         reference: Option<(u16, &ReferencePlan)>,
         fields: &mut Fields,
+        given: &mut Fields,
     ) -> Result<Self, Misfit> {
         let (rules, default_for_null) = match &plan.value {
-            ValueSpec::Path { reading, .. } => (reading.rules.as_slice(), reading.default_for_null),
+            ValueSpec::Path { reading, .. }
+            | ValueSpec::Expression { reading, .. }
+            | ValueSpec::Transformed { reading } => (reading.rules.as_slice(), reading.default_for_null),
             _ => (&[][..], true),
         };
         let default = match &plan.default {
@@ -264,7 +368,7 @@ impl Column {
         };
         let if_absent = instead(default.as_deref());
         let if_null = instead(default.as_deref().filter(|_| default_for_null));
-        let write = Write::new(plan, reference, fields)?;
+        let write = Write::new(plan, reference, fields, given)?;
         if matches!((&write, &if_absent), (Write::ClusterTime, Instead::Reject)) {
             return Err(Misfit {
                 message: "the column takes no null, and a document of the snapshot has no cluster time"
@@ -286,17 +390,24 @@ impl Column {
         let column = &plan.column_type;
         match &self.write {
             Write::Fixed(field) => tuple.extend_from_slice(field),
-            Write::Path { paths, reader } => match path::first(paths, input.fields)? {
-                Found::Present(raw) => {
-                    let value = raw.value()?;
-                    match reader {
-                        None => measured(tuple, |tuple| encode(&value, column, tuple))?,
-                        Some(reader) => self.append_read(plan, reader, &value, tuple, &mut made.counted)?,
-                    }
-                }
-                Found::Null => append_instead(&self.if_null, "null", plan, tuple)?,
-                Found::Absent => append_instead(&self.if_absent, "absent", plan, tuple)?,
-            },
+            Write::Collect { .. } => tuple.extend_from_slice(&field(None)),
+            Write::Path { paths, reader } => {
+                let found = path::first(paths, input.fields)?;
+                self.append_found(plan, found, reader.as_deref(), tuple, made)?;
+            }
+            Write::Expression { evaluator, reader } => {
+                let result = evaluator.evaluate(input.document)?;
+                let found = result.raw().map_or(Found::Null, Found::Present);
+                self.append_found(plan, found, reader.as_deref(), tuple, made)?;
+            }
+            Write::Transformed { value, reader } => {
+                let found = match input.given.get(*value).copied().flatten() {
+                    None => Found::Absent,
+                    Some(raw) if raw.element_type == NULL => Found::Null,
+                    Some(raw) => Found::Present(raw),
+                };
+                self.append_found(plan, found, reader.as_deref(), tuple, made)?;
+            }
             Write::Document { without, form, strip_nul } => measured(tuple, |tuple| {
                 encode::begin_json(column, tuple);
                 let start = tuple.len();
@@ -316,15 +427,15 @@ impl Column {
                 None => append_instead(&self.if_absent, "absent", plan, tuple)?,
             },
             Write::KeyUuid => measured(tuple, |tuple| {
-                let key = input.transformer.key(input.source_id);
+                let key = input.transformer.key(input.source_id, input.element);
                 encode(&Value::Binary { subtype: 4, bytes: key.as_bytes() }, column, tuple)
             })?,
             Write::KeyPrefixed(prefix) => measured(tuple, |tuple| {
-                let text = format!("{prefix}{}", ulid(input.transformer.key(input.source_id)));
+                let text = format!("{prefix}{}", ulid(input.transformer.key(input.source_id, input.element)));
                 encode(&Value::String(text.as_bytes()), column, tuple)
             })?,
             Write::Reference(seek) => {
-                let choices = seek.choices(input.fields)?;
+                let choices = seek.choices(input.id, input.fields)?;
                 if choices.is_empty() {
                     append_instead(&self.if_absent, "absent", plan, tuple)?;
                 } else {
@@ -334,6 +445,27 @@ impl Column {
             }
         }
         Ok(())
+    }
+
+    fn append_found(
+        &self,
+        plan: &ColumnPlan,
+        found: Found<'_>,
+        reader: Option<&Reader>,
+        tuple: &mut Vec<u8>,
+        made: &mut Made<'_>,
+    ) -> Result<(), Fault> {
+        match found {
+            Found::Present(raw) => {
+                let value = raw.value()?;
+                match reader {
+                    None => measured(tuple, |tuple| encode(&value, &plan.column_type, tuple)),
+                    Some(reader) => self.append_read(plan, reader, &value, tuple, &mut made.counted),
+                }
+            }
+            Found::Null => append_instead(&self.if_null, "null", plan, tuple),
+            Found::Absent => append_instead(&self.if_absent, "absent", plan, tuple),
+        }
     }
 
     fn append_read(
@@ -388,6 +520,7 @@ impl Write {
         plan: &ColumnPlan,
         reference: Option<(u16, &ReferencePlan)>,
         fields: &mut Fields,
+        given: &mut Fields,
     ) -> Result<Self, Misfit> {
         let column = &plan.column_type;
         let refuse = |what: &str, hint| Misfit {
@@ -396,6 +529,14 @@ impl Write {
         };
         let is_text = matches!(column, ColumnType::Text { .. } | ColumnType::Other(_));
         match &plan.value {
+            ValueSpec::Expression { expression, reading } => {
+                let reader = Reader::new(reading, column).map_err(|(what, fault)| misfit(what, &fault))?;
+                Ok(Self::Expression { evaluator: Box::new(Evaluator::new(expression)), reader })
+            }
+            ValueSpec::Transformed { reading } => {
+                let reader = Reader::new(reading, column).map_err(|(what, fault)| misfit(what, &fault))?;
+                Ok(Self::Transformed { value: given.field(&plan.name), reader })
+            }
             ValueSpec::Path { from, reading } => {
                 let reader = Reader::new(reading, column).map_err(|(what, fault)| misfit(what, &fault))?;
                 Ok(Self::Path { paths: from.iter().map(|path| fields.path(path)).collect(), reader })
@@ -437,6 +578,7 @@ impl Write {
                 }
                 Ok(Self::Fixed(field(value.as_deref())))
             }
+            ValueSpec::Collect { from, .. } => Ok(Self::Collect { path: fields.path(from) }),
             ValueSpec::KeyUuid => {
                 if !is_text && !matches!(column, ColumnType::Uuid) {
                     return Err(refuse("a uuid", "make the column uuid or text"));

@@ -7,7 +7,7 @@ use super::*;
 use crate::config::{DateFormat, Deletes, KeySpec, OnDrop, OnError, Reading, Rule, Scalar};
 use crate::domain::Coercion;
 use crate::domain::{Namespace, SourceIndex, TableName};
-use crate::mapping::KeyPlan;
+use crate::mapping::{KeyPlan, SyncPlan};
 
 const TEXT: ColumnType = ColumnType::Text { kind: TextKind::Text, limit: None };
 const MOMENT: ColumnType = ColumnType::TimestampTz { precision: 6 };
@@ -23,6 +23,7 @@ fn column(name: &str, column_type: ColumnType, value: ValueSpec) -> ColumnPlan {
         insert_only: false,
         required: false,
         default: None,
+        sequence: None,
     }
 }
 
@@ -54,11 +55,14 @@ fn transformer(columns: Vec<ColumnPlan>) -> Result<Transformer, Vec<Problem>> {
         filter: None,
         columns,
         references: Vec::new(),
+        children: Vec::new(),
         deletes: Deletes::Hard,
+        sync: SyncPlan::default(),
         on_drop: OnDrop::Delete,
         critical: false,
         fingerprint: String::new(),
         table_oid: 1,
+        transform: None,
         meaning: String::new(),
         hash: String::new(),
     };

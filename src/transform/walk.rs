@@ -7,6 +7,7 @@ use crate::domain::value_length;
 pub(super) const DOCUMENT: u8 = 0x03;
 pub(super) const ARRAY: u8 = 0x04;
 pub(super) const NULL: u8 = 0x0a;
+pub(super) const INT32: u8 = 0x10;
 
 /// A value not yet looked into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -96,10 +96,13 @@ async fn parents_are_copied_before_their_children_wherever_they_stand_in_the_fil
     Ok(())
 }
 
+/// The connection to the server, and its answer to the first start-up.
+type Session = Arc<Mutex<Option<(TcpStream, Vec<u8>)>>>;
+
 /// One session of the real server for all that connect, statement by statement: what a transaction pooler
 /// does when one connection is free. The answer to the first start-up is everybody's.
 async fn pool(listener: TcpListener, server: String) -> Result<()> {
-    let shared: Arc<Mutex<Option<(TcpStream, Vec<u8>)>>> = Arc::default();
+    let shared = Session::default();
     loop {
         let (mut client, _) = listener.accept().await?;
         let (shared, server) = (Arc::clone(&shared), server.clone());

@@ -135,6 +135,22 @@ async fn a_null_gives_way_to_the_parent_that_comes_late() -> Result<()> {
 }
 
 #[tokio::test]
+async fn two_columns_may_wait_for_one_row() -> Result<()> {
+    let twice = "ref: { to: parents, from: parent }, missing: null }, second_id: { ref: { to: parents, from: parent, take: id }, \
+                 missing: null";
+    let (stage, config) = stage("ref_twice", "references parents", twice).await?;
+    stage.execute("alter table children add column second_id integer").await?;
+    stage.collection("children").insert_one(child("c1", "p1")).await?;
+    let daemon = Daemon::start(&config)?;
+    become_children(&stage, &daemon, &[("c1", None)]).await?;
+    stage.collection("parents").insert_one(doc! { "_id": "p1", "name": "one" }).await?;
+    become_children(&stage, &daemon, &[("c1", Some("one"))]).await?;
+    becomes(&stage, &daemon, "select count(*) from children where second_id = parent_id", 1).await?;
+    becomes(&stage, &daemon, NOBODY_WAITS, 0).await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_first_mapping_that_has_the_row_wins_and_a_better_one_takes_over() -> Result<()> {
     let reference =
         "ref: { to: [parents, others], from: parent, strip_prefix: item_, take: id }, missing: null";

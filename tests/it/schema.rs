@@ -123,7 +123,7 @@ async fn schema_create_makes_the_tables_and_every_document_of_the_sample_gets_it
                                   order by source, source_id) from sales";
     assert_eq!(
         stage.text(rows).await?.as_deref(),
-        Some("orders 1 1 1 2 a 1 0; orders 2 2 1.5 1.10  \"two\" 0; orders 3 3 2 1.5  0; returns 1 1 broken")
+        Some("orders 1 1 1 2 a 1 0; orders 2 2 1.5 1.10 \"two\" 0; orders 3 3 2 1.5  0; returns 1 1 broken")
     );
     assert_eq!(
         stage

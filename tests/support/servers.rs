@@ -88,7 +88,7 @@ impl Mongod {
             command.args(["--port", &port.to_string(), "--bind_ip", "127.0.0.1", "--nounixsocket"]);
             command.args(["--replSet", REPLICA_SET]);
             // Half of the memory is mongod's own choice: too much for a guest.
-            command.args(["--wiredTigerCacheSizeGB", "0.25"]);
+            command.args(["--wiredTigerCacheSizeGB", "0.5"]);
             // Fail points, so that tests can force errors; and no 15 seconds of courtesy at a clean stop.
             command.args(["--setParameter", "enableTestCommands=1"]);
             command.args(["--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100"]);

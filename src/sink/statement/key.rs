@@ -2,6 +2,7 @@
 //! serves any number of them; by join, since `= any(…)` is a linear search per row in PostgreSQL 13 once the
 //! planner scans the table.
 
+use super::marks::{Going, going};
 use super::{WireType, list, own_rows, qualified, quoted, text_cast, wire_cast};
 use crate::config::KeySpec;
 use crate::domain::{ColumnType, TextKind};
@@ -28,7 +29,12 @@ impl KeyStatements {
         let wanted = wanted(mapping, "wanted", "");
         let is_wanted = is_wanted(mapping, "wanted");
         Self {
-            delete: format!("delete from {rows} as target using {wanted} where {is_wanted}"),
+            delete: match going(mapping) {
+                Going::Deleted => format!("delete from {rows} as target using {wanted} where {is_wanted}"),
+                Going::Marked { set, unless } => {
+                    format!("update {rows} as target set {set} from {wanted} where {is_wanted} and {unless}")
+                }
+            },
             present: format!(
                 "select wanted.place from {} join {rows} as target on {is_wanted}",
                 self::wanted(mapping, "wanted", "place")
@@ -117,6 +123,53 @@ fn rekey(mapping: &Mapping) -> String {
         own_rows(mapping),
         arrays.join(", "),
         names.join(", "),
+        is_wanted(mapping, "wanted"),
+    )
+}
+
+/// A value that no other row has, for as long as rows change hands; `None` where none can be made up.
+pub(in crate::sink) fn placeholder(column: &ColumnPlan) -> Option<String> {
+    /// So many that no two are equal.
+    const DIGITS: u32 = 32;
+    if !column.not_null {
+        return Some("null".to_owned());
+    }
+    match &column.column_type {
+        ColumnType::Text { kind: TextKind::Text | TextKind::Varchar | TextKind::Citext, limit } => {
+            let digits = limit.unwrap_or(DIGITS).min(DIGITS);
+            (digits >= 12).then(|| format!("left(md5(random()::text || target.ctid::text), {digits})"))
+        }
+        ColumnType::Uuid => Some("gen_random_uuid()".to_owned()),
+        ColumnType::Int8 => Some("-1 - (random() * 9e15)::bigint".to_owned()),
+        ColumnType::Int4 => Some("-1 - (random() * 2e9)::integer".to_owned()),
+        ColumnType::Text { kind: TextKind::Bpchar, .. }
+        | ColumnType::Bool
+        | ColumnType::Int2
+        | ColumnType::Float4
+        | ColumnType::Float8
+        | ColumnType::Numeric(_)
+        | ColumnType::Bytea
+        | ColumnType::Date
+        | ColumnType::Timestamp { .. }
+        | ColumnType::TimestampTz { .. }
+        | ColumnType::Json
+        | ColumnType::Jsonb
+        | ColumnType::Enum { .. }
+        | ColumnType::Array { .. }
+        | ColumnType::Other(_) => None,
+    }
+}
+
+/// Puts placeholders into these columns of the rows with these keys.
+pub(in crate::sink) fn give_way(mapping: &Mapping, columns: &[usize]) -> String {
+    let columns: Vec<&ColumnPlan> = columns.iter().map(|place| &mapping.columns[*place]).collect();
+    let set = list(&columns, |column| {
+        format!("{} = {}", quoted(&column.name), placeholder(column).unwrap_or_else(|| "null".to_owned()))
+    });
+    format!(
+        "update {} as target set {set} from {} where {}",
+        own_rows(mapping),
+        wanted(mapping, "wanted", ""),
         is_wanted(mapping, "wanted"),
     )
 }

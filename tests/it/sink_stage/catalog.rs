@@ -85,7 +85,7 @@ async fn the_catalog_tells_every_type_key_and_obstacle() {
         "a_price: Numeric(Some((12, 2))) / numeric(12,2) / not null, default",
         "an_inet: Other(\"inet\") / inet / ",
         "an_interval: Other(\"interval\") / interval(2) / ",
-        "some_text: Other(\"text[]\") / text[] / ",
+        "some_text: Array { element: Text { kind: Text, limit: None }, cast_sql: \"text[]\" } / text[] / ",
         "a_bit: Other(\"\\\"bit\\\"\") / bit(3) / ",
         "a_money: Other(\"money\") / money / ",
         "an_identity: Int4 / integer / not null, default, generated",
@@ -230,12 +230,14 @@ async fn the_catalog_tells_rules_collations_and_column_privileges() {
             "id update",
             "n insert",
             "n select",
+            "n select, update on sequence t_n_seq",
             "n update",
             "n usage on sequence t_n_seq",
             "m select",
             "m update",
             "o insert",
             "o select",
+            "o select, update on sequence t_o_seq",
             "o update"
         ]
     );

@@ -7,7 +7,7 @@ use rowstream::config::{Deletes, KeySpec, OnDrop, Scalar, ValueSpec};
 use rowstream::domain::{
     CanonicalId, IdType, Namespace, Portion, Row, RowKey, SourceIndex, Table, TableName,
 };
-use rowstream::mapping::{ColumnPlan, KeyPlan, Mapping};
+use rowstream::mapping::{ColumnPlan, KeyPlan, Mapping, SyncPlan};
 use rowstream::sink::{self, Dropped, Outcome, Target};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -77,6 +77,7 @@ pub(super) fn target(table: &Table, key: KeySpec, names: &[&str]) -> Target {
                 insert_only: plain != *name,
                 required: false,
                 default: None,
+                sequence: None,
             }
         })
         .collect();
@@ -91,11 +92,14 @@ pub(super) fn target(table: &Table, key: KeySpec, names: &[&str]) -> Target {
         filter: None,
         columns,
         references: Vec::new(),
+        children: Vec::new(),
         deletes: Deletes::Hard,
+        sync: SyncPlan::default(),
         on_drop: OnDrop::Delete,
         critical: false,
         fingerprint: table.fingerprint.clone(),
         table_oid: 1,
+        transform: None,
         meaning: String::new(),
         hash: String::new(),
     }))
@@ -161,6 +165,8 @@ pub(super) fn row(id: &str, fields: &[Field]) -> Row {
         tuple: tuple.into(),
         coercions: Vec::new(),
         references: Vec::new(),
+        element: 0,
+        collected: None,
     }
 }
 

@@ -1,0 +1,291 @@
+//! Rows that are made from inside of documents, written in the transaction of the document's own row: all rows
+//! of a document, or none.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use sqlx::PgConnection;
+
+use super::Error;
+use super::commit::{Coerced, apply, state};
+use super::plan::Mapped;
+use super::prepare::{Refused, SourceBatch};
+use super::references::{Leaving, tuple_of_key};
+use super::transaction::{Open, Way};
+use crate::config::{Deletes, ElementError};
+use crate::domain::{CanonicalId, Coercion, Portion, Reason, Rejection, Row};
+use crate::mapping::{ChildPlan, Mapping};
+use crate::sink::{self, Family, Outcome, Refusal};
+use crate::state::row;
+use crate::state::wait::Wait;
+
+/// Documents of one statement.
+const PAGE: i64 = 5_000;
+
+/// The rows that the documents of a batch have in one child table.
+#[derive(Debug, Default)]
+pub struct ChildRows {
+    pub rows: Vec<Row>,
+    /// Elements that cannot become a row.
+    pub left_out: u64,
+}
+
+/// What came of the children of some documents.
+#[derive(Debug, Default)]
+struct Raised {
+    refused: Vec<Refused>,
+    waits: Vec<Wait>,
+    coerced: Vec<Coerced>,
+}
+
+/// What came of documents with their children.
+#[derive(Debug, Default)]
+pub(super) struct Families {
+    pub outcome: Outcome,
+    pub waits: Vec<Wait>,
+    pub coerced: Vec<Coerced>,
+}
+
+impl Open<'_> {
+    /// Writes the rows of documents with their children. A document one of whose rows is refused has its rows as
+    /// they were before.
+    pub(super) async fn put_families(
+        &mut self,
+        batch: &mut SourceBatch,
+        leaving: &Leaving,
+        way: Way,
+    ) -> Result<Families, Error> {
+        let mut families = Families::default();
+        let mut refused: Vec<Refused> = Vec::new();
+        self.remember(batch).await?;
+        loop {
+            let outcome = self.write(batch, way).await?;
+            let not_there: HashSet<&CanonicalId> = outcome.rejected.iter().map(|(id, _)| id).collect();
+            let written: Vec<CanonicalId> =
+                batch.rows.iter().map(|row| &row.id).filter(|id| !not_there.contains(id)).cloned().collect();
+            let mut raised = self.raise(batch, &written, leaving).await?;
+            let failed: HashSet<CanonicalId> =
+                raised.refused.iter().map(|refused| refused.id.clone()).collect();
+            if failed.is_empty() {
+                families.outcome = outcome;
+                families.waits.append(&mut raised.waits);
+                families.coerced = raised.coerced;
+                break;
+            }
+            // What they wait for holds; all else is tried again without them.
+            raised.waits.retain(|wait| failed.contains(&wait.id));
+            families.waits.append(&mut raised.waits);
+            batch.rows.retain(|row| !failed.contains(&row.id));
+            refused.append(&mut raised.refused);
+            self.take_back(batch).await?;
+        }
+        // Of several reasons the first is told.
+        let mut told = HashSet::new();
+        refused.retain(|refused| told.insert(refused.id.clone()));
+        let refused = refused.into_iter().map(|refused| (refused.id, refused.rejection));
+        families.outcome.rejected.extend(refused);
+        Ok(families)
+    }
+
+    /// The child rows of documents whose own rows are there.
+    async fn raise(
+        &mut self,
+        batch: &SourceBatch,
+        written: &[CanonicalId],
+        leaving: &Leaving,
+    ) -> Result<Raised, Error> {
+        let mut raised = Raised::default();
+        let plan = Arc::clone(self.plan());
+        for (child, of_child) in plan.of(batch.source).children.iter().zip(&batch.children) {
+            let compiled = child.transformer.plan();
+            let ids: HashSet<&CanonicalId> = written.iter().collect();
+            let mut rows: Vec<Row> =
+                of_child.rows.iter().filter(|row| ids.contains(&row.id)).cloned().collect();
+            let filled = self.settling(leaving).fill(child.referring(), &mut rows, &batch.documents).await?;
+            raised.waits.extend(filled.waits);
+            raised.refused.extend(filled.refused);
+            let owners = self.settling(leaving).owners(batch.source, compiled.owner(), written).await?;
+            let coercions: Vec<Coercion> = rows.iter().flat_map(|row| row.coercions.clone()).collect();
+            let (families, keyless) = families(compiled, written, owners, rows);
+            let keyless_left_out = match compiled.on_error {
+                ElementError::Drop => keyless.len() as u64,
+                ElementError::Hold => {
+                    raised.refused.extend(keyless);
+                    0
+                }
+            };
+            let refusal = match compiled.on_error {
+                ElementError::Hold => Refusal::OfFamily,
+                ElementError::Drop => Refusal::OfRow,
+            };
+            let replaced = self.replace(&child.target, compiled.parent, &families, refusal).await;
+            let (outcome, left_out) = replaced.map_err(apply)?;
+            let rejected = outcome.rejected.into_iter();
+            raised.refused.extend(
+                rejected
+                    .map(|(id, rejection)| Refused { id, rejection: in_table(&compiled.mapping, rejection) }),
+            );
+            raised.coerced.extend(coerced(&compiled.mapping, &coercions));
+            let left_out = of_child.left_out + left_out + keyless_left_out;
+            raised.coerced.extend(counted(&compiled.mapping, "element_left_out", left_out));
+            raised.coerced.extend(counted(&compiled.mapping, "missing_drop", filled.left_out));
+        }
+        Ok(raised)
+    }
+
+    /// The child rows of documents whose own rows go; those documents where one is refused.
+    pub(super) async fn remove_children(
+        &mut self,
+        batch: &SourceBatch,
+        gone: &[CanonicalId],
+        leaving: &Leaving,
+    ) -> Result<Vec<(CanonicalId, Rejection)>, Error> {
+        let plan = Arc::clone(self.plan());
+        let mut refused = Vec::new();
+        for child in plan.of(batch.source).children.iter().rev() {
+            let compiled = child.transformer.plan();
+            let owners = self.settling(leaving).owners(batch.source, compiled.owner(), gone).await?;
+            let (families, _) = families(compiled, gone, owners, Vec::new());
+            let replaced = self.replace(&child.target, compiled.parent, &families, Refusal::OfFamily).await;
+            let (outcome, _) = replaced.map_err(apply)?;
+            let rejected = outcome.rejected.into_iter();
+            refused.extend(rejected.map(|(id, rejection)| (id, in_table(&compiled.mapping, rejection))));
+        }
+        Ok(refused)
+    }
+
+    /// Rows go with their children, those first. A document one of whose rows is refused keeps all of them.
+    pub(super) async fn remove_families(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
+        let mut going = batch.deletes.clone();
+        let mut refused = Vec::new();
+        self.remember(batch).await?;
+        loop {
+            let ids: Vec<CanonicalId> = going.iter().map(|(id, _)| id.clone()).collect();
+            let mut stay = self.remove_children(batch, &ids, &Leaving::default()).await?;
+            let mut outcome = Outcome::default();
+            if stay.is_empty() {
+                outcome = self.remove(batch.source, &going).await?;
+                stay.append(&mut outcome.rejected);
+            }
+            if stay.is_empty() {
+                outcome.rejected = refused;
+                return Ok(outcome);
+            }
+            going.retain(|(id, _)| stay.iter().all(|(other, _)| other != id));
+            refused.append(&mut stay);
+            self.take_back(batch).await?;
+        }
+    }
+}
+
+/// The child rows of a collection that is gone, before the rows of its documents.
+pub(super) async fn drop_rows(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    mapped: &Mapped,
+    portion: Portion,
+) -> Result<(), Error> {
+    // Rows that are only marked keep their children.
+    let is_hard = mapped.mapping.deletes == Deletes::Hard;
+    for child in mapped.children.iter().rev().filter(|_| is_hard) {
+        let plan = child.transformer.plan();
+        if !mapped.mapping.key.is_claimed() {
+            sink::drop_children(connection, &mapped.target, &child.target, plan).await.map_err(apply)?;
+            continue;
+        }
+        let target = mapped.mapping.table.to_string();
+        let scope = row::Scope {
+            pipeline,
+            source: &mapped.mapping.source,
+            target: &target,
+            shared: mapped.mapping.key.shared,
+        };
+        let mut last: Option<String> = None;
+        loop {
+            let claims = row::page(connection, scope, last.as_deref(), PAGE).await.map_err(state)?;
+            last = claims.last().map(|claim| claim.source_id.clone());
+            if last.is_none() {
+                break;
+            }
+            let (mut ids, mut keys) = (Vec::new(), Vec::new());
+            for claim in claims {
+                if let Some(key) = &claim.key {
+                    keys.push(tuple_of_key(&mapped.mapping, key));
+                    ids.push(claim.id);
+                }
+            }
+            let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+            let owners = sink::find(connection, plan.owner(), &keys).await.map_err(apply)?;
+            let (families, _) = families(plan, &ids, owners, Vec::new());
+            let parent = plan.parent;
+            // What is refused here keeps its document's row, too, and that is told.
+            let refusal = Refusal::OfFamily;
+            sink::replace_children(connection, &child.target, parent, &families, refusal, portion)
+                .await
+                .map_err(apply)?;
+        }
+    }
+    Ok(())
+}
+
+/// By document; with the rows that have no key. Of rows with one key the first counts.
+fn families(
+    plan: &ChildPlan,
+    ids: &[CanonicalId],
+    owners: Vec<Option<Vec<u8>>>,
+    rows: Vec<Row>,
+) -> (Vec<Family>, Vec<Refused>) {
+    let mut keyless = Vec::new();
+    let mut of_documents: HashMap<CanonicalId, Vec<(crate::domain::RowKey, Row)>> = HashMap::new();
+    let mut seen = HashSet::new();
+    for row in rows {
+        match plan.mapping.key.row_key(&row.tuple) {
+            Ok(key) => {
+                if seen.insert(key.clone()) {
+                    of_documents.entry(row.id.clone()).or_default().push((key, row));
+                }
+            }
+            Err(_) => {
+                let message = "a column of the key is null, or the key is too long".to_owned();
+                let rejection = Rejection { column: None, reason: Reason::MissingRequired, message };
+                keyless.push(Refused { id: row.id, rejection: in_table(&plan.mapping, rejection) });
+            }
+        }
+    }
+    let mut families = Vec::with_capacity(ids.len());
+    for (id, owner) in ids.iter().zip(owners) {
+        let rows = of_documents.remove(id).unwrap_or_default();
+        if let Some(owner) = owner {
+            families.push(Family { id: id.clone(), owner, rows });
+        }
+    }
+    (families, keyless)
+}
+
+/// With the table before it, since the columns are not those of the document's own row.
+fn in_table(mapping: &Mapping, rejection: Rejection) -> Rejection {
+    Rejection { message: format!("table {}: {}", mapping.table, rejection.message), ..rejection }
+}
+
+fn coerced(mapping: &Mapping, coercions: &[Coercion]) -> Vec<Coerced> {
+    let mut counts: HashMap<(u16, &'static str), u64> = HashMap::new();
+    for coercion in coercions {
+        *counts.entry((coercion.column, coercion.rule)).or_default() += 1;
+    }
+    let table = mapping.table.to_string();
+    let name = |column: u16| mapping.columns.get(usize::from(column)).map(|column| column.name.clone());
+    counts
+        .into_iter()
+        .map(|((column, rule), count)| Coerced {
+            table: table.clone(),
+            column: name(column).unwrap_or_default(),
+            rule,
+            count,
+        })
+        .collect()
+}
+
+fn counted(mapping: &Mapping, rule: &'static str, count: u64) -> Option<Coerced> {
+    let table = mapping.table.to_string();
+    (count > 0).then(|| Coerced { table, column: String::new(), rule, count })
+}
