@@ -373,10 +373,16 @@ fn one_of_each() -> Result<Vec<Kind>> {
 }
 
 fn outcomes(kinds: &[Kind]) -> Result<(Held, Coercions)> {
-    // Of the good ones: what a label is called in the table.
-    let called =
-        |column: &str| (("public.payment_methods".to_owned(), column.to_owned(), "enum".to_owned()), 1);
-    let mut coercions = Coercions::from([called("type"), called("is_active")]);
+    let counted = |table: &str, column: &str, rule: &str| {
+        (format!("public.{table}"), column.to_owned(), rule.to_owned())
+    };
+    let of_good_ones = [
+        counted("payment_methods", "type", "enum"),
+        counted("payment_methods", "is_active", "enum"),
+        // The first event with a tag makes it.
+        counted("event_tags", "tag_id", "missing_create"),
+    ];
+    let mut coercions: Coercions = of_good_ones.map(|key| (key, 1)).into();
     let mut held = Held::new();
     for kind in kinds {
         if let Some((column, reason)) = kind.line.held() {
@@ -384,13 +390,19 @@ fn outcomes(kinds: &[Kind]) -> Result<(Held, Coercions)> {
             held.insert(key, Reason { reason: reason.to_owned(), column: column.clone() });
         }
         let table = match kind.source.as_str() {
-            "venmo" | "splitwise" | "stripe" | "cash" => "public.transactions".to_owned(),
-            other => format!("public.{other}"),
+            "venmo" | "splitwise" | "stripe" | "cash" => "transactions",
+            other => other,
         };
         for outcome in &kind.line.outcomes {
-            if let Outcome::Coerced { column, rule } = outcome {
-                *coercions.entry((table.clone(), column.clone(), rule.clone())).or_default() += 1;
-            }
+            let key = match outcome {
+                Outcome::Coerced { column, rule } => counted(table, column, rule),
+                Outcome::Stub { column } => counted(table, column, "missing_create"),
+                Outcome::Null { column } => counted(table, column, "missing_null"),
+                Outcome::Dropped { what } if what == "tags" => counted("event_tags", "", "element_left_out"),
+                Outcome::Dropped { .. } => counted("event_line_items", "line_item_id", "missing_drop"),
+                Outcome::Exact | Outcome::Held { .. } | Outcome::Source => continue,
+            };
+            *coercions.entry(key).or_default() += 1;
         }
     }
     Ok((held, coercions))
