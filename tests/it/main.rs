@@ -22,6 +22,7 @@ mod keys;
 mod kills;
 mod layering;
 mod lease;
+mod lookups;
 mod mapping_change;
 mod mapping_docs;
 mod marks;
