@@ -9,6 +9,7 @@ use crate::domain::{
     CanonicalId, ClusterTime, Coercion, Document, Reference, Rejection, Side, Sought, Tuples,
 };
 use crate::mapping::{ChildPlan, Mapping, Problem};
+use crate::transform::expression::Inside;
 use crate::transform::fault::Fault;
 use crate::transform::path::{Fields, Found, Path};
 use crate::transform::walk::{ARRAY, DOCUMENT, Elements, Raw};
@@ -106,6 +107,7 @@ impl ChildTransformer {
             time: None,
             transformer: &self.transformer,
             element: Some(&element),
+            inside: None,
             pair: Some(Pair { other, source }),
         };
         let (tuple, (coercions, references)) =
@@ -149,7 +151,9 @@ impl ChildTransformer {
             ChildFrom::Each { path, not_array } => match not_array {
                 NotArray::Hold => {
                     let found = raw.value()?.type_name();
-                    Err(Fault::wrong_type(format!("{path} is no array but of type {found}")))
+                    Err(Fault::wrong_type(format!(
+                        "{path} is no array but of type {found}; not_array: single or drop takes it"
+                    )))
                 }
                 NotArray::Drop => Ok((Vec::new(), 1)),
                 NotArray::Single => Ok((vec![raw], 0)),
@@ -187,6 +191,7 @@ impl ChildTransformer {
             time,
             transformer,
             element: None,
+            inside: Some(Inside { element, index }),
             pair: None,
         };
         let is_own = std::ptr::eq(transformer, &self.transformer);
