@@ -104,7 +104,8 @@ impl Open<'_> {
             let filled = self.settling(leaving).fill(child.referring(), &mut rows, &batch.documents).await?;
             raised.waits.extend(filled.waits);
             raised.refused.extend(filled.refused);
-            let owners = self.settling(leaving).owners(batch.source, compiled.owner(), written).await?;
+            let owners =
+                self.settling(leaving).finding().owners(batch.source, compiled.owner(), written).await?;
             let coercions: Vec<Coercion> = rows.iter().flat_map(|row| row.coercions.clone()).collect();
             let (families, keyless) = families(compiled, written, owners, rows);
             let keyless_left_out = match compiled.on_error {
@@ -128,7 +129,7 @@ impl Open<'_> {
             raised.coerced.extend(coerced(&compiled.mapping, &coercions));
             let left_out = of_child.left_out + left_out + keyless_left_out;
             raised.coerced.extend(counted(&compiled.mapping, "element_left_out", left_out));
-            raised.coerced.extend(counted(&compiled.mapping, "missing_drop", filled.left_out));
+            raised.coerced.extend(counted(&compiled.mapping, "missing_drop", filled.left_out.len() as u64));
         }
         Ok(raised)
     }
@@ -144,7 +145,8 @@ impl Open<'_> {
         let mut refused = Vec::new();
         for child in plan.of(batch.source).children.iter().rev() {
             let compiled = child.transformer.plan();
-            let owners = self.settling(leaving).owners(batch.source, compiled.owner(), gone).await?;
+            let owners =
+                self.settling(leaving).finding().owners(batch.source, compiled.owner(), gone).await?;
             let (families, _) = families(compiled, gone, owners, Vec::new());
             let replaced = self.replace(&child.target, compiled.parent, &families, Refusal::OfFamily).await;
             let (outcome, _) = replaced.map_err(apply)?;

@@ -31,7 +31,8 @@ pub use load::{Loaded, load};
 pub use moment::Moment;
 pub use pace::Pace;
 pub use plan::{Mapped, MappedChild, Plan};
-pub use references::StubMaker;
+pub use prepare::Refused;
+pub use references::{Finding, LeftOut, Referring, Settled, StubMaker};
 pub use report::Report;
 pub use session::{Finish, Session, SessionState};
 pub use status::{

@@ -1,0 +1,182 @@
+//! Fills the references of rows: with what was found, or as the rule for what is missing says.
+
+use super::find::{Finding, Found, choose};
+use super::stub::{Stubs, stub_text};
+use super::{Referring, Settling};
+use crate::domain::{CanonicalId, Coercion, Document, Reason, Reference, Rejection, Row, Sought};
+use crate::mapping::{Finder, Mapping, MissingPlan};
+use crate::pipeline::Error;
+use crate::pipeline::prepare::Refused;
+use crate::state::wait::Wait;
+
+/// What came of the references of some rows.
+#[derive(Debug, Default)]
+pub struct Settled {
+    /// Documents that wait with everything for a row that is not there.
+    pub refused: Vec<Refused>,
+    /// Every choice that is not there and comes before the one that was taken.
+    pub waits: Vec<Wait>,
+    /// Elements that have no row until what they refer to is there.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// An element that has no row, for `missing: drop`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    pub id: CanonicalId,
+    /// As [`Row::element`].
+    pub element: u32,
+    /// Index into the columns of its table.
+    pub column: usize,
+}
+
+/// Why a reference has no value.
+enum NoField {
+    Hold(Rejection),
+    Drop,
+}
+
+impl Settling<'_> {
+    /// Fills the references of these rows. A row that must wait leaves `rows` and is refused; one that is left
+    /// out until then leaves `rows` as well.
+    pub(in crate::pipeline) async fn fill(
+        &mut self,
+        of: Referring<'_>,
+        rows: &mut Vec<Row>,
+        documents: &[(CanonicalId, Document)],
+    ) -> Result<Settled, Error> {
+        if rows.iter().all(|row| row.references.is_empty()) {
+            return Ok(Settled::default());
+        }
+        let found = self.finding().find(of, rows).await?;
+        let users = self.users_of_stubs(of, rows, &found).await?;
+        let stubs = self.make_stubs(of, rows, documents, &found).await?;
+        let mut settled = fill(of, rows, &found, &stubs);
+        settled.waits.extend(users);
+        Ok(settled)
+    }
+}
+
+impl Finding<'_> {
+    /// Fills the references of these rows as [`Settling`] does, but a row that `missing: create` asks for is only
+    /// looked for. Which rule was followed where stands in the rows' coercions and in what is returned.
+    pub async fn fill(
+        &mut self,
+        of: Referring<'_>,
+        rows: &mut Vec<Row>,
+        documents: &[(CanonicalId, Document)],
+    ) -> Result<Settled, Error> {
+        if rows.iter().all(|row| row.references.is_empty()) {
+            return Ok(Settled::default());
+        }
+        let found = self.find(of, rows).await?;
+        let stubs = self.stubs(of, rows, documents, &found).await?;
+        Ok(fill(of, rows, &found, &stubs))
+    }
+}
+
+fn fill(of: Referring<'_>, rows: &mut Vec<Row>, found: &Found, stubs: &Stubs) -> Settled {
+    let mut settled = Settled::default();
+    let mapping = of.mapping;
+    rows.retain_mut(|row| {
+        let references = std::mem::take(&mut row.references);
+        // From the last to the first: what is filled in moves what stands behind it.
+        for reference in references.iter().rev() {
+            let choice = choose(mapping, reference, found);
+            settled.waits.extend(choice.unresolved.into_iter().map(|(awaited, key)| Wait {
+                source_id: row.source_id.clone(),
+                id: row.id.clone(),
+                awaited,
+                key,
+                stub: None,
+            }));
+            let field = match choice.field {
+                Some(field) => Ok(field),
+                None => missing(mapping, row, reference, stubs, &mut settled.waits),
+            };
+            match field {
+                Ok(field) => fill_in(row, reference.offset, &field),
+                Err(NoField::Hold(rejection)) => {
+                    settled.refused.push(Refused { id: row.id.clone(), rejection });
+                    return false;
+                }
+                Err(NoField::Drop) => {
+                    let column = mapping.references[usize::from(reference.plan)].column;
+                    settled.left_out.push(LeftOut { id: row.id.clone(), element: row.element, column });
+                    return false;
+                }
+            }
+        }
+        true
+    });
+    settled
+}
+
+/// What stands in for a row that is not there, by the reference's rule.
+fn missing(
+    mapping: &Mapping,
+    row: &mut Row,
+    reference: &Reference,
+    stubs: &Stubs,
+    waits: &mut [Wait],
+) -> Result<Vec<u8>, NoField> {
+    let compiled = &mapping.references[usize::from(reference.plan)];
+    let column = || mapping.columns.get(compiled.column).map(|column| column.name.clone());
+    let coerced = |rule| Coercion { column: compiled.column as u16, rule };
+    match &compiled.missing {
+        MissingPlan::Hold => {
+            let awaited: Vec<String> = compiled.finders.iter().map(named).collect();
+            let message = format!("refers to a row that is not there yet: {}", awaited.join(", "));
+            Err(hold(column(), message))
+        }
+        MissingPlan::Null => {
+            row.coercions.push(coerced("missing_null"));
+            Ok((-1_i32).to_be_bytes().to_vec())
+        }
+        MissingPlan::Keep => {
+            row.coercions.push(coerced("missing_keep"));
+            let text = match reference.choices.first() {
+                Some((_, Sought::Document(id))) => stub_text(id),
+                Some((_, Sought::Row(_))) | None => String::new(),
+            };
+            let mut field = (text.len() as i32).to_be_bytes().to_vec();
+            field.extend_from_slice(text.as_bytes());
+            Ok(field)
+        }
+        MissingPlan::Drop => Err(NoField::Drop),
+        MissingPlan::Create(_) => match stubs.get(&(reference.plan, (row.id.clone(), row.element))) {
+            Some(Ok((field, key))) => {
+                row.coercions.push(coerced("missing_create"));
+                for wait in waits.iter_mut().filter(|wait| wait.source_id == row.source_id) {
+                    let of_this = compiled.finders.iter().any(|finder| finder.awaited == wait.awaited);
+                    if of_this {
+                        wait.stub = Some(key.clone());
+                    }
+                }
+                Ok(field.clone())
+            }
+            Some(Err(rejection)) => Err(NoField::Hold(Rejection { column: column(), ..rejection.clone() })),
+            None => Err(hold(column(), "refers to a row that is not there yet".to_owned())),
+        },
+    }
+}
+
+fn hold(column: Option<String>, message: String) -> NoField {
+    NoField::Hold(Rejection { column, reason: Reason::UnresolvedReference, message })
+}
+
+fn named(finder: &Finder) -> String {
+    match &finder.target {
+        Some(target) => format!("mapping {}", target.source),
+        None => finder.awaited.clone(),
+    }
+}
+
+fn fill_in(row: &mut Row, offset: usize, field: &[u8]) {
+    // The placeholder is a null: a length without bytes.
+    let mut tuple = Vec::with_capacity(row.tuple.len() + field.len());
+    tuple.extend_from_slice(&row.tuple[..offset]);
+    tuple.extend_from_slice(field);
+    tuple.extend_from_slice(&row.tuple[offset + 4..]);
+    row.tuple = tuple.into();
+}

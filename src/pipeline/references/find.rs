@@ -1,0 +1,226 @@
+//! Looks for the rows that references point at.
+
+use std::collections::{HashMap, HashSet};
+
+use sha2::{Digest, Sha256};
+use sqlx::PgConnection;
+
+use super::{Leaving, Referring};
+use crate::domain::{CanonicalId, Reference, Row, RowKey, Sought, SourceIndex};
+use crate::mapping::{Finder, Mapping};
+use crate::pipeline::Error;
+use crate::pipeline::claims;
+use crate::pipeline::commit::{apply, state};
+use crate::pipeline::plan::Plan;
+use crate::sink;
+use crate::state::row;
+
+/// Longer keys are hashed: an index entry of PostgreSQL holds 2,704 bytes at most.
+const KEY_BYTES: usize = 2_000;
+
+/// Begins a key that is a hash: no tuple has so many fields.
+pub(super) const HASHED: u8 = 0xff;
+
+/// What stands in the tables now, as one connection sees it; nothing is written.
+#[derive(Debug)]
+pub struct Finding<'a> {
+    pub(super) connection: &'a mut PgConnection,
+    pub(super) pipeline: &'a str,
+    pub(super) plan: &'a Plan,
+    pub(super) leaving: Option<&'a Leaving>,
+}
+
+/// By reference and finder.
+pub(super) type Found = HashMap<(u16, u16), Fields>;
+
+/// What one finder found, by the names of what it sought.
+#[derive(Debug, Default)]
+pub(super) struct Fields {
+    sought: HashMap<Vec<u8>, Sought>,
+    /// Leaves in this very transaction.
+    gone: HashSet<Vec<u8>>,
+    pub(super) found: HashMap<Vec<u8>, Vec<u8>>,
+}
+
+/// The first choice that is there.
+pub(super) struct Choice {
+    pub(super) field: Option<Vec<u8>>,
+    /// Better choices that are not there: what is awaited, and its key.
+    pub(super) unresolved: Vec<(String, Vec<u8>)>,
+}
+
+impl<'a> Finding<'a> {
+    /// The pipeline's name says whose claims are read.
+    pub fn new(connection: &'a mut PgConnection, pipeline: &'a str, plan: &'a Plan) -> Self {
+        Self { connection, pipeline, plan, leaving: None }
+    }
+
+    fn leaves(&self, source: SourceIndex, id: &CanonicalId) -> bool {
+        self.leaving.is_some_and(|leaving| leaving.has(source, id))
+    }
+
+    /// One statement for each finder.
+    pub(super) async fn find(&mut self, of: Referring<'_>, rows: &[Row]) -> Result<Found, Error> {
+        let mut found: Found = HashMap::new();
+        for reference in rows.iter().flat_map(|row| &row.references) {
+            for (place, sought) in &reference.choices {
+                let finder = finder_of(of.mapping, reference.plan, *place);
+                let fields = found.entry((reference.plan, *place)).or_default();
+                let leaves = match (&finder.target, sought) {
+                    (Some(target), Sought::Document(id)) => self.leaves(target.index, id),
+                    (None, _) | (_, Sought::Row(_)) => false,
+                };
+                let name = name_of(finder, sought);
+                match leaves {
+                    true => fields.gone.insert(name),
+                    false => fields.sought.insert(name, sought.clone()).is_none(),
+                };
+            }
+        }
+        for ((plan, place), fields) in &mut found {
+            let finder = finder_of(of.mapping, *plan, *place);
+            let sought: Vec<(Vec<u8>, Sought)> = std::mem::take(&mut fields.sought).into_iter().collect();
+            let tuples = self.tuples(finder, sought.iter().map(|(_, sought)| sought)).await?;
+            let values = self.look(finder, &tuples).await?;
+            for ((name, _), value) in sought.into_iter().zip(values) {
+                fields.found.extend(value.map(|value| (name, value)));
+            }
+        }
+        Ok(found)
+    }
+
+    /// What is taken from the rows with these keys, by place.
+    pub(super) async fn look(
+        &mut self,
+        finder: &Finder,
+        tuples: &[Option<Vec<u8>>],
+    ) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        let keys: Vec<&[u8]> = tuples.iter().flatten().map(Vec::as_slice).collect();
+        let mut values = sink::find(self.connection, finder, &keys).await.map_err(apply)?.into_iter();
+        Ok(tuples.iter().map(|tuple| tuple.as_ref().and_then(|_| values.next().flatten())).collect())
+    }
+
+    /// The keys of what is sought, as tuples; `None` where no row can be.
+    pub(super) async fn tuples<'s>(
+        &mut self,
+        finder: &Finder,
+        sought: impl Iterator<Item = &'s Sought>,
+    ) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        let mut ids = Vec::new();
+        let mut tuples: Vec<Option<Vec<u8>>> = Vec::new();
+        for sought in sought {
+            match (sought, &finder.target) {
+                (Sought::Row(tuple), _) => tuples.push(Some(tuple.clone())),
+                (Sought::Document(_), None) => tuples.push(None),
+                (Sought::Document(id), Some(_)) => {
+                    ids.push((tuples.len(), id.clone()));
+                    tuples.push(None);
+                }
+            }
+        }
+        let Some(target) = &finder.target else { return Ok(tuples) };
+        let just_ids: Vec<CanonicalId> = ids.iter().map(|(_, id)| id.clone()).collect();
+        let keys = self.document_keys(target.index, &just_ids).await?;
+        for ((place, _), key) in ids.into_iter().zip(keys) {
+            tuples[place] = key;
+        }
+        Ok(tuples)
+    }
+
+    /// What the rows of these documents have that finder takes from them.
+    pub async fn owners(
+        &mut self,
+        source: SourceIndex,
+        finder: &Finder,
+        ids: &[CanonicalId],
+    ) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        let keys = self.document_keys(source, ids).await?;
+        self.look(finder, &keys).await
+    }
+
+    /// The keys of documents' rows, as tuples of the finder's columns.
+    pub(super) async fn document_keys(
+        &mut self,
+        source: SourceIndex,
+        ids: &[CanonicalId],
+    ) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        let mapped = self.plan.of(source);
+        let mapping = &mapped.mapping;
+        let made = |key: Option<RowKey>| key.map(|key| tuple_of_key(mapping, &key));
+        if !mapping.key.is_claimed() {
+            return Ok(ids.iter().map(|id| made(mapped.transformer.row_key(id))).collect());
+        }
+        let source_ids: Vec<String> = ids.iter().map(|id| id.source_id(mapping.id_type)).collect();
+        let asked: Vec<&str> = source_ids.iter().map(String::as_str).collect();
+        let target = claims::target(mapping);
+        let scope = claims::scope(self.pipeline, &target, mapping);
+        let claims = row::of_documents(self.connection, scope, &asked).await.map_err(state)?;
+        let claimed: HashMap<&str, &RowKey> =
+            claims.iter().filter_map(|claim| Some((claim.source_id.as_str(), claim.key.as_ref()?))).collect();
+        let key = |source_id: &String| claimed.get(source_id.as_str()).map(|key| (*key).clone());
+        Ok(source_ids.iter().map(|source_id| made(key(source_id))).collect())
+    }
+}
+
+pub(super) fn choose(mapping: &Mapping, reference: &Reference, found: &Found) -> Choice {
+    let mut unresolved = Vec::new();
+    for (place, sought) in &reference.choices {
+        let finder = finder_of(mapping, reference.plan, *place);
+        let name = name_of(finder, sought);
+        let fields = found.get(&(reference.plan, *place));
+        let field = fields.and_then(|fields| {
+            let is_gone = fields.gone.contains(&name);
+            fields.found.get(&name).filter(|_| !is_gone).cloned()
+        });
+        if field.is_some() {
+            return Choice { field, unresolved };
+        }
+        unresolved.push((finder.awaited.clone(), name));
+    }
+    Choice { field: None, unresolved }
+}
+
+fn finder_of(mapping: &Mapping, reference: u16, finder: u16) -> &Finder {
+    &mapping.references[usize::from(reference)].finders[usize::from(finder)]
+}
+
+/// How the state names what is sought: by the document's source_id, or by the fields it is looked up with.
+pub(super) fn name_of(finder: &Finder, sought: &Sought) -> Vec<u8> {
+    let name = match (sought, &finder.target) {
+        (Sought::Document(id), Some(target)) => id.source_id(target.id_type).into_bytes(),
+        (Sought::Document(id), None) => id.as_bytes().to_vec(),
+        (Sought::Row(tuple), _) => tuple.clone(),
+    };
+    if name.len() <= KEY_BYTES {
+        return name;
+    }
+    let mut hashed = vec![HASHED];
+    hashed.extend_from_slice(&Sha256::digest(&name));
+    hashed
+}
+
+/// What a name that is no hash stands for.
+pub(super) fn sought_by(finder: &Finder, name: &[u8]) -> Sought {
+    match &finder.target {
+        None => Sought::Row(name.to_vec()),
+        Some(target) => {
+            let text = String::from_utf8_lossy(name);
+            let id = CanonicalId::from_source_id(&text, target.id_type);
+            // An id that is known by its hash alone: nothing has this one.
+            Sought::Document(id.unwrap_or_else(|| CanonicalId::from_bytes(&[])))
+        }
+    }
+}
+
+/// A row's key as a tuple of the columns that [`SoughtColumn::of_mapping`] gives.
+pub(in crate::pipeline) fn tuple_of_key(mapping: &Mapping, key: &RowKey) -> Vec<u8> {
+    let has_source = mapping.key.source().is_some();
+    let count = mapping.key.columns.len() + usize::from(has_source);
+    let mut tuple = (count as i16).to_be_bytes().to_vec();
+    if has_source {
+        tuple.extend_from_slice(&(mapping.source.len() as i32).to_be_bytes());
+        tuple.extend_from_slice(mapping.source.as_bytes());
+    }
+    tuple.extend_from_slice(key.as_bytes());
+    tuple
+}

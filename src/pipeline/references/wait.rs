@@ -1,0 +1,178 @@
+//! Who waits for which row.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::find::{HASHED, sought_by};
+use super::{Referring, Settling};
+use crate::domain::{Sought, SourceIndex};
+use crate::mapping::{Finder, MissingPlan};
+use crate::pipeline::Error;
+use crate::pipeline::commit::{apply, state};
+use crate::pipeline::plan::{Mapped, Plan};
+use crate::sink;
+use crate::state::wait::{self, Wait};
+
+/// Look-ups that wait, looked through at once after a table was written.
+const WOKEN_LOOKUPS: i64 = 10_000;
+
+/// Who waits, and for what: nearly always nobody, and then a statement less is needed. Right for the same
+/// reason as [`crate::pipeline::holding::Holding`]; names are added before the transaction that needs them commits.
+#[derive(Debug, Default)]
+pub(in crate::pipeline) struct Waiting {
+    sources: HashMap<String, AtomicBool>,
+    awaited: HashMap<String, AtomicBool>,
+    /// By table: whether it has stubs.
+    stubbed: HashMap<String, AtomicBool>,
+}
+
+impl Waiting {
+    pub(in crate::pipeline) fn new(plan: &Plan, known: &wait::Overview) -> Self {
+        let mut waiting = Self::default();
+        for mapped in plan.mapped.iter().filter(|mapped| mapped.has_references()) {
+            waiting.sources.insert(mapped.mapping.source.clone(), AtomicBool::new(false));
+            for finder in mapped.all_referring().flat_map(Referring::finders) {
+                waiting.awaited.insert(finder.awaited.clone(), AtomicBool::new(false));
+                waiting.stubbed.insert(finder.table.to_string(), AtomicBool::new(false));
+            }
+        }
+        for (awaited, source) in &known.awaited {
+            waiting.mark(awaited, source);
+        }
+        for table in &known.stubbed {
+            waiting.mark_stubbed(table);
+        }
+        waiting
+    }
+
+    fn mark(&self, awaited: &str, source: &str) {
+        for (flags, name) in [(&self.awaited, awaited), (&self.sources, source)] {
+            if let Some(flag) = flags.get(name) {
+                flag.store(true, Ordering::Release);
+            }
+        }
+    }
+
+    pub(super) fn mark_stubbed(&self, table: &str) {
+        if let Some(flag) = self.stubbed.get(table) {
+            flag.store(true, Ordering::Release);
+        }
+    }
+
+    pub(super) fn has_stubs(&self, table: &str) -> bool {
+        self.stubbed.get(table).is_some_and(|flag| flag.load(Ordering::Acquire))
+    }
+
+    fn may_wait(&self, source: &str) -> bool {
+        self.sources.get(source).is_some_and(|flag| flag.load(Ordering::Acquire))
+    }
+
+    fn may_be_awaited(&self, awaited: &str) -> bool {
+        self.awaited.get(awaited).is_some_and(|flag| flag.load(Ordering::Acquire))
+    }
+}
+
+impl Settling<'_> {
+    /// What the documents of a batch wait for from now on. Stubs that nobody stands behind any more go.
+    pub(in crate::pipeline) async fn wait(
+        &mut self,
+        source: SourceIndex,
+        source_ids: &[&str],
+        waits: &[Wait],
+    ) -> Result<(), Error> {
+        let name = &self.plan.of(source).mapping.source;
+        for wait in waits {
+            self.waiting.mark(&wait.awaited, name);
+        }
+        if !self.waiting.may_wait(name) {
+            return Ok(());
+        }
+        // Several elements of one document may wait for the same row.
+        let mut once = HashSet::new();
+        let mut waits = waits.to_vec();
+        waits.retain(|wait| once.insert((wait.source_id.clone(), wait.awaited.clone(), wait.key.clone())));
+        let left = wait::replace(self.connection, self.pipeline, name, source_ids, &waits);
+        let left = left.await.map_err(state)?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        let abandoned = wait::take_abandoned(self.connection, self.pipeline, &left).await.map_err(state)?;
+        for stub in abandoned {
+            let referring = self.plan.mapped.iter().flat_map(Mapped::all_referring);
+            let finders = referring.flat_map(|of| &of.mapping.references);
+            let finder = finders.filter_map(|reference| match &reference.missing {
+                MissingPlan::Create(made) => Some(&made.finder),
+                MissingPlan::Hold | MissingPlan::Null | MissingPlan::Keep | MissingPlan::Drop => None,
+            });
+            let finder = finder.into_iter().find(|finder| finder.table.to_string() == stub.target);
+            if let Some(finder) = finder {
+                sink::delete_stub(self.connection, finder, &stub.key, &stub.hash).await.map_err(apply)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// These documents have their rows: whoever waits for them is due.
+    pub(in crate::pipeline) async fn wake(
+        &mut self,
+        source: SourceIndex,
+        source_ids: &[&str],
+    ) -> Result<u64, Error> {
+        let mapping = &self.plan.of(source).mapping;
+        let awaited = format!("source {}", mapping.source);
+        let mut woken = 0;
+        if !source_ids.is_empty() && self.waiting.may_be_awaited(&awaited) {
+            let keys: Vec<&[u8]> = source_ids.iter().map(|id| id.as_bytes()).collect();
+            woken += wait::wake(self.connection, self.pipeline, &awaited, &keys).await.map_err(state)?;
+        }
+        for finder in self.plan.lookups(&mapping.table) {
+            if self.waiting.may_be_awaited(&finder.awaited) {
+                woken += self.wake_lookups(finder).await?;
+            }
+        }
+        Ok(woken)
+    }
+
+    async fn wake_lookups(&mut self, finder: &Finder) -> Result<u64, Error> {
+        let keys = wait::keys(self.connection, self.pipeline, &finder.awaited, WOKEN_LOOKUPS);
+        let mut keys = keys.await.map_err(state)?;
+        keys.retain(|key| key.first() != Some(&HASHED));
+        let slices: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+        let fields = sink::find(self.connection, finder, &slices).await.map_err(apply)?;
+        let there: Vec<&[u8]> =
+            slices.into_iter().zip(fields).filter_map(|(key, field)| field.map(|_| key)).collect();
+        if there.is_empty() {
+            return Ok(0);
+        }
+        wait::wake(self.connection, self.pipeline, &finder.awaited, &there).await.map_err(state)
+    }
+
+    /// Waits whose rows came in a transaction beside this one, which could not see them: call after the commit
+    /// of the transaction that registered them, in another one.
+    pub(in crate::pipeline) async fn look_again(
+        &mut self,
+        source: SourceIndex,
+        waits: &[Wait],
+    ) -> Result<u64, Error> {
+        let mut woken = 0;
+        for finder in self.plan.of(source).all_referring().flat_map(Referring::finders) {
+            let of_finder = waits
+                .iter()
+                .filter(|wait| wait.awaited == finder.awaited && wait.key.first() != Some(&HASHED));
+            let keys: Vec<&[u8]> = of_finder.map(|wait| wait.key.as_slice()).collect();
+            if keys.is_empty() {
+                continue;
+            }
+            let sought: Vec<Sought> = keys.iter().map(|key| sought_by(finder, key)).collect();
+            let tuples = self.finding().tuples(finder, sought.iter()).await?;
+            let fields = self.finding().look(finder, &tuples).await?;
+            let there: Vec<&[u8]> =
+                keys.into_iter().zip(fields).filter_map(|(key, field)| field.map(|_| key)).collect();
+            if !there.is_empty() {
+                let awaited = &finder.awaited;
+                woken += wait::wake(self.connection, self.pipeline, awaited, &there).await.map_err(state)?;
+            }
+        }
+        Ok(woken)
+    }
+}
