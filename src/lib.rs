@@ -13,6 +13,7 @@ pub mod mapping;
 pub mod metrics;
 pub mod notify;
 pub mod pipeline;
+pub mod reconcile;
 pub mod sink;
 pub mod source;
 pub mod state;

@@ -8,6 +8,7 @@ mod migrate;
 mod run;
 mod schema;
 mod status;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -45,6 +46,8 @@ enum Command {
     Migrate(migrate::Arguments),
     /// Show how far the pipeline is, from the state in PostgreSQL
     Status(status::Arguments),
+    /// Compare the rows with the documents they come from; change nothing
+    Verify(verify::Arguments),
     /// Look at the configuration as it is understood
     Config(config::Arguments),
 }
@@ -129,6 +132,7 @@ async fn execute(command: Command, config: Config) -> Exit {
         Command::Schema(arguments) => schema::run(arguments, config).await,
         Command::Migrate(arguments) => migrate::run(arguments, config).await,
         Command::Status(arguments) => status::run(arguments, config).await,
+        Command::Verify(arguments) => verify::run(arguments, config).await,
         Command::Config(arguments) => Ok(config::run(&arguments, &config)),
     };
     result.unwrap_or_else(|error| {

@@ -5,11 +5,11 @@ use std::collections::HashSet;
 
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
+use super::Target;
 use super::arrays;
 use super::error::Error;
 use super::keyed::key_arguments;
 use super::statement;
-use super::Target;
 use crate::config::ValueSpec;
 use crate::domain::RowKey;
 use crate::mapping::Mapping;
@@ -152,8 +152,7 @@ impl Comparison {
 /// The first column of the first row that the operator's own statement gives, as text.
 pub async fn ask(conn: &mut PgConnection, sql: &str) -> Result<Option<String>, sqlx::Error> {
     let sql = format!("select asked.first::text from ({sql}) as asked(first)");
-    let found: Option<Option<String>> =
-        sqlx::query_scalar(AssertSqlSafe(sql)).fetch_optional(conn).await?;
+    let found: Option<Option<String>> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_optional(conn).await?;
     Ok(found.flatten())
 }
 

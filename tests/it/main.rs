@@ -30,6 +30,7 @@ mod namespaces;
 mod operations;
 mod outages;
 mod path;
+mod reconcile;
 mod references;
 mod restored;
 mod schema;
