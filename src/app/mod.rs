@@ -60,8 +60,10 @@ pub async fn run(
         let listener = TcpListener::bind(listen)
             .await
             .with_context(|| format!("cannot listen on http.listen {listen}"))?;
-        tracing::info!(address = %listener.local_addr()?, "http is listening");
-        let state = http::Http::new(report.status(), report.metrics(), config.health.clone());
+        let address = listener.local_addr()?;
+        tracing::info!(%address, "http is listening");
+        let access = http::Access::new(config.http.token.clone(), address);
+        let state = http::Http::new(report.status(), report.metrics(), config.health.clone(), access);
         let mut stopped = shutdown.clone();
         Some(tokio::spawn(http::serve(listener, state, async move {
             // Gone or true: either way the end.

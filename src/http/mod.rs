@@ -1,6 +1,7 @@
 //! What people, probes and Prometheus ask. Reads the status and never a database, so every answer
-//! comes while both servers are away. Nothing here changes anything.
+//! comes while both servers are away. What changes something must pass `access`.
 
+mod access;
 mod connection;
 mod health;
 mod page;
@@ -10,15 +11,17 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, middleware};
+use serde::Serialize;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+pub use access::{Access, Changes};
 pub use health::{Check, CheckStatus, Health, HealthMemory, evaluate};
 
 use crate::config;
@@ -31,6 +34,9 @@ const ENDPOINTS: [&str; 6] = ["/", "/health", "/livez", "/readyz", "/metrics", "
 /// Health is evaluated this often even if nobody asks, so that `since` and the log are true.
 const HEALTH_PERIOD: Duration = Duration::from_secs(1);
 
+/// Of a request's body: some hundred keys. Below what a connection may send at all, so that it is answered.
+const BODY_BYTES: usize = 12 * 1024;
+
 /// Open connections may finish their answer for this long after the shutdown began.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -41,11 +47,12 @@ pub struct Http {
     metrics: Arc<Metrics>,
     limits: config::Health,
     memory: Arc<Mutex<HealthMemory>>,
+    access: Access,
 }
 
 impl Http {
-    pub fn new(status: Status, metrics: Arc<Metrics>, limits: config::Health) -> Self {
-        Self { status, metrics, limits, memory: Arc::default() }
+    pub fn new(status: Status, metrics: Arc<Metrics>, limits: config::Health, access: Access) -> Self {
+        Self { status, metrics, limits, memory: Arc::default(), access }
     }
 
     /// As `/health` would answer now.
@@ -117,6 +124,8 @@ fn router(http: Http) -> Router {
         .route("/status", get(status))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .layer(middleware::from_fn_with_state(http.clone(), access::guard))
         .layer(middleware::map_response(harden))
         .with_state(http)
 }
@@ -169,8 +178,17 @@ async fn metrics(State(http): State<Http>) -> Response {
     }
 }
 
-async fn status(State(http): State<Http>) -> Json<StatusSnapshot> {
-    Json(http.status.snapshot(Moment::now()))
+/// What `/status` answers.
+#[derive(Debug, Serialize)]
+struct Told {
+    #[serde(flatten)]
+    status: StatusSnapshot,
+    /// By what a request that changes something is let through here.
+    changes: Changes,
+}
+
+async fn status(State(http): State<Http>) -> Json<Told> {
+    Json(Told { status: http.status.snapshot(Moment::now()), changes: http.access.changes() })
 }
 
 async fn not_found() -> Response {
@@ -178,9 +196,8 @@ async fn not_found() -> Response {
 }
 
 async fn method_not_allowed() -> Response {
-    let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "this page is read with GET");
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-    response
+    // axum itself adds which ones are.
+    problem(StatusCode::METHOD_NOT_ALLOWED, "this method is not served here: see the header Allow")
 }
 
 fn problem(code: StatusCode, error: &str) -> Response {

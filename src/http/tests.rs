@@ -21,12 +21,16 @@ async fn server() -> Server {
 }
 
 async fn server_started_at(moment: Moment) -> Server {
+    server_with(moment, Access::Loopback).await
+}
+
+async fn server_with(moment: Moment, access: Access) -> Server {
     let status = Status::new("expenses", "0.1.0", moment);
     let metrics = Arc::new(Metrics::new("0.1.0", "abc").expect("metrics"));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
     let (stop, stopped) = oneshot::channel::<()>();
-    let http = Http::new(status.clone(), metrics, limits());
+    let http = Http::new(status.clone(), metrics, limits(), access);
     let task = tokio::spawn(serve(listener, http, async {
         stopped.await.ok();
     }));
@@ -150,6 +154,7 @@ async fn status_is_json() {
     let answer = server.get("/status").await;
     assert_eq!((answer.code, &answer.json()["role"]), (200, &"leader".into()));
     assert_eq!(answer.json()["sources"][0]["source"], "venmo");
+    assert_eq!(answer.json()["changes"], "open");
 }
 
 #[tokio::test]
@@ -191,6 +196,29 @@ async fn a_wrong_method_is_405_with_the_right_ones() {
     assert_eq!(answer.code, 405);
     assert!(answer.head.contains("allow: get, head") || answer.head.contains("allow: get,head"));
     assert!(answer.json()["error"].is_string());
+}
+
+#[tokio::test]
+async fn what_changes_something_needs_the_token_and_what_reads_does_not() {
+    let token = config::Secret::new("0123456789abcdef".into());
+    let server = server_with(Moment::now(), Access::new(Some(token), ([127, 0, 0, 1], 1).into())).await;
+    let post = |authorization: &str| {
+        format!(
+            "POST /health HTTP/1.1\r\nhost: x\r\n{authorization}content-length: 0\r\nconnection: close\r\n\r\n"
+        )
+    };
+    for wrong in ["", "authorization: Bearer 0123456789abcdeX\r\n"] {
+        let answer = server.send(&post(wrong)).await;
+        assert_eq!(answer.code, 401, "{wrong}");
+        assert!(answer.head.contains("www-authenticate: bearer"), "{}", answer.head);
+        assert!(answer.head.contains("cache-control: no-store") && !answer.body.contains("0123456789abcdef"));
+    }
+    assert_eq!(server.send(&post("authorization: Bearer 0123456789abcdef\r\n")).await.code, 405);
+    assert_eq!(server.get("/health").await.code, 200);
+    let open = server_with(Moment::now(), Access::new(None, ([0, 0, 0, 0], 1).into())).await;
+    let answer = open.send(&post("")).await;
+    assert_eq!(answer.code, 403);
+    assert!(answer.json()["error"].as_str().is_some_and(|error| error.contains("http.token")));
 }
 
 #[tokio::test]

@@ -5,6 +5,8 @@
 
 mod bad_data;
 mod decimal;
+mod moment;
 mod scene;
 
 mod budget;
+mod todo;
