@@ -30,7 +30,7 @@ pub use children::{
 };
 pub use compare::{Comparison, Deviation, ask};
 pub use error::{Disposition, Error, MalformedTuple, ServerError};
-pub use find::{delete_stub, find, insert_stubs, referrers};
+pub use find::{Candidate, candidates, delete_stub, find, insert_stubs, referrers};
 pub use guard::{guard, lock, lock_error};
 pub use keyed::{Rekeyed, adoptable, delete, has_unowned_rows, insert, present, rekey};
 pub use sequence::{Greatest, keep_sequences};
