@@ -15,6 +15,7 @@ mod find;
 mod guard;
 mod isolate;
 mod keyed;
+mod owned;
 mod sequence;
 mod statement;
 mod write;
@@ -33,6 +34,7 @@ pub use error::{Disposition, Error, MalformedTuple, ServerError};
 pub use find::{Candidate, candidates, delete_stub, find, insert_stubs, referrers};
 pub use guard::{guard, lock, lock_error};
 pub use keyed::{Rekeyed, adoptable, delete, has_unowned_rows, insert, present, rekey};
+pub use owned::has_row;
 pub use sequence::{Greatest, keep_sequences};
 pub use write::{Dropped, analyze, drop_rows, insert_new, mark_held, source_ids_after, upsert};
 

@@ -82,6 +82,14 @@ pub(super) fn is_empty(table: &TableName) -> Sql {
     AssertSqlSafe(format!("select not exists (select from {})", qualified(table)))
 }
 
+/// `$1`: the source_id; `$2`: the source, or null where the table has no column for it.
+pub(super) fn has_row(table: &TableName, source: Option<&str>, source_id: &str) -> Sql {
+    let (table, source_id) = (qualified(table), quoted(source_id));
+    let of_source =
+        source.map_or_else(|| "$2::text is null".to_owned(), |source| format!("{} = $2", quoted(source)));
+    AssertSqlSafe(format!("select exists (select from {table} where {source_id} = $1 and {of_source})"))
+}
+
 /// Insert, or update where the stored form differs: an equal row is not written again.
 ///
 /// `*<>` compares the stored bytes, since `json` has no equality, numeric calls 1.10 and 1.1 equal and
