@@ -127,7 +127,8 @@ fn each_server_is_spoken_to_in_its_own_module() -> Result<()> {
         if sql && !may_have_sql {
             wrong.push(format!("{file} contains SQL"));
         }
-        let may_know_postgresql = matches!(stage, "app" | "sink" | "state" | "pipeline" | "operator" | "reconcile");
+        let may_know_postgresql =
+            matches!(stage, "app" | "sink" | "state" | "pipeline" | "operator" | "reconcile");
         // A command hands its connection on.
         let may_know_postgresql = may_know_postgresql || stage == "cli";
         if has("sqlx::") && !may_know_postgresql {
