@@ -20,6 +20,7 @@ mod held;
 mod ids;
 mod keys;
 mod kills;
+mod language;
 mod layering;
 mod lease;
 mod mapping_change;
