@@ -28,7 +28,7 @@ pub use children::{
     Family, Refusal, drop_children, referring_parents, remember, replace_children, take_back,
 };
 pub use error::{Disposition, Error, MalformedTuple, ServerError};
-pub use find::{delete_stub, find, insert_stubs, referrers};
+pub use find::{Candidate, candidates, delete_stub, find, insert_stubs, referrers};
 pub use guard::{guard, lock, lock_error};
 pub use keyed::{Rekeyed, adoptable, delete, has_unowned_rows, insert, mark_held, present, rekey};
 pub use sequence::{Greatest, keep_sequences};
