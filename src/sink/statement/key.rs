@@ -66,7 +66,7 @@ fn key_plans(mapping: &Mapping) -> impl Iterator<Item = &ColumnPlan> {
 }
 
 /// The keys as a relation, `key1`, `key2`, …, with their places if asked for.
-fn wanted(mapping: &Mapping, name: &str, place: &str) -> String {
+pub(super) fn wanted(mapping: &Mapping, name: &str, place: &str) -> String {
     let arrays = key_arrays(mapping);
     let mut names: Vec<String> = (1..=arrays.len()).map(|number| format!("key{number}")).collect();
     let ordinality = if place.is_empty() { "" } else { " with ordinality" };
@@ -186,7 +186,7 @@ pub(in crate::sink) fn give_way(mapping: &Mapping, columns: &[usize]) -> String 
 }
 
 /// The rows of the merge as a relation, `value1`, `value2`, …, with their places.
-fn given(columns: &[ColumnPlan], first: usize) -> String {
+pub(super) fn given(columns: &[ColumnPlan], first: usize) -> String {
     let arrays: Vec<String> = columns
         .iter()
         .enumerate()
