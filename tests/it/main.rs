@@ -23,6 +23,7 @@ mod ids;
 mod junctions;
 mod keys;
 mod kills;
+mod language;
 mod layering;
 mod lease;
 mod log_events;
