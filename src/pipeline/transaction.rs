@@ -15,17 +15,19 @@ use super::references::{Leaving, Settling};
 use crate::config::Deletes;
 use crate::domain::{CanonicalId, ClusterTime, Document, Portion, Position, Reason, RowKey, SourceIndex};
 use crate::mapping::{FAILED, OnDelete, PENDING};
-use crate::sink::{self, Family, Greatest, Outcome, Refusal, Target};
+use crate::sink::{self, Family, Greatest, Outcome, Refusal, Savepoint, Target};
 use crate::source;
 use crate::state::held::Entry;
 use crate::state::wait::Wait;
-use crate::state::{checkpoint, chunk, held, mapping, wait};
+use crate::state::{chunk, held, mapping, wait};
 
 /// An open, fenced transaction.
 pub(super) struct Open<'a> {
     transaction: Tx<'a>,
     for_whom: &'a ForWhom,
     portion: Portion,
+    /// Set behind the fence, for the first statement that writes.
+    savepoint: Savepoint,
     sequences: &'a mut HashMap<SourceIndex, Greatest>,
 }
 
@@ -43,9 +45,10 @@ impl<'a> Open<'a> {
     pub(super) fn new(
         transaction: Tx<'a>,
         for_whom: &'a ForWhom,
+        savepoint: Savepoint,
         sequences: &'a mut HashMap<SourceIndex, Greatest>,
     ) -> Self {
-        Self { transaction, for_whom, portion: for_whom.pace.portion(), sequences }
+        Self { transaction, for_whom, portion: for_whom.pace.portion(), savepoint, sequences }
     }
 
     fn claims(&mut self, source: SourceIndex) -> Option<Claims<'_>> {
@@ -61,7 +64,10 @@ impl<'a> Open<'a> {
         }
         let target = &self.for_whom.plan.of(batch.source).target;
         let written = match way {
-            Way::Merge => sink::upsert(&mut self.transaction, target, &batch.rows, self.portion).await,
+            Way::Merge => {
+                let savepoint = std::mem::take(&mut self.savepoint);
+                sink::upsert_behind(&mut self.transaction, target, &batch.rows, self.portion, savepoint).await
+            }
             Way::Straight => sink::insert_new(&mut self.transaction, target, &batch.rows, self.portion).await,
         };
         written.map_err(apply)
@@ -91,6 +97,7 @@ impl<'a> Open<'a> {
     }
 
     pub(super) fn named(&mut self, source: SourceIndex) -> (&mut PgConnection, &str, &str) {
+        self.savepoint = Savepoint::Missing;
         (&mut self.transaction, &self.for_whom.pipeline, &self.for_whom.plan.of(source).mapping.source)
     }
 
@@ -149,6 +156,10 @@ impl<'a> Open<'a> {
     ) -> Result<Vec<Wait>, Error> {
         let plan = Arc::clone(self.plan());
         let mapped = plan.of(batch.source);
+        if mapped.has_references() || mapped.mapping.key.is_claimed() {
+            // More is written before the rows, and must survive a return to the savepoint of the rows.
+            self.savepoint = Savepoint::Missing;
+        }
         let mut filled =
             self.settling(leaving).fill(mapped.referring(), &mut batch.rows, &batch.documents).await?;
         batch.refused.extend(filled.refused);
@@ -191,6 +202,7 @@ impl<'a> Open<'a> {
         read_after: ClusterTime,
         tallies: &mut Tallies,
     ) -> Result<(), Error> {
+        self.savepoint = Savepoint::Missing;
         let with_deletes = sources.iter().filter(|batch| !batch.deletes.is_empty());
         let plan = &self.for_whom.plan;
         let going: Vec<(SourceIndex, Vec<CanonicalId>)> = with_deletes
@@ -286,6 +298,7 @@ impl<'a> Open<'a> {
         read_after: ClusterTime,
         tallies: &mut Tallies,
     ) -> Result<(), Error> {
+        self.savepoint = Savepoint::Missing;
         if self.for_whom.plan.of(source).mapping.deletes == Deletes::Hard {
             self.let_source_go(source, read_after, tallies).await?;
         }
@@ -441,22 +454,13 @@ impl<'a> Open<'a> {
         sink::mark_held(&mut self.transaction, &mapped.target, &marks).await.map_err(apply)
     }
 
-    pub(super) async fn advance(&mut self, position: &Position, seq: i64) -> Result<(), Error> {
-        let advanced = checkpoint::advance(
-            &mut self.transaction,
-            &self.for_whom.pipeline,
-            self.for_whom.epoch,
-            seq,
-            position,
-            &self.for_whom.plan.scope_hash,
-        );
-        if advanced.await.map_err(state)? { Ok(()) } else { Err(Error::Fenced) }
+    /// The stream's own: the checkpoint moves with it.
+    pub(super) async fn advance_and_commit(self, position: &Position, seq: i64) -> Result<(), Error> {
+        self.transaction.advance_and_commit(position, seq).await
     }
 
     pub(super) async fn commit(self) -> Result<(), Error> {
-        // An error here leaves open whether it happened. The next session takes the lease, which waits
-        // for this transaction to end either way, and only then loads the state.
-        self.transaction.commit().await.map_err(|error| Error::retry("commit", error))
+        self.transaction.commit().await
     }
 }
 

@@ -11,6 +11,7 @@ pub mod mapping;
 pub mod overview;
 pub mod row;
 mod schema;
+pub mod transaction;
 pub mod wait;
 
 pub use schema::{MigrateError, SchemaState, grant, migrate, schema_state};

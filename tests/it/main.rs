@@ -14,6 +14,7 @@ mod command_line;
 mod custom;
 mod demo;
 mod exchange;
+mod fence;
 mod filter;
 mod health;
 mod held;
