@@ -71,8 +71,8 @@ pub(super) const BATCH_MAX_BYTES: Setting<u64> = Setting { default: 8 * MIB, all
 pub(super) const BATCH_LINGER: Setting<Duration> =
     Setting { default: Duration::ZERO, allowed: Duration::ZERO..=seconds(60) };
 
-/// Two readers keep one PostgreSQL writer busy. More: faster on large machines, and more load on the
-/// source while its users work.
+/// Connections that copy; twice as many chunks are in work. More: faster on large machines, and more load on
+/// the source while its users work.
 pub(super) const SNAPSHOT_WORKERS: Setting<u64> = Setting { default: 2, allowed: 1..=64 };
 
 /// About a second of work. Too low: the bookkeeping of chunks costs more than their rows. Too high: more
