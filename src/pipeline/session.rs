@@ -10,6 +10,7 @@ use tokio::sync::{Notify, RwLock, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::Error;
+use super::ahead::Ahead;
 use super::batch::Gatherer;
 use super::commit::{ForWhom, HeldPolicy, Writer, apply, state};
 use super::holding::Holding;
@@ -153,6 +154,7 @@ impl Session {
             committer: Arc::clone(&committer),
             outstanding: Arc::clone(&outstanding),
             report: self.report.clone(),
+            ahead: Ahead::default(),
         };
         let committing = Committing {
             writer: writer(self.stream_connection),
