@@ -12,6 +12,7 @@ pub mod logging;
 pub mod mapping;
 pub mod metrics;
 pub mod notify;
+pub mod operator;
 pub mod pipeline;
 pub mod sink;
 pub mod source;

@@ -5,14 +5,17 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use cel::common::ast::{EntryExpr, Expr, IdedEntryExpr, IdedExpr};
+use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedEntryExpr, IdedExpr};
 use cel::extensions::{lists, math, strings};
-use cel::{Env, ParseErrors, Program};
+use cel::{Context, Env, ExecutionError, ParseErrors, Program};
 
 use super::tree::Field;
 
 /// The variable that holds the document.
 pub const DOCUMENT: &str = "doc";
+/// Where rows are made of elements: the element, and its place from 0.
+pub const ELEMENT: &str = "element";
+pub const INDEX: &str = "index";
 
 /// Longer ones belong into a transformer of one's own.
 const BYTES: usize = 4_000;
@@ -42,11 +45,39 @@ const OF_THE_LANGUAGE: [&str; 15] = [
     "uint",
 ];
 
+/// What functions are found in.
+const LIBRARIES: [&str; 3] = ["lists", "math", "optional"];
+
 #[derive(Clone)]
 pub struct Expression {
     text: String,
     program: Arc<Program>,
     fields: FieldsOfDocument,
+    of_element: bool,
+}
+
+/// What an expression is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum About {
+    Document,
+    /// An element of a document, and the document around it.
+    Element,
+}
+
+impl About {
+    fn variables(self) -> &'static [&'static str] {
+        match self {
+            Self::Document => &[DOCUMENT],
+            Self::Element => &[DOCUMENT, ELEMENT, INDEX],
+        }
+    }
+
+    fn told(self) -> &'static str {
+        match self {
+            Self::Document => "only doc is",
+            Self::Element => "only doc, element and index are",
+        }
+    }
 }
 
 /// Which top-level fields of the document an expression can look at.
@@ -73,7 +104,7 @@ pub fn environment() -> Arc<Env> {
 impl Expression {
     /// # Errors
     /// Every mistake, with its line and column.
-    pub fn compile(text: &str) -> Result<Self, Vec<String>> {
+    pub fn compile(text: &str, about: About) -> Result<Self, Vec<String>> {
         if text.len() > BYTES {
             return Err(vec![format!("it is longer than {BYTES} bytes")]);
         }
@@ -85,20 +116,28 @@ impl Expression {
         }
         let program = parse(text)?;
         let fields = FieldsOfDocument::Named(BTreeSet::new());
-        let mut names = Names { fields, unknown: Vec::new(), depth: 0, deepest: 0 };
-        names.walk(program.expression(), &mut vec![DOCUMENT]);
+        let mut names = Names { fields, of_element: false, unknown: Vec::new(), depth: 0, deepest: 0 };
+        names.walk(program.expression(), &mut about.variables().to_vec());
         if names.deepest > NESTING {
             return Err(vec![format!("it is nested more than {NESTING} times")]);
         }
-        if names.unknown.is_empty() {
-            return Ok(Self { text: text.to_owned(), program: Arc::new(program), fields: names.fields });
+        let Names { fields, of_element, unknown, .. } = names;
+        if unknown.is_empty() {
+            return Ok(Self { text: text.to_owned(), program: Arc::new(program), fields, of_element });
         }
-        let message = |(id, name): (u64, String)| {
+        let message = |(id, unknown): (u64, Unknown)| {
             let offset = program.source_info().offset_for(id).map_or(0, |(start, _)| start as usize);
             let (line, column) = place(text, offset);
-            format!("line {line}, column {column}: {name} is not known, only {DOCUMENT} is")
+            match unknown {
+                Unknown::Name(name) => {
+                    format!("line {line}, column {column}: {name} is not known, {}", about.told())
+                }
+                Unknown::Function(name) => {
+                    format!("line {line}, column {column}: there is no function {name}")
+                }
+            }
         };
-        Err(names.unknown.into_iter().map(message).collect())
+        Err(unknown.into_iter().map(message).collect())
     }
 
     pub fn text(&self) -> &str {
@@ -111,6 +150,11 @@ impl Expression {
 
     pub fn fields(&self) -> &FieldsOfDocument {
         &self.fields
+    }
+
+    /// Whether it looks at an element or its place.
+    pub fn is_of_element(&self) -> bool {
+        self.of_element
     }
 }
 
@@ -128,7 +172,8 @@ impl fmt::Debug for Expression {
 
 /// Of a key in the file; mistakes are reported.
 pub(super) fn expression(field: &Field<'_>) -> Option<Expression> {
-    match Expression::compile(&field.text()?) {
+    let about = if field.is_of_child() { About::Element } else { About::Document };
+    match Expression::compile(&field.text()?, about) {
         Ok(expression) => Some(expression),
         Err(messages) => {
             for message in messages {
@@ -182,9 +227,16 @@ fn place(text: &str, offset: usize) -> (usize, usize) {
     (line, column)
 }
 
+/// What an expression uses and nobody knows.
+enum Unknown {
+    Name(String),
+    Function(String),
+}
+
 struct Names {
     fields: FieldsOfDocument,
-    unknown: Vec<(u64, String)>,
+    of_element: bool,
+    unknown: Vec<(u64, Unknown)>,
     depth: usize,
     deepest: usize,
 }
@@ -203,8 +255,9 @@ impl Names {
             Expr::Ident(name) if name.starts_with('@') => {}
             Expr::Ident(name) if is_document(name, known) => self.fields = FieldsOfDocument::All,
             Expr::Ident(name) => {
+                self.of_element |= [ELEMENT, INDEX].contains(&name.as_str());
                 if !known.contains(&name.as_str()) && !OF_THE_LANGUAGE.contains(&name.as_str()) {
-                    self.unknown.push((expression.id, name.clone()));
+                    self.unknown.push((expression.id, Unknown::Name(name.clone())));
                 }
             }
             Expr::Select(select) => match (&select.operand.expr, &mut self.fields) {
@@ -215,7 +268,11 @@ impl Names {
                 _ => self.walk(&select.operand, known),
             },
             Expr::Call(call) => {
-                for part in call.target.iter().map(Box::as_ref).chain(&call.args) {
+                if !is_function(call) {
+                    self.unknown.push((expression.id, Unknown::Function(call.func_name.clone())));
+                }
+                let target = call.target.iter().map(Box::as_ref).filter(|target| !is_library(target));
+                for part in target.chain(&call.args) {
                     self.walk(part, known);
                 }
             }
@@ -255,12 +312,35 @@ fn is_document(name: &str, known: &[&str]) -> bool {
     name == DOCUMENT && known.iter().filter(|known| **known == DOCUMENT).count() == 1
 }
 
+/// No value, but where functions are found.
+fn is_library(target: &IdedExpr) -> bool {
+    matches!(&target.expr, Expr::Ident(name) if LIBRARIES.contains(&name.as_str()))
+}
+
+/// Whether there is such a function, for whatever values. The environment cannot be asked; a call without arguments
+/// tells.
+fn is_function(call: &CallExpr) -> bool {
+    let name = &call.func_name;
+    // Operators are never missing.
+    let is_name = name.starts_with(|first: char| first.is_ascii_alphabetic());
+    let call = match call.target.as_deref() {
+        None => format!("{name}()"),
+        Some(IdedExpr { expr: Expr::Ident(library), .. }) if LIBRARIES.contains(&library.as_str()) => {
+            format!("{library}.{name}()")
+        }
+        Some(_) => format!("''.{name}()"),
+    };
+    let execute = |program: Program| program.execute(&Context::with_env(environment())).err();
+    let error = environment().compile(&call).ok().filter(|_| is_name).and_then(execute);
+    !matches!(error, Some(ExecutionError::UndeclaredReference(_)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn fields(text: &str) -> FieldsOfDocument {
-        Expression::compile(text).unwrap_or_else(|errors| panic!("{errors:?}")).fields
+        Expression::compile(text, About::Document).unwrap_or_else(|errors| panic!("{errors:?}")).fields
     }
 
     fn named(names: &[&str]) -> FieldsOfDocument {
@@ -283,7 +363,8 @@ mod tests {
 
     #[test]
     fn mistakes_have_their_place() {
-        let mistakes = |text: &str| Expression::compile(text).expect_err("a mistake").join("\n");
+        let mistakes =
+            |text: &str| Expression::compile(text, About::Document).expect_err("a mistake").join("\n");
         assert_eq!(mistakes("doc.a +\n dok.b"), "line 2, column 2: dok is not known, only doc is");
         assert!(mistakes("doc.a + ").starts_with("line 1, column "), "{}", mistakes("doc.a + "));
         let inner = mistakes("doc.l.all(i, i > 0) && i > 1");
@@ -291,14 +372,56 @@ mod tests {
     }
 
     #[test]
+    fn functions_that_do_not_exist_are_mistakes() {
+        let mistakes = |text: &str| Expression::compile(text, About::Document).expect_err(text).join("\n");
+        for (text, told) in [
+            ("nothing(doc.a)", "line 1, column 8: there is no function nothing"),
+            ("doc.a.lowerAsci()", "line 1, column 16: there is no function lowerAsci"),
+            ("math.greates(1, 2)", "line 1, column 13: there is no function greates"),
+            ("1 + size(doc.a, lengthOf(doc.b))", "line 1, column 25: there is no function lengthOf"),
+            ("doc.a.map()", "line 1, column 10: there is no function map"),
+        ] {
+            assert_eq!(mistakes(text), told);
+        }
+        for text in [
+            "size(doc.a) > 1 && doc.b.size() in [1, 2]",
+            "doc.a.lowerAscii().split(' ').map(w, w.trim())[0]",
+            "math.greatest(doc.a, -1) % 2 == 0 ? doc.?b.orValue('') : string(doc.c)",
+            "optional.of(doc.a).hasValue() || !has(doc.b) || doc.l.exists_one(i, i >= 2.0)",
+            "timestamp(doc.a).getFullYear() + int(doc.b) - lists.range(3)[0]",
+            "doc.a.matches('x') && doc.b.startsWith('y') && type(doc.c) == int",
+            "[1, 2].sort().join(',') == dyn(doc.a)",
+        ] {
+            assert!(Expression::compile(text, About::Document).is_ok(), "{text}: {}", mistakes(text));
+        }
+    }
+
+    #[test]
+    fn elements_are_known_where_rows_are_made_of_them() {
+        let text = "element.price * double(index) + doc.rate";
+        let expression = Expression::compile(text, About::Element).expect("an expression");
+        assert!(expression.is_of_element());
+        assert_eq!(expression.fields, named(&["rate"]));
+        assert!(!Expression::compile("doc.rate", About::Element).expect("an expression").is_of_element());
+        let mistakes = |about| Expression::compile("element.x + parent.y", about).expect_err("a mistake");
+        assert_eq!(
+            mistakes(About::Element),
+            ["line 1, column 13: parent is not known, only doc, element and index are"]
+        );
+        assert_eq!(mistakes(About::Document).len(), 2);
+    }
+
+    #[test]
     fn what_could_overflow_a_stack_is_refused() {
-        let mistakes = |text: &str| Expression::compile(text).expect_err("a mistake").join("\n");
+        let mistakes =
+            |text: &str| Expression::compile(text, About::Document).expect_err("a mistake").join("\n");
         assert!(mistakes(&"(".repeat(1_000)).contains("brackets"));
         assert!(mistakes(&"1+".repeat(1_000)).contains("operators"));
         assert!(mistakes(&format!("1{}", "+1".repeat(400))).contains("nested more than"));
         assert!(mistakes(&format!("doc{}", ".a".repeat(400))).contains("nested more than"));
         assert!(mistakes(&"a".repeat(20_000)).contains("longer than"));
-        assert!(Expression::compile(&format!("{}1{}", "(".repeat(20), ")".repeat(20))).is_ok());
-        assert!(Expression::compile(&format!("true{}", " && doc.a == 1".repeat(50))).is_ok());
+        let is_fine = |text: &str| Expression::compile(text, About::Document).is_ok();
+        assert!(is_fine(&format!("{}1{}", "(".repeat(20), ")".repeat(20))));
+        assert!(is_fine(&format!("true{}", " && doc.a == 1".repeat(50))));
     }
 }

@@ -29,7 +29,7 @@ mod units;
 pub use children::{ChildFrom, ChildSpec, ElementError, NotArray};
 pub use date_format::{DateFormat, DatePart};
 pub use error::{Error, Mistake};
-pub use expression::{DOCUMENT, Expression, FieldsOfDocument, environment};
+pub use expression::{About, DOCUMENT, ELEMENT, Expression, FieldsOfDocument, INDEX, environment};
 pub use filter::{Condition, Filter, Test};
 pub(crate) use key::is_derived;
 pub use load::load;

@@ -94,6 +94,8 @@ pub struct Postgres {
 pub struct Http {
     pub enabled: bool,
     pub listen: SocketAddr,
+    /// What a request must bring that changes something.
+    pub token: Option<Secret>,
 }
 
 #[derive(Debug, Clone)]

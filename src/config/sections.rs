@@ -26,7 +26,7 @@ pub(super) fn config(mut root: Section<'_>, surroundings: &Surroundings<'_>) -> 
     let pipeline = pipeline(&mut root);
     let mongodb = mongodb(root.section("mongodb"), surroundings);
     let postgres = postgres(root.section("postgres"), surroundings);
-    let http = http(root.section("http"));
+    let http = http(root.section("http"), surroundings);
     let log = log(root.section("log"));
     let batch = batch(root.section("batch"));
     let snapshot = snapshot(root.section("snapshot"));
@@ -220,11 +220,19 @@ fn problem(text: &str, keys: &SecretKeys) -> Option<&'static str> {
     if text.is_empty() { Some("must not be empty") } else { (keys.mistake)(text) }
 }
 
-fn http(mut section: Section<'_>) -> Http {
+fn http(mut section: Section<'_>, surroundings: &Surroundings<'_>) -> Http {
     let enabled = section.flag("enabled", true);
     let listen = section.field("listen").and_then(|field| listen(&field)).unwrap_or(defaults::HTTP_LISTEN);
+    let keys = SecretKeys { value: "token", file: "token_file", variables: None, mistake: token_mistake };
+    let token = secret(&mut section, &keys, surroundings).usable();
     section.finish();
-    Http { enabled, listen }
+    Http { enabled, listen, token }
+}
+
+/// It stands in a header, and must not be guessed.
+fn token_mistake(text: &str) -> Option<&'static str> {
+    let is_sound = text.len() >= 16 && text.bytes().all(|byte| byte.is_ascii_graphic());
+    (!is_sound).then_some("must have at least 16 characters, all of them visible ASCII")
 }
 
 fn listen(field: &Field<'_>) -> Option<SocketAddr> {

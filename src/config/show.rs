@@ -56,6 +56,9 @@ fn service(out: &mut String, config: &Config) {
     line(out, 0, "http", "");
     line(out, 1, "enabled", &config.http.enabled.to_string());
     line(out, 1, "listen", &quoted(&config.http.listen.to_string()));
+    if let Some(token) = &config.http.token {
+        line(out, 1, "token", &quoted(&token.to_string()));
+    }
     line(out, 0, "log", "");
     line(out, 1, "level", &quoted(&config.log.level));
     let format = match config.log.format {

@@ -577,3 +577,16 @@ fn what_is_shown_can_be_loaded_again() {
         assert_eq!(format!("{:?}", again), format!("{:?}", config), "{shown}");
     }
 }
+
+#[test]
+fn a_token_that_could_be_guessed_or_cannot_stand_in_a_header_is_refused_unseen() {
+    let with = |token: &str| format!("{SERVERS}http: {{ token: \"{token}\" }}\n");
+    for token in ["hunter2", "with a blank in its middle", "0123456789abcdeé"] {
+        let text = mistakes(&with(token), &[]);
+        assert!(text.contains("http.token: must have at least 16 characters"), "{text}");
+        assert!(!text.contains(token), "{text}");
+    }
+    let config = accepted(SERVERS, &[("ROWSTREAM__HTTP__TOKEN", "0123456789abcdef")]);
+    assert_eq!(config.http.token.as_ref().map(Secret::expose), Some("0123456789abcdef"));
+    assert!(!redacted(&config).contains("0123456789abcdef"));
+}

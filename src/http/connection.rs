@@ -28,7 +28,7 @@ const FIRST_PATIENCE: Duration = Duration::from_secs(5);
 /// 15 s, so that connections are kept.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Of one request, headers and body: none of ours needs a body.
+/// Of one request, headers and body: a list of some hundred keys.
 const REQUEST_BYTES: usize = 16 * 1024;
 
 pub(super) struct Listener {

@@ -1,8 +1,11 @@
 //! What people, probes and Prometheus ask. Reads the status and never a database, so every answer
-//! comes while both servers are away. Nothing here changes anything.
+//! comes while both servers are away; but for held changes, which only PostgreSQL knows. What changes something
+//! must pass `access`.
 
+mod access;
 mod connection;
 mod health;
+mod held;
 mod page;
 
 use std::future::Future;
@@ -10,26 +13,44 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
+use serde::Serialize;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+pub use access::{Access, Changes};
 pub use health::{Check, CheckStatus, Health, HealthMemory, evaluate};
 
 use crate::config;
 use crate::metrics::Metrics;
+use crate::operator::Operator;
 use crate::pipeline::{Moment, Role, Status, StatusSnapshot};
 
 /// What can be asked; also the answer to everything else.
-const ENDPOINTS: [&str; 6] = ["/", "/health", "/livez", "/readyz", "/metrics", "/status"];
+const ENDPOINTS: [&str; 11] = [
+    "/",
+    "/health",
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/status",
+    "/status/{source}/{source_id}",
+    "/held",
+    "/held/summary",
+    "POST /held/retry",
+    "POST /held/discard",
+];
 
 /// Health is evaluated this often even if nobody asks, so that `since` and the log are true.
 const HEALTH_PERIOD: Duration = Duration::from_secs(1);
+
+/// Of a request's body: some hundred keys. Below what a connection may send at all, so that it is answered.
+const BODY_BYTES: usize = 12 * 1024;
 
 /// Open connections may finish their answer for this long after the shutdown began.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -41,11 +62,19 @@ pub struct Http {
     metrics: Arc<Metrics>,
     limits: config::Health,
     memory: Arc<Mutex<HealthMemory>>,
+    access: Access,
+    operator: Operator,
 }
 
 impl Http {
-    pub fn new(status: Status, metrics: Arc<Metrics>, limits: config::Health) -> Self {
-        Self { status, metrics, limits, memory: Arc::default() }
+    pub fn new(
+        status: Status,
+        metrics: Arc<Metrics>,
+        limits: config::Health,
+        access: Access,
+        operator: Operator,
+    ) -> Self {
+        Self { status, metrics, limits, memory: Arc::default(), access, operator }
     }
 
     /// As `/health` would answer now.
@@ -98,9 +127,26 @@ async fn watch_health(http: Http) {
             let (name, was, is, detail) =
                 (check.name, was.status.as_str(), check.status.as_str(), &check.detail);
             if check.status == CheckStatus::Ok {
-                tracing::info!(check = name, was, is, detail, "health check recovered");
+                tracing::info!(
+                    event = "health_recovered",
+                    severity = "info",
+                    check = name,
+                    was,
+                    is,
+                    detail,
+                    "health check recovered"
+                );
             } else {
-                tracing::warn!(check = name, was, is, detail, "health check fell");
+                let severity = if check.status == CheckStatus::Failing { "error" } else { "warning" };
+                tracing::warn!(
+                    event = "health_fell",
+                    severity,
+                    check = name,
+                    was,
+                    is,
+                    detail,
+                    "health check fell"
+                );
             }
         }
         before = Some(now);
@@ -115,8 +161,15 @@ fn router(http: Http) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
+        .route("/status/{source}/{source_id}", get(held::document))
+        .route("/held", get(held::list))
+        .route("/held/summary", get(held::summary))
+        .route("/held/retry", post(held::retry))
+        .route("/held/discard", post(held::discard))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .layer(middleware::from_fn_with_state(http.clone(), access::guard))
         .layer(middleware::map_response(harden))
         .with_state(http)
 }
@@ -163,14 +216,23 @@ async fn metrics(State(http): State<Http>) -> Response {
     match http.metrics.encode(&status, &checks) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {
-            tracing::error!(%error, "metrics could not be encoded");
+            tracing::error!(event = "metrics_failed", severity = "error", %error, "metrics could not be encoded");
             problem(StatusCode::INTERNAL_SERVER_ERROR, "metrics could not be encoded")
         }
     }
 }
 
-async fn status(State(http): State<Http>) -> Json<StatusSnapshot> {
-    Json(http.status.snapshot(Moment::now()))
+/// What `/status` answers.
+#[derive(Debug, Serialize)]
+struct Told {
+    #[serde(flatten)]
+    status: StatusSnapshot,
+    /// By what a request that changes something is let through here.
+    changes: Changes,
+}
+
+async fn status(State(http): State<Http>) -> Json<Told> {
+    Json(Told { status: http.status.snapshot(Moment::now()), changes: http.access.changes() })
 }
 
 async fn not_found() -> Response {
@@ -178,9 +240,8 @@ async fn not_found() -> Response {
 }
 
 async fn method_not_allowed() -> Response {
-    let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "this page is read with GET");
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-    response
+    // axum itself adds which ones are.
+    problem(StatusCode::METHOD_NOT_ALLOWED, "this method is not served here: see the header Allow")
 }
 
 fn problem(code: StatusCode, error: &str) -> Response {

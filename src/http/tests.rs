@@ -21,16 +21,26 @@ async fn server() -> Server {
 }
 
 async fn server_started_at(moment: Moment) -> Server {
+    server_with(moment, Access::Loopback).await
+}
+
+async fn server_with(moment: Moment, access: Access) -> Server {
     let status = Status::new("expenses", "0.1.0", moment);
     let metrics = Arc::new(Metrics::new("0.1.0", "abc").expect("metrics"));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
     let (stop, stopped) = oneshot::channel::<()>();
-    let http = Http::new(status.clone(), metrics, limits());
+    let http = Http::new(status.clone(), metrics, limits(), access, nowhere());
     let task = tokio::spawn(serve(listener, http, async {
         stopped.await.ok();
     }));
     Server { address, status, stop, task }
+}
+
+/// A database that is away.
+fn nowhere() -> Operator {
+    let mappings = config::Mappings::Listed(Vec::new());
+    Operator::new("expenses", Duration::from_secs(1), mappings, || Box::pin(async { Err("away".into()) }))
 }
 
 fn limits() -> config::Health {
@@ -150,6 +160,7 @@ async fn status_is_json() {
     let answer = server.get("/status").await;
     assert_eq!((answer.code, &answer.json()["role"]), (200, &"leader".into()));
     assert_eq!(answer.json()["sources"][0]["source"], "venmo");
+    assert_eq!(answer.json()["changes"], "open");
 }
 
 #[tokio::test]
@@ -177,8 +188,11 @@ async fn an_unknown_path_names_the_known_ones() {
     let answer = server.get("/nowhere").await;
     assert_eq!(answer.code, 404);
     assert_eq!(answer.json()["endpoints"], json!(ENDPOINTS));
-    for path in ENDPOINTS {
-        assert_ne!(server.get(path).await.code, 404, "{path}");
+    for endpoint in ENDPOINTS {
+        match endpoint.strip_prefix("POST ") {
+            None => assert_ne!(server.get(endpoint).await.code, 404, "{endpoint}"),
+            Some(path) => assert_eq!(server.get(path).await.code, 405, "{endpoint}"),
+        }
     }
 }
 
@@ -191,6 +205,77 @@ async fn a_wrong_method_is_405_with_the_right_ones() {
     assert_eq!(answer.code, 405);
     assert!(answer.head.contains("allow: get, head") || answer.head.contains("allow: get,head"));
     assert!(answer.json()["error"].is_string());
+}
+
+#[tokio::test]
+async fn what_changes_something_needs_the_token_and_what_reads_does_not() {
+    let token = config::Secret::new("0123456789abcdef".into());
+    let server = server_with(Moment::now(), Access::new(Some(token), ([127, 0, 0, 1], 1).into())).await;
+    let post = |authorization: &str| {
+        format!(
+            "POST /health HTTP/1.1\r\nhost: x\r\n{authorization}content-length: 0\r\nconnection: close\r\n\r\n"
+        )
+    };
+    for wrong in ["", "authorization: Bearer 0123456789abcdeX\r\n"] {
+        let answer = server.send(&post(wrong)).await;
+        assert_eq!(answer.code, 401, "{wrong}");
+        assert!(answer.head.contains("www-authenticate: bearer"), "{}", answer.head);
+        assert!(answer.head.contains("cache-control: no-store") && !answer.body.contains("0123456789abcdef"));
+    }
+    assert_eq!(server.send(&post("authorization: Bearer 0123456789abcdef\r\n")).await.code, 405);
+    assert_eq!(server.get("/health").await.code, 200);
+    let open = server_with(Moment::now(), Access::new(None, ([0, 0, 0, 0], 1).into())).await;
+    let answer = open.send(&post("")).await;
+    assert_eq!(answer.code, 403);
+    assert!(answer.json()["error"].as_str().is_some_and(|error| error.contains("http.token")));
+}
+
+#[tokio::test]
+async fn what_only_postgresql_knows_is_503_with_a_sentence_while_it_is_away() {
+    let server = server().await;
+    for path in ["/held", "/held/summary", "/status/a/b", "/held?source=a&limit=5&after_source=a&after_id=b"]
+    {
+        let answer = server.get(path).await;
+        assert_eq!(
+            (answer.code, &answer.json()["error"]),
+            (503, &"postgresql cannot be reached".into()),
+            "{path}"
+        );
+    }
+    for (path, what) in [
+        ("/held?sorce=a", "not known"),
+        ("/held?limit=0", "limit"),
+        ("/held?limit=1001", "limit"),
+        ("/held?state=lost", "waiting, failed, resolved"),
+        ("/held?reason=because", "missing_required"),
+        ("/held?after_id=a", "belong together"),
+        ("/held?id=a", "source"),
+        ("/held/summary?source=%00", "NUL"),
+    ] {
+        let answer = server.get(path).await;
+        let error = answer.json()["error"].as_str().unwrap_or_default().to_owned();
+        assert_eq!(answer.code, 400, "{path}");
+        assert!(error.contains(what), "{path}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn discarding_needs_keys_or_the_word_all() {
+    let server = server().await;
+    let post = |body: &str| {
+        let length = body.len();
+        format!(
+            "POST /held/discard HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+        )
+    };
+    for body in ["", "{}", "{\"source\": \"a\"}", "{\"ids\": [\"1\"]}", "{\"al\": true}", "[]"] {
+        assert_eq!(server.send(&post(body)).await.code, 400, "{body}");
+    }
+    for body in ["{\"all\": true}", "{\"source\": \"a\", \"ids\": [\"1\"]}"] {
+        assert_eq!(server.send(&post(body)).await.code, 503, "{body}");
+    }
+    let large = format!("{{\"source\": \"{}\"}}", "x".repeat(BODY_BYTES));
+    assert_eq!(server.send(&post(&large)).await.code, 413);
 }
 
 #[tokio::test]

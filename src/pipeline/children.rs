@@ -106,7 +106,12 @@ impl Open<'_> {
             raised.refused.extend(filled.refused);
             let owners =
                 self.settling(leaving).finding().owners(batch.source, compiled.owner(), written).await?;
-            let coercions: Vec<Coercion> = rows.iter().flat_map(|row| row.coercions.clone()).collect();
+            let dropped = filled
+                .left_out
+                .iter()
+                .map(|element| Coercion { column: element.column as u16, rule: "missing_drop" });
+            let coercions: Vec<Coercion> =
+                rows.iter().flat_map(|row| row.coercions.clone()).chain(dropped).collect();
             let (families, keyless) = families(compiled, written, owners, rows);
             let keyless_left_out = match compiled.on_error {
                 ElementError::Drop => keyless.len() as u64,
@@ -129,7 +134,6 @@ impl Open<'_> {
             raised.coerced.extend(coerced(&compiled.mapping, &coercions));
             let left_out = of_child.left_out + left_out + keyless_left_out;
             raised.coerced.extend(counted(&compiled.mapping, "element_left_out", left_out));
-            raised.coerced.extend(counted(&compiled.mapping, "missing_drop", filled.left_out.len() as u64));
         }
         Ok(raised)
     }

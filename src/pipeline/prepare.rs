@@ -12,7 +12,8 @@ use super::children::ChildRows;
 use super::plan::{Mapped, Plan};
 use crate::config::Deletes;
 use crate::domain::{
-    CanonicalId, Change, ChangeKind, ClusterTime, Document, Key, Position, Rejection, Row, SourceIndex, Tuples,
+    CanonicalId, Change, ChangeKind, ClusterTime, Document, Key, Position, Rejection, Row, SourceIndex,
+    Tuples,
 };
 use crate::source;
 

@@ -1,5 +1,6 @@
 //! Looking for rows by their keys: what references take from other rows, and who refers to a row.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use sqlx::postgres::PgRow;
@@ -11,7 +12,7 @@ use super::isolate::{Attempt, isolated};
 use super::statement::{self, ROLLBACK, SAVEPOINT, WireType};
 use super::{Outcome, Target};
 use crate::domain::{Row, RowKey};
-use crate::mapping::Finder;
+use crate::mapping::{Finder, Mapping};
 
 /// Keys of one statement.
 const KEYS: usize = 5_000;
@@ -41,6 +42,62 @@ pub async fn find(
         }
     }
     Ok(found)
+}
+
+/// A row that has what was sought.
+#[derive(Debug)]
+pub struct Candidate {
+    /// Of the key that it was sought by.
+    pub place: usize,
+    /// As [`find`] gives it.
+    pub field: Vec<u8>,
+    /// By mapping: its key, if it may be a row of that one.
+    pub keys: Vec<Option<RowKey>>,
+}
+
+/// As [`find`], but every row that has one of these keys, in the order of preference, with the keys by which
+/// these mappings know it.
+pub async fn candidates(
+    conn: &mut PgConnection,
+    finder: &Finder,
+    mappings: &[&Mapping],
+    keys: &[&[u8]],
+) -> Result<Vec<Candidate>, Error> {
+    let failed = |source| Error::from_sqlx(&finder.table, "look rows up", source);
+    let sql = statement::candidates(finder, mappings);
+    let types: Vec<WireType> = finder.key.iter().map(|column| WireType::of(&column.column_type)).collect();
+    let mut found = Vec::new();
+    for (part, keys) in keys.chunks(KEYS).enumerate() {
+        let arguments = arrays::arguments(&types, keys.iter().copied())
+            .map_err(|source| Error::Malformed { table: finder.table.clone(), source })?;
+        let rows =
+            sqlx::query_with(statement::safe(&sql), arguments).fetch_all(&mut *conn).await.map_err(failed)?;
+        for row in rows {
+            let place: i64 = row.try_get(0).map_err(failed)?;
+            let place = part * KEYS + usize::try_from(place).unwrap_or_default().saturating_sub(1);
+            let mut column = 2;
+            let mut keys = Vec::with_capacity(mappings.len());
+            for mapping in mappings {
+                let columns = column..column + mapping.key.columns.len();
+                column = columns.end;
+                keys.push(row_key(&row, columns).map_err(failed)?);
+            }
+            found.push(Candidate { place, field: field(&row, 1).map_err(failed)?, keys });
+        }
+    }
+    Ok(found)
+}
+
+/// `None` if one of its columns is null.
+fn row_key(row: &PgRow, columns: Range<usize>) -> Result<Option<RowKey>, sqlx::Error> {
+    let mut key = Vec::new();
+    for column in columns {
+        if row.try_get_raw(column)?.is_null() {
+            return Ok(None);
+        }
+        key.extend(field(row, column)?);
+    }
+    Ok(Some(RowKey::from_bytes(key)))
 }
 
 /// The keys of the rows of `of` whose `column` holds what the finder takes from rows with these keys.

@@ -81,6 +81,14 @@ pub(super) fn is_empty(table: &TableName) -> Sql {
     AssertSqlSafe(format!("select not exists (select from {})", qualified(table)))
 }
 
+/// `$1`: the source_id; `$2`: the source, or null where the table has no column for it.
+pub(super) fn has_row(table: &TableName, source: Option<&str>, source_id: &str) -> Sql {
+    let (table, source_id) = (qualified(table), quoted(source_id));
+    let of_source =
+        source.map_or_else(|| "$2::text is null".to_owned(), |source| format!("{} = $2", quoted(source)));
+    AssertSqlSafe(format!("select exists (select from {table} where {source_id} = $1 and {of_source})"))
+}
+
 /// Insert, or update where the stored form differs: an equal row is not written again.
 ///
 /// `*<>` compares the stored bytes, since `json` has no equality, numeric calls 1.10 and 1.1 equal and
@@ -261,19 +269,55 @@ fn is_of_source(mapping: &Mapping, parameter: usize) -> Option<String> {
 /// Keys, one array per column → (place, what is taken), for the rows that are there. Of several rows with one
 /// key the one with the least value is taken, always the same one.
 pub(super) fn find(finder: &Finder) -> String {
-    let take = quoted(&finder.take);
-    let cast = match &finder.column_type {
-        ColumnType::Enum { .. } | ColumnType::Text { .. } => "text",
-        ColumnType::Other(name) => name,
-        other => WireType::of(other).name,
-    };
     format!(
-        "select sought.place, min(target.{take}::text)::{cast} from {} join {} as target on {} \
-         group by sought.place",
+        "select sought.place, min({})::{} from {} join {} as target on {} group by sought.place",
+        taken(finder),
+        taken_type(finder),
         sought_keys(finder),
         qualified(&finder.table),
         is_sought(finder),
     )
+}
+
+/// As [`find`], but every row, that with the least value first: (place, what is taken, the key of each of these
+/// mappings where the row may be its own).
+pub(super) fn candidates(finder: &Finder, mappings: &[&Mapping]) -> String {
+    let keys = mappings.iter().map(|mapping| {
+        let is_own = mapping.key.source().map(|place| {
+            let source = &mapping.columns[place];
+            let literal = mapping.source.replace('\'', "''");
+            format!("target.{} = '{literal}'{}", quoted(&source.name), text_cast(mapping, &source.name))
+        });
+        list(&mapping.key.columns, |column| {
+            let name = quoted(&mapping.columns[column.place].name);
+            let value = format!("target.{name}::{}", key_wire(mapping, column).name);
+            match &is_own {
+                Some(is_own) => format!("case when {is_own} then {value} end"),
+                None => value,
+            }
+        })
+    });
+    let keys: String = keys.map(|key| format!(", {key}")).collect();
+    format!(
+        "select sought.place, {0}::{1}{keys} from {2} join {3} as target on {4} order by sought.place, {0}",
+        taken(finder),
+        taken_type(finder),
+        sought_keys(finder),
+        qualified(&finder.table),
+        is_sought(finder),
+    )
+}
+
+fn taken(finder: &Finder) -> String {
+    format!("target.{}::text", quoted(&finder.take))
+}
+
+fn taken_type(finder: &Finder) -> &str {
+    match &finder.column_type {
+        ColumnType::Enum { .. } | ColumnType::Text { .. } => "text",
+        ColumnType::Other(name) => name,
+        other => WireType::of(other).name,
+    }
 }
 
 /// Keys, one array per column → the keys of the rows of `mapping` that refer to the rows they name.

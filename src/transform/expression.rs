@@ -23,6 +23,13 @@ pub(super) struct Evaluator {
     environment: Arc<Env>,
 }
 
+/// The element that a row is made of, and its place.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Inside<'a> {
+    pub(super) element: Raw<'a>,
+    pub(super) index: usize,
+}
+
 /// A BSON value in a buffer of its own.
 pub(super) struct Made {
     element_type: u8,
@@ -48,11 +55,39 @@ impl Evaluator {
         Self { expression: expression.clone(), environment: config::environment() }
     }
 
-    pub(super) fn evaluate(&self, document: &[u8]) -> Result<Made, Fault> {
+    /// `inside`: where the row is made of an element.
+    pub(super) fn evaluate(&self, document: &[u8], inside: Option<Inside<'_>>) -> Result<Made, Fault> {
+        let fields = self.fields(document)?;
+        let inside = inside.filter(|_| self.expression.is_of_element());
+        // Not even a mistake in the evaluator may stop the pipeline.
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let mut context = Context::with_env(Arc::clone(&self.environment));
+            context.add_variable_from_value(config::DOCUMENT, map(fields));
+            if let Some(Inside { element, index }) = inside {
+                context.add_variable_from_value(config::ELEMENT, value(element, 0));
+                context.add_variable_from_value(config::INDEX, Cel::Int(index as i64));
+            }
+            self.expression.program().execute(&context)
+        }));
+        let value = match result {
+            Ok(result) => result.map_err(|error| fault(&error))?,
+            Err(_) => return Err(failed("cannot be evaluated for this document")),
+        };
+        let mut bytes = Vec::new();
+        let element_type = append(&value, &mut bytes, 0)?;
+        Ok(Made { element_type, bytes })
+    }
+
+    /// Those of the document that the expression can look at.
+    fn fields(&self, document: &[u8]) -> Result<HashMap<Key, Cel>, Fault> {
         let mut fields = HashMap::new();
+        let wanted = self.expression.fields();
+        if matches!(wanted, FieldsOfDocument::Named(names) if names.is_empty()) {
+            return Ok(fields);
+        }
         for element in Elements::new(document)? {
             let (name, raw) = element?;
-            let is_wanted = match self.expression.fields() {
+            let is_wanted = match wanted {
                 FieldsOfDocument::All => true,
                 FieldsOfDocument::Named(names) => {
                     std::str::from_utf8(name).is_ok_and(|name| names.contains(name))
@@ -65,19 +100,7 @@ impl Evaluator {
                 return Err(Fault::new(Reason::DuplicateField, "a field occurs twice in the document"));
             }
         }
-        // Not even a mistake in the evaluator may stop the pipeline.
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            let mut context = Context::with_env(Arc::clone(&self.environment));
-            context.add_variable_from_value(config::DOCUMENT, map(fields));
-            self.expression.program().execute(&context)
-        }));
-        let value = match result {
-            Ok(result) => result.map_err(|error| fault(&error))?,
-            Err(_) => return Err(failed("cannot be evaluated for this document")),
-        };
-        let mut bytes = Vec::new();
-        let element_type = append(&value, &mut bytes, 0)?;
-        Ok(Made { element_type, bytes })
+        Ok(fields)
     }
 }
 
@@ -309,10 +332,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::About;
 
     fn evaluate(text: &str, document: &bson::Document) -> Result<Option<Bson>, Fault> {
-        let expression = Expression::compile(text).unwrap_or_else(|errors| panic!("{errors:?}"));
-        let made = Evaluator::new(&expression).evaluate(&document.to_vec().expect("encodes"))?;
+        let compiled = Expression::compile(text, About::Document);
+        let expression = compiled.unwrap_or_else(|errors| panic!("{errors:?}"));
+        let made = Evaluator::new(&expression).evaluate(&document.to_vec().expect("encodes"), None)?;
         let Some(raw) = made.raw() else { return Ok(None) };
         let mut bytes = vec![0; 4];
         bytes.extend_from_slice(&[raw.element_type, b'x', 0]);
@@ -380,7 +405,6 @@ mod tests {
             "1 / doc.z",
             "doc.t + 1",
             "doc.l[7]",
-            "nothing(doc.t)",
             "int(doc.t)",
             "duration('1s')",
             "doc.t.matches('(')",
@@ -407,9 +431,9 @@ mod tests {
             let mut document = (bytes.len() as i32 + 5).to_le_bytes().to_vec();
             document.extend_from_slice(&bytes);
             document.push(0);
-            let expression = Expression::compile("doc").expect("an expression");
+            let expression = Expression::compile("doc", About::Document).expect("an expression");
             // Whatever comes of it, it comes as a result.
-            let _ = Evaluator::new(&expression).evaluate(&document);
+            let _ = Evaluator::new(&expression).evaluate(&document, None);
         }
     }
 }

@@ -45,7 +45,7 @@ impl Filter {
         let conditions = match self {
             Self::Conditions(conditions) => conditions,
             Self::Expression(evaluator) => {
-                let result = evaluator.evaluate(document)?;
+                let result = evaluator.evaluate(document, None)?;
                 return result.as_bool().ok_or_else(|| {
                     Fault::new(Reason::Expression, "the filter's expression gives neither true nor false")
                 });

@@ -287,11 +287,12 @@ impl Reader {
     ) -> Result<(), Fault> {
         let (start, before) = (out.len(), counted.into.len());
         let mut told: Option<Fault> = None;
-        for rule in &self.reading.rules {
+        for (place, rule) in self.reading.rules.iter().enumerate() {
             let mut scratch = Scratch::default();
             let stored = rule::read(rule, value, column, &mut scratch).and_then(|(read, altered)| {
                 self.finish(read, column, out, counted)?;
-                if altered {
+                // The first rule says how values are spelled; another spelling is worth a look.
+                if altered || place > 0 {
                     counted.add(rule.as_str());
                 }
                 Ok(())

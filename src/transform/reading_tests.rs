@@ -149,11 +149,14 @@ fn of_several_rules_the_first_that_can_reads_the_value() {
         rules: vec![Rule::Iso8601, Rule::Date(formats.clone()), Rule::UnixMilliseconds],
         ..none()
     };
-    let day = |days: i64| Became::Value((days * 86_400_000_000).to_be_bytes().to_vec(), vec![]);
-    assert_eq!(became(reading(), text("2000-01-02"), &MOMENT), day(1));
-    assert_eq!(became(reading(), text("03.01.2000"), &MOMENT), day(2));
-    assert_eq!(became(reading(), Value::Int64(946_684_800_000), &MOMENT), day(0));
-    assert_eq!(became(reading(), Value::Date(946_684_800_000), &MOMENT), day(0));
+    let day = |days: i64, counted: &[&'static str]| {
+        Became::Value((days * 86_400_000_000).to_be_bytes().to_vec(), counted.to_vec())
+    };
+    assert_eq!(became(reading(), text("2000-01-02"), &MOMENT), day(1, &[]));
+    assert_eq!(became(reading(), Value::Date(946_684_800_000), &MOMENT), day(0, &[]));
+    // Another spelling than the first is counted.
+    assert_eq!(became(reading(), text("03.01.2000"), &MOMENT), day(2, &["date"]));
+    assert_eq!(became(reading(), Value::Int64(946_684_800_000), &MOMENT), day(0, &["unix_milliseconds"]));
     assert_eq!(became(reading(), text("2000-13-01"), &MOMENT), Became::Held(Reason::InvalidDate));
     assert_eq!(became(reading(), Value::Bool(true), &MOMENT), Became::Held(Reason::WrongType));
 }

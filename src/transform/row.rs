@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::constant;
 use super::custom::Custom;
 use super::encode::{self, encode, type_name};
-use super::expression::Evaluator;
+use super::expression::{Evaluator, Inside};
 use super::fault::Fault;
 use super::filter::Filter;
 use super::json::{self, Style};
@@ -46,6 +46,8 @@ struct Column {
     /// What is written instead of an absent value.
     if_absent: Instead,
     if_null: Instead,
+    /// Whether null becomes a default, which is counted.
+    null_is_altered: bool,
 }
 
 enum Write {
@@ -104,6 +106,7 @@ struct Input<'a> {
     transformer: &'a Transformer,
     /// Of an element: what tells it from the others of its document.
     element: Option<&'a [u8]>,
+    inside: Option<Inside<'a>>,
 }
 
 impl Transformer {
@@ -202,6 +205,7 @@ impl Transformer {
             time,
             transformer: self,
             element: None,
+            inside: None,
         };
         let collected = self.collected(&fields)?;
         let (tuple, (coercions, references)) = tuples.tuple(|tuple| self.append(&input, tuple))?;
@@ -272,6 +276,7 @@ impl Transformer {
             time: None,
             transformer: self,
             element: None,
+            inside: None,
         };
         let mut tuple = (self.columns.len() as i16).to_be_bytes().to_vec();
         for (place, (column, plan)) in self.columns.iter().zip(&self.mapping.columns).enumerate() {
@@ -367,7 +372,8 @@ impl Column {
             value => Instead::Field(field(value)),
         };
         let if_absent = instead(default.as_deref());
-        let if_null = instead(default.as_deref().filter(|_| default_for_null));
+        let for_null = default.as_deref().filter(|_| default_for_null);
+        let (if_null, null_is_altered) = (instead(for_null), for_null.is_some());
         let write = Write::new(plan, reference, fields, given)?;
         if matches!((&write, &if_absent), (Write::ClusterTime, Instead::Reject)) {
             return Err(Misfit {
@@ -376,7 +382,7 @@ impl Column {
                 hint: "drop the column's not null, or give a default",
             });
         }
-        Ok(Self { write, if_absent, if_null })
+        Ok(Self { write, if_absent, if_null, null_is_altered })
     }
 
     /// Appends length and value.
@@ -396,7 +402,7 @@ impl Column {
                 self.append_found(plan, found, reader.as_deref(), tuple, made)?;
             }
             Write::Expression { evaluator, reader } => {
-                let result = evaluator.evaluate(input.document)?;
+                let result = evaluator.evaluate(input.document, input.inside)?;
                 let found = result.raw().map_or(Found::Null, Found::Present);
                 self.append_found(plan, found, reader.as_deref(), tuple, made)?;
             }
@@ -463,7 +469,12 @@ impl Column {
                     Some(reader) => self.append_read(plan, reader, &value, tuple, &mut made.counted),
                 }
             }
-            Found::Null => append_instead(&self.if_null, "null", plan, tuple),
+            Found::Null => {
+                if self.null_is_altered {
+                    made.counted.add("on_null");
+                }
+                append_instead(&self.if_null, "null", plan, tuple)
+            }
             Found::Absent => append_instead(&self.if_absent, "absent", plan, tuple),
         }
     }

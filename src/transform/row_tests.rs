@@ -166,7 +166,9 @@ fn what_is_missing_is_null_a_default_or_a_rejection() {
     assert_eq!(first_reason(vec![with_default], rawdoc! { "x": null }), Reason::MissingRequired);
     let reading = Reading { default_for_null: true, ..Reading::default() };
     let for_null = ColumnPlan { value: ValueSpec::Path { from: vec!["x".into()], reading }, ..default() };
-    assert_eq!(texts(&row(vec![for_null], rawdoc! { "x": null }).unwrap()), ["d"]);
+    let by_null = row(vec![for_null.clone()], rawdoc! { "x": null }).unwrap();
+    assert_eq!((texts(&by_null), by_null.coercions[0].rule), (vec!["d".to_owned()], "on_null"));
+    assert_eq!(row(vec![for_null], rawdoc! {}).unwrap().coercions, [], "nothing was there to be altered");
     let json = column("c", ColumnType::Jsonb, from("x"));
     assert_eq!(texts(&row(vec![json], rawdoc! { "x": null }).unwrap()), ["NULL"]);
 }

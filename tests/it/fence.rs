@@ -49,7 +49,8 @@ impl Leader {
     }
 
     async fn commits_behind(&mut self, seq: i64) -> Result<(), sqlx::Error> {
-        let position = Position { token: Some(ResumeToken(vec![0, 0x5c, 0xff])), time: ClusterTime::new(7, 3) };
+        let position =
+            Position { token: Some(ResumeToken(vec![0, 0x5c, 0xff])), time: ClusterTime::new(7, 3) };
         let advance = checkpoint::advance(seq, &position);
         transaction::commit(&mut self.connection, Some(&advance)).await
     }

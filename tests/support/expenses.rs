@@ -79,10 +79,9 @@ pub(crate) fn database(client: &mongodb::Client, name: &str) -> Database {
 
 /// The tables as the application made them.
 pub(crate) const SCHEMA: &str =
-    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/config/examples/expenses/schema.sql"));
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/schema.sql"));
 
-const MAPPINGS: &str =
-    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/config/examples/expenses/rowstream.yaml"));
+const MAPPINGS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo/rowstream.yaml"));
 
 /// The example's configuration, reading from another database.
 pub(crate) fn configuration(database: &str) -> String {

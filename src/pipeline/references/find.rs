@@ -81,7 +81,7 @@ impl<'a> Finding<'a> {
             let finder = finder_of(of.mapping, *plan, *place);
             let sought: Vec<(Vec<u8>, Sought)> = std::mem::take(&mut fields.sought).into_iter().collect();
             let tuples = self.tuples(finder, sought.iter().map(|(_, sought)| sought)).await?;
-            let values = self.look(finder, &tuples).await?;
+            let values = self.look_past_leavers(finder, &tuples).await?;
             for ((name, _), value) in sought.into_iter().zip(values) {
                 fields.found.extend(value.map(|value| (name, value)));
             }
@@ -98,6 +98,64 @@ impl<'a> Finding<'a> {
         let keys: Vec<&[u8]> = tuples.iter().flatten().map(Vec::as_slice).collect();
         let mut values = sink::find(self.connection, finder, &keys).await.map_err(apply)?.into_iter();
         Ok(tuples.iter().map(|tuple| tuple.as_ref().and_then(|_| values.next().flatten())).collect())
+    }
+
+    /// As [`Self::look`], but without rows that leave. A document that leaves is not sought at all; what is
+    /// looked up by other columns may be anybody's row.
+    async fn look_past_leavers(
+        &mut self,
+        finder: &Finder,
+        tuples: &[Option<Vec<u8>>],
+    ) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        let plan = self.plan;
+        let losing: Vec<&Mapping> = match (&finder.target, self.leaving) {
+            (None, Some(leaving)) => leaving.tables(plan, &finder.table),
+            (Some(_), _) | (None, None) => Vec::new(),
+        };
+        if losing.is_empty() {
+            return self.look(finder, tuples).await;
+        }
+        let sought = tuples.iter().enumerate();
+        let sought: Vec<(usize, &[u8])> =
+            sought.filter_map(|(place, tuple)| Some((place, tuple.as_deref()?))).collect();
+        let keys: Vec<&[u8]> = sought.iter().map(|(_, key)| *key).collect();
+        let candidates = sink::candidates(self.connection, finder, &losing, &keys).await.map_err(apply)?;
+        let mut leavers: Vec<HashSet<RowKey>> = Vec::with_capacity(losing.len());
+        for (number, mapping) in losing.iter().enumerate() {
+            let keys = candidates.iter().filter_map(|candidate| candidate.keys[number].clone()).collect();
+            leavers.push(self.leavers(mapping, keys).await?);
+        }
+        let mut values = vec![None; tuples.len()];
+        for candidate in candidates {
+            let mut keys = candidate.keys.iter().zip(&leavers);
+            let leaves = keys.any(|(key, leavers)| key.as_ref().is_some_and(|key| leavers.contains(key)));
+            let value = &mut values[sought[candidate.place].0];
+            if !leaves && value.is_none() {
+                *value = Some(candidate.field);
+            }
+        }
+        Ok(values)
+    }
+
+    /// Those of these rows of a mapping that leave with their documents, the last of them where there are several.
+    async fn leavers(&mut self, mapping: &Mapping, keys: Vec<RowKey>) -> Result<HashSet<RowKey>, Error> {
+        if !mapping.key.is_claimed() {
+            let id = |key: &RowKey| CanonicalId::from_source_id(key.text()?, mapping.id_type);
+            let leaves = |key: &RowKey| id(key).is_some_and(|id| self.leaves(mapping.index, &id));
+            return Ok(keys.into_iter().filter(leaves).collect());
+        }
+        let target = claims::target(mapping);
+        let scope = claims::scope(self.pipeline, &target, mapping);
+        let asked: Vec<&RowKey> = keys.iter().collect();
+        let claims = row::load(self.connection, scope, &[], &asked).await.map_err(state)?;
+        let mut stays: HashMap<RowKey, bool> = HashMap::new();
+        for claim in claims {
+            let leaves = self.plan.source(&claim.source).is_some_and(|source| self.leaves(source, &claim.id));
+            if let Some(key) = claim.key {
+                *stays.entry(key).or_default() |= !leaves;
+            }
+        }
+        Ok(stays.into_iter().filter(|(_, stays)| !stays).map(|(key, _)| key).collect())
     }
 
     /// The keys of what is sought, as tuples; `None` where no row can be.

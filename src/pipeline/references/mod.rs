@@ -18,7 +18,7 @@ use sqlx::PgConnection;
 use super::plan::{Mapped, MappedChild, Plan};
 use super::prepare::SourceBatch;
 use crate::config::Deletes;
-use crate::domain::{CanonicalId, SourceIndex};
+use crate::domain::{CanonicalId, SourceIndex, TableName};
 use crate::mapping::{Finder, Mapping};
 use crate::transform::ChildTransformer;
 
@@ -44,6 +44,16 @@ impl Leaving {
             .flat_map(|batch| batch.deletes.iter().map(|(id, _)| (batch.source, id.clone())))
             .collect();
         Self { documents, sources: HashSet::new() }
+    }
+
+    /// The mappings that lose rows of this table.
+    fn tables<'p>(&self, plan: &'p Plan, table: &TableName) -> Vec<&'p Mapping> {
+        let loses = |mapped: &&Mapped| {
+            let source = mapped.mapping.index;
+            mapped.mapping.table == *table
+                && (self.sources.contains(&source) || self.documents.iter().any(|(of, _)| *of == source))
+        };
+        plan.mapped.iter().filter(loses).map(|mapped| &*mapped.mapping).collect()
     }
 
     fn has(&self, source: SourceIndex, id: &CanonicalId) -> bool {

@@ -7,6 +7,7 @@ use super::{Counted, Input, Made, Row, Transformer};
 use crate::config::{ChildFrom, ElementError, NotArray, ValueSpec};
 use crate::domain::{CanonicalId, ClusterTime, Coercion, Document, Reference, Rejection, Sought, Tuples};
 use crate::mapping::{ChildPlan, Mapping, Problem};
+use crate::transform::expression::Inside;
 use crate::transform::fault::Fault;
 use crate::transform::path::{Fields, Found, Path};
 use crate::transform::walk::{ARRAY, DOCUMENT, Elements, Raw};
@@ -117,7 +118,9 @@ impl ChildTransformer {
             ChildFrom::Each { path, not_array } => match not_array {
                 NotArray::Hold => {
                     let found = raw.value()?.type_name();
-                    Err(Fault::wrong_type(format!("{path} is no array but of type {found}")))
+                    Err(Fault::wrong_type(format!(
+                        "{path} is no array but of type {found}; not_array: single or drop takes it"
+                    )))
                 }
                 NotArray::Drop => Ok((Vec::new(), 1)),
                 NotArray::Single => Ok((vec![raw], 0)),
@@ -146,8 +149,17 @@ impl ChildTransformer {
         let Owner { id, source_id, document, time } = owner;
         let place = (index as i32).to_le_bytes();
         let fields = transformer.fields.of_element(element, &place, document);
-        let input =
-            Input { id, source_id, document, fields: &fields, given: &[], time, transformer, element: None };
+        let input = Input {
+            id,
+            source_id,
+            document,
+            fields: &fields,
+            given: &[],
+            time,
+            transformer,
+            element: None,
+            inside: Some(Inside { element, index }),
+        };
         let is_own = std::ptr::eq(transformer, &self.transformer);
         let identity = match self.makes_ids && is_own {
             true => Some(self.identity(&input, place)?),

@@ -9,4 +9,5 @@ mod moment;
 mod scene;
 
 mod budget;
+mod expenses;
 mod todo;

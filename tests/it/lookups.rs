@@ -1,0 +1,127 @@
+//! Rows that others find by what stands in them: when they go, whoever found them is settled first.
+
+use anyhow::{Context, Result};
+use bson::doc;
+
+use crate::daemon::{Daemon, PATIENCE};
+use crate::stage::Stage;
+use crate::support::until;
+
+const TABLES: &str = "
+    create table methods (id serial primary key, mongo_id text unique, name text not null unique);
+    create table items (mongo_id text primary key, method_id integer references methods on delete RULE);";
+
+const HELD: &str = "select count(*) from rowstream.held where state <> 'resolved'";
+const METHODS: &str = "select count(*) from methods";
+
+/// Items that look their method up by its name.
+async fn stage(name: &str, on_delete: &str, methods: &str) -> Result<(Stage, Daemon)> {
+    let stage = Stage::new(name).await?;
+    stage.execute(&TABLES.replace("RULE", on_delete)).await?;
+    stage
+        .collection("methods")
+        .insert_many([doc! { "_id": "m1", "name": "cash" }, doc! { "_id": "m2", "name": "card" }])
+        .await?;
+    stage
+        .collection("items")
+        .insert_many([doc! { "_id": "i1", "method": "cash" }, doc! { "_id": "i2", "method": "card" }])
+        .await?;
+    let config = stage.config(&format!(
+        "  - {{ source: methods, collection: {0}.methods, table: methods, id_type: string, {methods},
+        columns: {{ name: name }} }}
+  - source: items
+    collection: {0}.items
+    table: items
+    id_type: string
+    key: {{ source: null, source_id: mongo_id }}
+    columns: {{ method_id: {{ lookup: {{ table: methods, match: {{ name: method }}, take: id }}, missing: null }} }}\n",
+        stage.name
+    ));
+    let daemon = Daemon::start(&config)?;
+    becomes(&stage, &daemon, "i1 cash, i2 card").await?;
+    Ok((stage, daemon))
+}
+
+/// Every item with the name of its method.
+async fn becomes(stage: &Stage, daemon: &Daemon, wanted: &str) -> Result<()> {
+    let sql = "select string_agg(items.mongo_id || ' ' || coalesce(name, '-'), ', ' order by items.mongo_id)
+               from items left join methods on methods.id = method_id";
+    let mut last = None;
+    let reached = until("the items", PATIENCE, async || {
+        last = stage.text(sql).await.ok().flatten();
+        Ok((last.as_deref() == Some(wanted)).then_some(()))
+    });
+    reached.await.with_context(|| format!("wanted {wanted}, found {last:?}; {}", daemon.last_words()))
+}
+
+async fn counts(stage: &Stage, daemon: &Daemon, sql: &str, number: i64) -> Result<()> {
+    let reached =
+        until(sql, PATIENCE, async || Ok((stage.number(sql).await.ok() == Some(number)).then_some(())));
+    reached.await.with_context(|| daemon.last_words())
+}
+
+const OF_DOCUMENTS: &str = "key: { source: null, source_id: mongo_id }";
+const SHARED: &str = "key: [name], shared: true";
+
+#[tokio::test]
+async fn a_row_that_is_found_by_its_name_leaves_those_who_refer_to_it() -> Result<()> {
+    for (rule, on_delete) in [("restrict", "restrict"), ("cascade", "cascade"), ("set_null", "set null")] {
+        let (stage, daemon) = stage(&format!("lookup_{rule}"), on_delete, OF_DOCUMENTS).await?;
+        stage.collection("methods").delete_one(doc! { "_id": "m1" }).await?;
+        becomes(&stage, &daemon, "i1 -, i2 card").await?;
+        counts(&stage, &daemon, METHODS, 1).await?;
+        counts(&stage, &daemon, HELD, 0).await?;
+        stage.collection("methods").insert_one(doc! { "_id": "m3", "name": "cash" }).await?;
+        becomes(&stage, &daemon, "i1 cash, i2 card").await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_row_of_several_documents_stays_until_the_last_of_them_leaves() -> Result<()> {
+    let (stage, daemon) = stage("lookup_shared", "restrict", SHARED).await?;
+    let methods = stage.collection("methods");
+    methods.insert_one(doc! { "_id": "m0", "name": "cash" }).await?;
+    counts(&stage, &daemon, "select count(*) from rowstream.row", 3).await?;
+    methods.delete_one(doc! { "_id": "m1" }).await?;
+    counts(&stage, &daemon, "select count(*) from rowstream.row", 2).await?;
+    becomes(&stage, &daemon, "i1 cash, i2 card").await?;
+    methods.delete_one(doc! { "_id": "m0" }).await?;
+    becomes(&stage, &daemon, "i1 -, i2 card").await?;
+    counts(&stage, &daemon, METHODS, 1).await?;
+    counts(&stage, &daemon, HELD, 0).await?;
+    // Two of one name that leave together.
+    methods.insert_many([doc! { "_id": "m4", "name": "card" }]).await?;
+    counts(&stage, &daemon, "select count(*) from rowstream.row", 2).await?;
+    methods.delete_many(doc! { "name": "card" }).await?;
+    becomes(&stage, &daemon, "i1 -, i2 -").await?;
+    counts(&stage, &daemon, METHODS, 0).await?;
+    counts(&stage, &daemon, HELD, 0).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dropped_collection_leaves_those_who_found_its_rows_by_name() -> Result<()> {
+    for (name, key) in [("lookup_drop", OF_DOCUMENTS), ("lookup_drop_shared", SHARED)] {
+        let (stage, daemon) = stage(name, "restrict", key).await?;
+        stage.collection("methods").drop().await?;
+        becomes(&stage, &daemon, "i1 -, i2 -").await?;
+        counts(&stage, &daemon, METHODS, 0).await?;
+        counts(&stage, &daemon, HELD, 0).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn another_row_of_the_same_name_takes_the_place_of_the_one_that_leaves() -> Result<()> {
+    let (stage, daemon) = stage("lookup_other", "restrict", OF_DOCUMENTS).await?;
+    stage.execute("alter table methods drop constraint methods_name_key").await?;
+    stage.collection("methods").insert_one(doc! { "_id": "m9", "name": "cash" }).await?;
+    counts(&stage, &daemon, METHODS, 3).await?;
+    let first = stage.number("select method_id from items where mongo_id = 'i1'").await?;
+    stage.collection("methods").delete_one(doc! { "_id": "m1" }).await?;
+    counts(&stage, &daemon, METHODS, 2).await?;
+    becomes(&stage, &daemon, "i1 cash, i2 card").await?;
+    assert_ne!(stage.number("select method_id from items where mongo_id = 'i1'").await?, first);
+    Ok(())
+}
