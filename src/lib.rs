@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod notify;
 pub mod operator;
 pub mod pipeline;
+pub mod reconcile;
 pub mod sink;
 pub mod source;
 pub mod state;

@@ -2,6 +2,7 @@
 
 mod inspect;
 mod postgres;
+mod reconcile;
 mod schema;
 mod summary;
 
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 
 pub use inspect::{Inspection, Line, Tables, Verdict, inspect};
 pub use postgres::{Servers, connect_postgres};
+pub use reconcile::{Asked, verify};
 pub use schema::{Drafted, schema};
 pub use summary::Summary;
 

@@ -33,6 +33,11 @@ pub struct Servers {
     pub connection: PgConnection,
 }
 
+/// As `connect`, for one that can write nothing: the server sees to it.
+pub(super) async fn connect_read_only(postgres: &Postgres, name: &str) -> Result<PgConnection, ConnectError> {
+    connect_with(postgres, name, &[("default_transaction_read_only", "on")]).await
+}
+
 /// For a command: `rowstream <verb>` is what `pg_stat_activity` shows.
 pub async fn connect_postgres(config: &Config, verb: &str) -> Result<PgConnection, ConnectError> {
     connect(&config.postgres, &format!("rowstream {verb}")).await
@@ -51,6 +56,14 @@ pub(super) fn operator(config: &Config) -> Operator {
 }
 
 pub(super) async fn connect(postgres: &Postgres, name: &str) -> Result<PgConnection, ConnectError> {
+    connect_with(postgres, name, &[]).await
+}
+
+async fn connect_with(
+    postgres: &Postgres,
+    name: &str,
+    settings: &[(&str, &str)],
+) -> Result<PgConnection, ConnectError> {
     let options = match &postgres.url {
         Some(url) => PgConnectOptions::from_str(url.expose())?,
         // PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE, PGSSLMODE … are read here.
@@ -71,6 +84,7 @@ pub(super) async fn connect(postgres: &Postgres, name: &str) -> Result<PgConnect
         ("tcp_keepalives_count", "4".to_owned()),
         ("timezone", "UTC".to_owned()),
     ]);
+    let options = options.options(settings.iter().copied());
     let mut connection = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options))
         .await
         .map_err(|_| ConnectError::TimedOut)??;

@@ -10,6 +10,7 @@ mod run;
 mod schema;
 mod status;
 mod table;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -49,6 +50,8 @@ enum Command {
     Status(status::Arguments),
     /// Look after changes that could not be applied
     Held(held::Arguments),
+    /// Compare the rows with the documents they come from; change nothing
+    Verify(verify::Arguments),
     /// Look at the configuration as it is understood
     Config(config::Arguments),
 }
@@ -134,6 +137,7 @@ async fn execute(command: Command, config: Config) -> Exit {
         Command::Migrate(arguments) => migrate::run(arguments, config).await,
         Command::Status(arguments) => status::run(arguments, config).await,
         Command::Held(arguments) => held::run(arguments, config).await,
+        Command::Verify(arguments) => verify::run(arguments, config).await,
         Command::Config(arguments) => Ok(config::run(&arguments, &config)),
     };
     result.unwrap_or_else(|error| {

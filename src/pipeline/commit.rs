@@ -333,7 +333,7 @@ pub(super) async fn drop_rows(
 }
 
 /// What an error of the sink means for the session.
-pub(super) fn apply(error: sink::Error) -> Error {
+pub(crate) fn apply(error: sink::Error) -> Error {
     match error.disposition() {
         sink::Disposition::Refresh => Error::Rebuild { because: "the catalog of the target changed" },
         sink::Disposition::Halt { hint } => Error::halt(Error::chain(&error), hint),
@@ -348,7 +348,7 @@ pub(super) fn apply(error: sink::Error) -> Error {
 }
 
 /// What an error of a statement on the state schema means for the session.
-pub(super) fn state(error: sqlx::Error) -> Error {
+pub(crate) fn state(error: sqlx::Error) -> Error {
     match apply(sink::Error::of_state(error)) {
         // Nothing of it grows with a batch.
         Error::TimedOut { source } => Error::retry("apply", *source),

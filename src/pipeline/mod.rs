@@ -26,13 +26,17 @@ mod stream;
 mod transaction;
 
 pub use batch::Limits;
+pub(crate) use claims::{scope as claims_of, target as claimed};
 pub use commit::HeldPolicy;
+pub(crate) use commit::{apply, state};
 pub use error::Error;
 pub use load::{Loaded, load};
 pub use moment::Moment;
 pub use pace::Pace;
 pub use plan::{Mapped, MappedChild, Plan};
-pub use prepare::Refused;
+pub(crate) use prepare::read;
+pub use prepare::{Refused, SourceBatch};
+pub(crate) use references::tuple_of_key;
 pub use references::{Finding, LeftOut, Referring, Settled, StubMaker};
 pub use report::Report;
 pub use session::{Finish, Session, SessionState};

@@ -17,9 +17,9 @@ use crate::domain::{CanonicalId, Document, SourceIndex};
 use crate::source;
 use crate::state::chunk::{Chunk, Progress};
 
-/// Chunks in work for each connection that copies: while one is copied, the next is read, so that neither
-/// server waits for the other. More would only take memory.
-const LANES_PER_WRITER: usize = 2;
+/// Chunks in work beside those that are being copied: while every connection copies, the next chunk is read, so
+/// that neither server waits for the other. More would only take memory.
+const LANES_AHEAD: usize = 1;
 
 /// Hands out chunks, one source after the other.
 #[derive(Debug)]
@@ -101,7 +101,7 @@ impl Writers {
     }
 
     pub(super) fn lanes(&self) -> usize {
-        self.count * LANES_PER_WRITER
+        self.count + LANES_AHEAD
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Writer>> {

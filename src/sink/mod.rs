@@ -7,6 +7,7 @@
 mod arrays;
 mod catalog;
 mod children;
+mod compare;
 mod copy;
 mod error;
 mod exchange;
@@ -26,8 +27,9 @@ use crate::mapping::Mapping;
 
 pub use catalog::{create_sql, create_table, existing_comment, fingerprint, missing_tables, read_table};
 pub use children::{
-    Family, Refusal, drop_children, referring_parents, remember, replace_children, take_back,
+    Family, Refusal, drop_children, keys_of_owners, referring_parents, remember, replace_children, take_back,
 };
+pub use compare::{Comparison, Deviation, ask};
 pub use error::{Disposition, Error, MalformedTuple, ServerError};
 pub use find::{Candidate, candidates, delete_stub, find, insert_stubs, referrers};
 pub use guard::{changed, guard, lock, lock_error, prepare_guard};

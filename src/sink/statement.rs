@@ -7,6 +7,7 @@
 //! no object of ours depends on a user's type.
 
 mod children;
+mod compare;
 mod create;
 mod key;
 mod marks;
@@ -17,6 +18,7 @@ use std::fmt::Write;
 use sqlx::AssertSqlSafe;
 
 pub(super) use children::{drop_children, referring_parents, rows_of_owners};
+pub(super) use compare::{count_owned, deviations, living, sample_source_ids};
 pub(super) use create::{create, named_in_comment};
 pub(super) use key::{KeyStatements, give_way, key_wire, placeholder};
 use marks::Going;

@@ -9,8 +9,10 @@ pub mod held;
 pub mod lease;
 pub mod mapping;
 pub mod overview;
+pub mod reconcile;
 pub mod row;
 mod schema;
+pub mod touch;
 pub mod transaction;
 pub mod wait;
 

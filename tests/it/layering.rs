@@ -129,14 +129,15 @@ fn each_server_is_spoken_to_in_its_own_module() -> Result<()> {
         if sql && !may_have_sql {
             wrong.push(format!("{file} contains SQL"));
         }
-        let may_know_postgresql = matches!(stage, "app" | "sink" | "state" | "pipeline" | "operator");
+        let may_know_postgresql =
+            matches!(stage, "app" | "sink" | "state" | "pipeline" | "operator" | "reconcile");
         // A command hands its connection on.
         let may_know_postgresql = may_know_postgresql || stage == "cli";
         if has("sqlx::") && !may_know_postgresql {
             wrong.push(format!("{file} knows PostgreSQL"));
         }
-        // app, cli and pipeline hand the client on.
-        let may_know_mongodb = matches!(stage, "app" | "source" | "pipeline");
+        // app, cli, reconcile and pipeline hand the client on.
+        let may_know_mongodb = matches!(stage, "app" | "source" | "pipeline" | "reconcile");
         if has("mongodb::") && !may_know_mongodb {
             wrong.push(format!("{file} knows the MongoDB driver"));
         }

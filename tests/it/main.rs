@@ -34,6 +34,7 @@ mod namespaces;
 mod operations;
 mod outages;
 mod path;
+mod reconcile;
 mod references;
 mod reliability;
 mod restored;
