@@ -71,7 +71,7 @@ pub(super) const BATCH_MAX_BYTES: Setting<u64> = Setting { default: 8 * MIB, all
 pub(super) const BATCH_LINGER: Setting<Duration> =
     Setting { default: Duration::ZERO, allowed: Duration::ZERO..=seconds(60) };
 
-/// Connections that copy; one chunk more is in work. More: faster on large machines, and more load on
+/// Connections that copy; half as many chunks again are in work. More: faster on large machines, and more load on
 /// the source while its users work.
 pub(super) const SNAPSHOT_WORKERS: Setting<u64> = Setting { default: 2, allowed: 1..=64 };
 

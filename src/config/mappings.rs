@@ -6,6 +6,7 @@ use super::children;
 use super::columns::columns;
 use super::defaults;
 use super::filter::filter;
+use super::junctions;
 use super::key::{self, column_name};
 use super::model::{
     ColumnSpec, Deletes, KeySpec, MappingSpec, OnDrop, OnMappingChange, SchemaMode, ValueSpec,
@@ -34,7 +35,11 @@ pub(super) fn mappings(field: Field<'_>) -> Option<Vec<MappingSpec>> {
         }
         specs.push((place, spec));
     }
-    Some(specs.into_iter().map(|(_, spec)| spec).collect())
+    let (places, mut specs): (Vec<Place<'_>>, Vec<MappingSpec>) = specs.into_iter().unzip();
+    for (place, constraint) in junctions::mirror(&mut specs) {
+        places[place].section.mistake_at("children", &constraint, "");
+    }
+    Some(specs)
 }
 
 /// The fields of a mapping that are compared with other mappings.
@@ -85,10 +90,6 @@ fn mapping(mut section: Section<'_>) -> Option<(Place<'_>, MappingSpec)> {
     let filter = section.field("filter").and_then(filter);
     let columns = section.field_or_null("columns").map(|field| columns(field, &key));
     let children = section.field("children").map(children::children).unwrap_or_default();
-    if !children.is_empty() && shared {
-        let hint = "their documents would replace each other's rows";
-        section.mistake_at("children", "must not be given together with shared: true", hint);
-    }
     if !children.is_empty() && columns.is_none() {
         section.mistake_at("children", "must not be given without columns", "list the columns of the table");
     }

@@ -19,13 +19,14 @@ use super::pace::Pace;
 use super::plan::{Mapped, Plan};
 use super::prepare::{Prepared, SourceBatch};
 use super::references::{Leaving, Waiting};
+use super::status::RowCounts;
 use super::transaction::{Open, Way};
-use crate::domain::{CanonicalId, ClusterTime, Portion, Position, SourceIndex};
+use crate::domain::{CanonicalId, ClusterTime, Portion, SourceIndex};
 use crate::sink::{self, Greatest, Savepoint, Target};
 use crate::state::chunk::Chunk;
 use crate::state::held::Backoff;
 use crate::state::lease::Epoch;
-use crate::state::{checkpoint, chunk, lease, mapping, transaction};
+use crate::state::{chunk, lease, mapping, transaction};
 
 /// How changes are held.
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +40,7 @@ pub struct HeldPolicy {
 #[derive(Debug)]
 pub(super) struct Writer {
     connection: PgConnection,
-    /// The connection knows the statements that every transaction begins and ends with.
+    /// The connection knows the statements that every transaction begins with.
     prepared: bool,
     for_whom: ForWhom,
     /// What sequences are known to be past.
@@ -82,6 +83,8 @@ pub struct Tally {
     pub fell_back: bool,
     /// Of child tables.
     pub coerced: Vec<Coerced>,
+    /// Rows of child tables, by table.
+    pub children: Vec<(String, RowCounts)>,
 }
 
 /// Values of one column that a rule altered, or elements that it left out.
@@ -123,22 +126,10 @@ impl DerefMut for Tx<'_> {
 
 impl Tx<'_> {
     pub(super) async fn commit(self) -> Result<(), Error> {
-        committed(transaction::commit(self.0, None).await)
+        // An error here leaves open whether it happened. The next session takes the lease, which waits
+        // for this transaction to end either way, and only then loads the state.
+        transaction::commit(self.0).await.map_err(|error| Error::retry("commit", error))
     }
-
-    /// Moves the checkpoint on and commits, in one round trip; only on a connection of a `Writer`.
-    pub(super) async fn advance_and_commit(self, position: &Position, seq: i64) -> Result<(), Error> {
-        committed(transaction::commit(self.0, Some(&checkpoint::advance(seq, position))).await)
-    }
-}
-
-fn committed(result: Result<(), sqlx::Error>) -> Result<(), Error> {
-    // An error here leaves open whether it happened. The next session takes the lease, which waits
-    // for this transaction to end either way, and only then loads the state.
-    result.map_err(|error| match checkpoint::is_not_ours(&error) {
-        true => Error::Fenced,
-        false => Error::retry("commit", error),
-    })
 }
 
 impl Writer {
@@ -166,11 +157,11 @@ impl Writer {
             open.put(batch, &leaving, Way::Merge, &mut tallies).await?;
         }
         open.delete(&prepared.sources, leaving, prepared.read_after, &mut tallies).await?;
-        let apply = began.elapsed();
-        match &prepared.position {
-            Some(position) => open.advance_and_commit(position, seq).await?,
-            None => open.commit().await?,
+        if let Some(position) = &prepared.position {
+            open.advance(position, seq).await?;
         }
+        let apply = began.elapsed();
+        open.commit().await?;
         let commit = began.elapsed().saturating_sub(apply);
         let mut sources: Vec<_> = tallies.into_iter().collect();
         sources.sort_by_key(|(source, _)| *source);
@@ -206,6 +197,11 @@ impl Writer {
             // A parent that was committed beside this transaction could not see who waits for it here.
             let mut open = self.begin(&[]).await?;
             open.look_again(batch.source, &waits).await?;
+            open.commit().await?;
+        }
+        if self.for_whom.plan.of(batch.source).has_own_junctions() {
+            let mut open = self.begin(&[batch.source]).await?;
+            open.pair_again(batch).await?;
             open.commit().await?;
         }
         Ok(ChunkOutcome::Committed(Committed { sources: tallies.into_iter().collect(), apply, commit }))
@@ -265,12 +261,7 @@ impl Writer {
 }
 
 async fn prepare(connection: &mut PgConnection, for_whom: &ForWhom) -> Result<(), Error> {
-    let (pipeline, epoch) = (&for_whom.pipeline, for_whom.epoch);
-    let statements = [
-        lease::prepare_fence(pipeline, epoch),
-        checkpoint::prepare_advance(pipeline, epoch, &for_whom.plan.scope_hash),
-        sink::prepare_guard(),
-    ];
+    let statements = [lease::prepare_fence(&for_whom.pipeline, for_whom.epoch), sink::prepare_guard()];
     transaction::prepare(connection, &statements).await.map_err(state)
 }
 

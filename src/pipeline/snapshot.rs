@@ -17,10 +17,6 @@ use crate::domain::{CanonicalId, Document, SourceIndex};
 use crate::source;
 use crate::state::chunk::{Chunk, Progress};
 
-/// Chunks in work beside those that are being copied: while every connection copies, the next chunk is read, so
-/// that neither server waits for the other. More would only take memory.
-const LANES_AHEAD: usize = 1;
-
 /// Hands out chunks, one source after the other.
 #[derive(Debug)]
 pub(super) struct Chunks {
@@ -100,8 +96,10 @@ impl Writers {
         Self { idle: std::sync::Mutex::new(writers), free: Semaphore::new(count), count }
     }
 
+    /// Chunks in work: half as many again, so that the next is read while all connections copy, and neither
+    /// server waits for the other. More would only take memory.
     pub(super) fn lanes(&self) -> usize {
-        self.count + LANES_AHEAD
+        self.count + self.count / 2
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Writer>> {

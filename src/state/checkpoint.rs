@@ -1,12 +1,10 @@
 //! How far the stream is applied.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use sqlx::{PgConnection, Row};
 
 use super::lease::Epoch;
-use super::transaction::literal;
 use crate::domain::{ClusterTime, Position, ResumeToken};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,42 +60,28 @@ pub async fn start(
     Ok(done.rows_affected() == 1)
 }
 
-/// Once per connection, for [`advance`].
-pub fn prepare_advance(pipeline: &str, epoch: Epoch, scope_hash: &str) -> String {
-    let (pipeline, scope_hash, epoch) = (literal(pipeline), literal(scope_hash), epoch.0);
-    format!(
-        "prepare rowstream_advance (bigint, bytea, bigint) as
-         with advanced as (
-             update rowstream.checkpoint
-             set token = $2, cluster_time = $3, scope_hash = {scope_hash}, epoch = {epoch}, seq = seq + 1,
-                 committed_at = clock_timestamp()
-             where pipeline = {pipeline} and epoch <= {epoch} and seq = $1
-             returning 1
-         )
-         select 1 / count(*) from advanced"
+/// Moves on by one commit. `false`: the state is not the one this leader left.
+pub async fn advance(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    epoch: Epoch,
+    previous_seq: i64,
+    position: &Position,
+    scope_hash: &str,
+) -> Result<bool, sqlx::Error> {
+    let done = sqlx::query(
+        "update rowstream.checkpoint
+         set token = $4, cluster_time = $5, scope_hash = $6, epoch = $2, seq = seq + 1,
+             committed_at = clock_timestamp()
+         where pipeline = $1 and epoch <= $2 and seq = $3",
     )
-}
-
-/// Moves on by one commit. Fails, and with it the transaction, if the state is not the one this leader left:
-/// [`is_not_ours`].
-pub fn advance(previous_seq: i64, position: &Position) -> String {
-    let token = match &position.token {
-        None => "null".to_owned(),
-        Some(token) => {
-            let mut hex = String::with_capacity(token.0.len() * 2 + 20);
-            hex.push_str("decode('");
-            for byte in &token.0 {
-                // Writing to a String cannot fail.
-                let _ = write!(hex, "{byte:02x}");
-            }
-            hex.push_str("', 'hex')");
-            hex
-        }
-    };
-    format!("execute rowstream_advance ({previous_seq}, {token}, {})", position.time.to_i64())
-}
-
-/// Whether [`advance`] failed because nothing was there to be moved: its division by zero.
-pub fn is_not_ours(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "22012")
+    .bind(pipeline)
+    .bind(epoch.0)
+    .bind(previous_seq)
+    .bind(position.token.as_ref().map(|token| token.0.as_slice()))
+    .bind(position.time.to_i64())
+    .bind(scope_hash)
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() == 1)
 }

@@ -1,4 +1,4 @@
-//! Transactions that begin, and end, with several statements in one round trip.
+//! Transactions that begin with several statements in one round trip.
 
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -14,10 +14,8 @@ pub async fn begin(connection: &mut PgConnection, statements: &[String]) -> Resu
     sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(connection).await
 }
 
-/// Commits, after a last statement: if that fails, nothing is committed.
-pub async fn commit(connection: &mut PgConnection, last: Option<&str>) -> Result<(), sqlx::Error> {
-    let text = last.map_or_else(|| "commit".to_owned(), |last| format!("{last}; commit"));
-    sqlx::raw_sql(AssertSqlSafe(text)).execute(connection).await.map(drop)
+pub async fn commit(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql("commit").execute(connection).await.map(drop)
 }
 
 /// A text as SQL, whatever `standard_conforming_strings` is.

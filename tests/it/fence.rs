@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use rowstream::domain::{ClusterTime, Position, ResumeToken};
+use anyhow::Result;
 use rowstream::state::lease::{Acquired, Epoch};
-use rowstream::state::{self, checkpoint, lease, transaction};
+use rowstream::state::{self, lease, transaction};
 use sqlx::{Connection, PgConnection};
 
 use crate::support::servers::fresh_database;
@@ -20,20 +19,15 @@ struct Leader {
 }
 
 impl Leader {
-    /// Holds the lease, and left the checkpoint at 0.
+    /// Holds the lease.
     async fn new(name: &str) -> Result<Self> {
         let url = fresh_database(name).await?.postgres_url;
         let mut connection = PgConnection::connect(&url).await?;
         state::migrate(&mut connection).await?;
         let acquired = lease::acquire(&mut connection, PIPELINE, "leader", TTL).await?;
         let Acquired::Leader(epoch) = acquired else { anyhow::bail!("{acquired:?}") };
-        checkpoint::start(&mut connection, PIPELINE, epoch, ClusterTime::new(1, 0), "scope").await?;
         sqlx::raw_sql("create table written (n int)").execute(&mut connection).await?;
-        let statements = [
-            lease::prepare_fence(PIPELINE, epoch),
-            checkpoint::prepare_advance(PIPELINE, epoch, "another scope"),
-        ];
-        transaction::prepare(&mut connection, &statements).await?;
+        transaction::prepare(&mut connection, &[lease::prepare_fence(PIPELINE, epoch)]).await?;
         Ok(Self { connection, url, epoch })
     }
 
@@ -48,13 +42,6 @@ impl Leader {
         Ok(())
     }
 
-    async fn commits_behind(&mut self, seq: i64) -> Result<(), sqlx::Error> {
-        let position =
-            Position { token: Some(ResumeToken(vec![0, 0x5c, 0xff])), time: ClusterTime::new(7, 3) };
-        let advance = checkpoint::advance(seq, &position);
-        transaction::commit(&mut self.connection, Some(&advance)).await
-    }
-
     async fn another(&self) -> Result<PgConnection> {
         Ok(PgConnection::connect(&self.url).await?)
     }
@@ -65,27 +52,14 @@ impl Leader {
 }
 
 #[tokio::test]
-async fn rows_and_checkpoint_are_committed_by_one_command() -> Result<()> {
+async fn whoever_leads_begins_and_commits() -> Result<()> {
     let mut leader = Leader::new("fence_commit").await?;
-    assert!(leader.begins().await?);
-    leader.writes().await?;
-    leader.commits_behind(0).await?;
-    assert_eq!(leader.rows().await?, 1);
-    let left = checkpoint::load(&mut leader.connection, PIPELINE).await?.context("no checkpoint")?;
-    assert_eq!((left.seq, left.scope_hash.as_str()), (1, "another scope"));
-    assert_eq!(left.position.token, Some(ResumeToken(vec![0, 0x5c, 0xff])));
-    assert_eq!(left.position.time, ClusterTime::new(7, 3));
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_checkpoint_that_is_not_where_it_was_left_takes_the_rows_back() -> Result<()> {
-    let mut leader = Leader::new("fence_seq").await?;
-    assert!(leader.begins().await?);
-    leader.writes().await?;
-    let error = leader.commits_behind(5).await.expect_err("there was no fifth commit");
-    assert!(checkpoint::is_not_ours(&error), "{error}");
-    assert_eq!(leader.rows().await?, 0);
+    for rows in 1..=2 {
+        assert!(leader.begins().await?);
+        leader.writes().await?;
+        transaction::commit(&mut leader.connection).await?;
+        assert_eq!(leader.rows().await?, rows);
+    }
     Ok(())
 }
 
