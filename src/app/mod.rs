@@ -340,8 +340,9 @@ impl App {
         let loaded =
             pipeline::load(&mut keeper, &config.pipeline, epoch, &plan, mode, now, &self.pace).await?;
         self.report.loaded(&loaded);
-        let mut snapshot_connections = Vec::new();
+        let (mut snapshot_connections, mut planner_connection) = (Vec::new(), None);
         if !loaded.pending.is_empty() {
+            planner_connection = Some(self.connect("connect the snapshot's planner").await?);
             for _ in 0..config.snapshot.workers {
                 snapshot_connections.push(self.connect("connect a snapshot worker").await?);
             }
@@ -367,6 +368,7 @@ impl App {
             lease_ttl: config.lease.ttl,
             stream_connection: self.connect("connect the stream's writer").await?,
             snapshot_connections,
+            planner_connection,
             keeper_connection: keeper,
             report: self.report.clone(),
             until_caught_up: self.until_caught_up,

@@ -71,16 +71,16 @@ pub(super) const BATCH_MAX_BYTES: Setting<u64> = Setting { default: 8 * MIB, all
 pub(super) const BATCH_LINGER: Setting<Duration> =
     Setting { default: Duration::ZERO, allowed: Duration::ZERO..=seconds(60) };
 
-/// Two readers keep one PostgreSQL writer busy. More: faster on large machines, and more load on the
-/// source while its users work.
+/// Connections that copy; half as many chunks again are in work. More: faster on large machines, and more load on
+/// the source while its users work.
 pub(super) const SNAPSHOT_WORKERS: Setting<u64> = Setting { default: 2, allowed: 1..=64 };
 
-/// About a second of work. Too low: the bookkeeping of chunks costs more than their rows. Too high: more
+/// About a quarter of a second of work. Too low: the bookkeeping of chunks costs more than their rows. Too high: more
 /// to repeat after a restart, and more keys to remember beside the stream.
-pub(super) const SNAPSHOT_CHUNK_DOCUMENTS: Setting<u64> = Setting { default: 16_384, allowed: 1..=1_000_000 };
+pub(super) const SNAPSHOT_CHUNK_DOCUMENTS: Setting<u64> = Setting { default: 8_192, allowed: 1..=1_000_000 };
 
-/// Bounds the memory of a chunk of large documents, per worker.
-pub(super) const SNAPSHOT_CHUNK_BYTES: Setting<u64> = Setting { default: 8 * MIB, allowed: 64 * KIB..=GIB };
+/// Bounds the memory of a chunk of large documents; about five times as much is in memory for each.
+pub(super) const SNAPSHOT_CHUNK_BYTES: Setting<u64> = Setting { default: 4 * MIB, allowed: 64 * KIB..=GIB };
 
 /// Keeps a held document for inspection, without filling the state schema with 16 MiB outliers.
 pub(super) const HELD_MAX_DOCUMENT_BYTES: Setting<u64> = Setting { default: MIB, allowed: 0..=16 * MIB };

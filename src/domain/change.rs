@@ -21,6 +21,14 @@ pub enum ChangeKind {
 }
 
 impl Change {
+    /// What it brings must be read first.
+    pub fn is_to_be_read(&self) -> bool {
+        match self.kind {
+            ChangeKind::Touch | ChangeKind::Updated => true,
+            ChangeKind::Put(_) | ChangeKind::Delete => false,
+        }
+    }
+
     /// Bytes this change holds in memory, for limits and back-pressure.
     pub fn size(&self) -> usize {
         let document = match &self.kind {

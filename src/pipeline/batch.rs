@@ -249,6 +249,12 @@ impl Gatherer {
         self.stop.as_ref().filter(|_| self.batch.is_empty())
     }
 
+    /// Keys of documents that must be read before the batch can be written.
+    pub(super) fn touched(&self) -> impl Iterator<Item = &Key> {
+        let changes = self.batch.changes.iter();
+        changes.filter(|change| change.is_to_be_read()).map(|change| &change.key)
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.backlog_bytes + self.batch.bytes
     }

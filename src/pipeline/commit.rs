@@ -4,11 +4,12 @@
 //! fails, or the answer to the commit is lost, the session ends and the next one loads the state anew.
 
 use std::collections::HashMap;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mongodb::Client;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Transaction};
+use sqlx::PgConnection;
 use tokio::sync::Notify;
 
 use super::Error;
@@ -22,11 +23,11 @@ use super::references::{Leaving, Waiting};
 use super::status::RowCounts;
 use super::transaction::{Open, Way};
 use crate::domain::{CanonicalId, ClusterTime, Portion, SourceIndex};
-use crate::sink::{self, Greatest, Target};
+use crate::sink::{self, Greatest, Savepoint, Target};
 use crate::state::chunk::Chunk;
 use crate::state::held::Backoff;
 use crate::state::lease::Epoch;
-use crate::state::{chunk, lease, mapping};
+use crate::state::{chunk, lease, mapping, transaction};
 
 /// How changes are held.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +41,8 @@ pub struct HeldPolicy {
 #[derive(Debug)]
 pub(super) struct Writer {
     connection: PgConnection,
+    /// The connection knows the statements that every transaction begins with.
+    prepared: bool,
     for_whom: ForWhom,
     /// What sequences are known to be past.
     sequences: HashMap<SourceIndex, Greatest>,
@@ -103,11 +106,37 @@ pub(super) enum ChunkOutcome {
     Gone,
 }
 
-pub(super) type Tx<'a> = Transaction<'a, Postgres>;
+/// An open, fenced transaction. Whoever does not come to `commit` gives the connection up, and with it what
+/// was written; the fence does not let another one begin there.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Tx<'a>(&'a mut PgConnection);
+
+impl Deref for Tx<'_> {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        self.0
+    }
+}
+
+impl DerefMut for Tx<'_> {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        self.0
+    }
+}
+
+impl Tx<'_> {
+    pub(super) async fn commit(self) -> Result<(), Error> {
+        // An error here leaves open whether it happened. The next session takes the lease, which waits
+        // for this transaction to end either way, and only then loads the state.
+        transaction::commit(self.0).await.map_err(|error| Error::retry("commit", error))
+    }
+}
 
 impl Writer {
     pub(super) fn new(connection: PgConnection, for_whom: ForWhom) -> Self {
-        Self { connection, for_whom, sequences: HashMap::new() }
+        Self { connection, prepared: false, for_whom, sequences: HashMap::new() }
     }
 
     /// One batch of the stream: rows, held changes and checkpoint together.
@@ -221,38 +250,51 @@ impl Writer {
 
     async fn begin(&mut self, touched: &[SourceIndex]) -> Result<Open<'_>, Error> {
         let for_whom = &self.for_whom;
+        if !self.prepared {
+            prepare(&mut self.connection, for_whom).await?;
+            self.prepared = true;
+        }
         let mapped = || touched.iter().map(|source| for_whom.plan.of(*source));
         let targets: Vec<&Target> = mapped().flat_map(Mapped::targets).collect();
-        let (pipeline, epoch) = (&for_whom.pipeline, for_whom.epoch);
-        let transaction = begin_fenced(&mut self.connection, pipeline, epoch, &targets).await?;
-        Ok(Open::new(transaction, for_whom, &mut self.sequences))
+        let transaction = begin_fenced(&mut self.connection, lease::EXECUTE_FENCE, &targets).await?;
+        let savepoint = if targets.is_empty() { Savepoint::Missing } else { Savepoint::Set };
+        Ok(Open::new(transaction, for_whom, savepoint, &mut self.sequences))
     }
 }
 
-/// Begins as every transaction on the target must. The tables it will write are locked against changes of
-/// their columns and compared with what the mappings were compiled against: after an `alter table … type`
-/// PostgreSQL would round without a word.
+async fn prepare(connection: &mut PgConnection, for_whom: &ForWhom) -> Result<(), Error> {
+    let statements = [lease::prepare_fence(&for_whom.pipeline, for_whom.epoch), sink::prepare_guard()];
+    transaction::prepare(connection, &statements).await.map_err(state)
+}
+
+/// Begins as every transaction on the target must, in one round trip; the answers are looked at before anything
+/// is written. The tables it will write are locked against changes of their columns and compared with what the
+/// mappings were compiled against: after an `alter table … type` PostgreSQL would round without a word. With
+/// targets, which take a connection of a `Writer`, it ends with the savepoint of the first attempt.
 pub(super) async fn begin_fenced<'a>(
     connection: &'a mut PgConnection,
-    pipeline: &str,
-    epoch: Epoch,
+    fence: &str,
     targets: &[&Target],
 ) -> Result<Tx<'a>, Error> {
     // A deferred constraint would pass every savepoint and fail the commit of the whole batch.
-    const BEGIN: &str = "begin; set constraints all immediate";
-    let begun = match sink::lock(targets) {
-        Some(lock) => connection.begin_with(AssertSqlSafe(format!("{BEGIN}; {}", lock.0))).await,
-        None => connection.begin_with(BEGIN).await,
-    };
-    let mut transaction = begun.map_err(|error| match targets {
+    let mut statements = vec!["set constraints all immediate".to_owned()];
+    // The lock before the guard: what was compared stays.
+    statements.extend(sink::lock(targets).map(|lock| lock.0));
+    statements.push(fence.to_owned());
+    if let Some(guard) = sink::guard(targets) {
+        statements.push(guard.0);
+        // Behind the fence: going back to it must not unlock the lease.
+        statements.push(sink::SAVEPOINT.to_owned());
+    }
+    let answers = transaction::begin(connection, &statements).await.map_err(|error| match targets {
         [] => state(error),
         _ => apply(sink::lock_error(targets, error)),
     })?;
-    if !lease::fence(&mut transaction, pipeline, epoch).await.map_err(state)? {
+    if !answers.iter().any(lease::is_fence) {
         return Err(Error::Fenced);
     }
-    sink::guard(&mut transaction, targets).await.map_err(apply)?;
-    Ok(transaction)
+    answers.iter().try_for_each(sink::changed).map_err(apply)?;
+    Ok(Tx(connection))
 }
 
 /// Deletes the rows of a collection that was dropped, or is another one now: all of them, or it halts. Without

@@ -13,7 +13,7 @@ use crate::domain::{ClusterTime, Portion, Position};
 use crate::state::checkpoint::Checkpoint;
 use crate::state::lease::Epoch;
 use crate::state::mapping::{Known, Registered, SnapshotState};
-use crate::state::{checkpoint, chunk, held, mapping, wait};
+use crate::state::{checkpoint, chunk, held, lease, mapping, wait};
 
 #[derive(Debug)]
 pub struct Loaded {
@@ -38,7 +38,7 @@ pub async fn load(
     now: ClusterTime,
     pace: &Pace,
 ) -> Result<Loaded, Error> {
-    let mut transaction = begin_fenced(connection, pipeline, epoch, &[]).await?;
+    let mut transaction = begin_fenced(connection, &lease::fence(pipeline, epoch), &[]).await?;
     let known = mapping::load(&mut transaction, pipeline).await.map_err(state)?;
     for mapped in &plan.mapped {
         let known = known.iter().find(|known| known.source == mapped.mapping.source);
@@ -77,7 +77,7 @@ pub async fn load(
     let open = counts.iter().filter(|count| count.state != "resolved");
     let held = open.filter_map(|count| plan.source(&count.source)).collect();
     let waits = wait::overview(&mut transaction, pipeline).await.map_err(state)?;
-    transaction.commit().await.map_err(|error| Error::retry("commit", error))?;
+    transaction.commit().await?;
     Ok(Loaded { checkpoint, pending, done, held, waits })
 }
 

@@ -4,6 +4,7 @@
 //! ends the session; the next one loads the state from PostgreSQL and goes on from there. Nothing that
 //! was in memory survives, so nothing in memory needs to be right after a failure.
 
+mod ahead;
 mod batch;
 mod children;
 mod claims;

@@ -6,15 +6,17 @@ use std::collections::{HashMap, HashSet};
 use mongodb::Client;
 
 use super::Error;
+use super::ahead::{Place, look_up};
 use super::batch::Batch;
 use super::children::ChildRows;
 use super::plan::{Mapped, Plan};
 use super::status::Drift;
 use crate::config::Deletes;
 use crate::domain::{
-    CanonicalId, Change, ChangeKind, ClusterTime, Document, Position, Rejection, Row, SourceIndex, Tuples,
+    CanonicalId, Change, ChangeKind, ClusterTime, Document, Key, Position, Rejection, Row, SourceIndex,
+    Tuples,
 };
-use crate::source::{self, CollectionIndex};
+use crate::source;
 
 /// One of so many documents is looked at for fields that nobody reads: what is new in a collection is in many
 /// of its documents, and a look costs about as much as a row of a few columns.
@@ -164,14 +166,16 @@ impl SourceBatch {
     }
 }
 
-/// `now`: the last event the pipeline was handed; documents are read at this time or later.
+/// `now`: the last event the pipeline was handed; documents are read at this time or later. `found`: those that
+/// were read already.
 pub(super) async fn prepare(
     client: &Client,
     plan: &Plan,
     mut batch: Batch,
+    found: HashMap<Place, Document>,
     now: ClusterTime,
 ) -> Result<Prepared, Error> {
-    let (lookups, lookups_missing) = resolve_touches(client, plan, &mut batch.changes, now).await?;
+    let (lookups, lookups_missing) = resolve_touches(client, plan, &mut batch.changes, found, now).await?;
     let time = batch.span.map(|(_, last)| last);
     let sources = sort(plan, batch.changes, time);
     Ok(Prepared {
@@ -193,22 +197,15 @@ async fn resolve_touches(
     client: &Client,
     plan: &Plan,
     changes: &mut Vec<Change>,
+    mut found: HashMap<Place, Document>,
     now: ClusterTime,
 ) -> Result<(usize, usize), Error> {
-    let mut touched: HashMap<CollectionIndex, Vec<CanonicalId>> = HashMap::new();
-    let is_touch = |change: &&Change| matches!(change.kind, ChangeKind::Touch | ChangeKind::Updated);
-    for change in changes.iter().filter(is_touch) {
-        let ids = touched.entry(plan.of(change.key.source).collection).or_default();
-        ids.push(change.key.id.clone());
-    }
-    let mut found: HashMap<(CollectionIndex, CanonicalId), Document> = HashMap::new();
-    let mut lookups = 0;
-    for (collection, ids) in touched {
-        lookups += ids.len();
-        let namespace = &plan.scope.collections[usize::from(collection.0)];
-        let documents = source::lookup(client, namespace, &ids, now).await.map_err(read)?;
-        found.extend(documents.into_iter().map(|(id, document)| ((collection, id), document)));
-    }
+    let place_of = |key: &Key| (plan.of(key.source).collection, key.id.clone());
+    let touched = changes.iter().filter(|change| change.is_to_be_read());
+    let touched: Vec<Place> = touched.map(|change| place_of(&change.key)).collect();
+    let lookups = touched.len();
+    let unread = touched.into_iter().filter(|place| !found.contains_key(place)).collect();
+    found.extend(look_up(client, plan, unread, now).await?);
     let mut missing = 0;
     changes.retain_mut(|change| {
         let vanished = match change.kind {
@@ -217,8 +214,7 @@ async fn resolve_touches(
             // Whether the row goes is for the event that took the document away to say.
             ChangeKind::Updated => false,
         };
-        let place = (plan.of(change.key.source).collection, change.key.id.clone());
-        if let Some(document) = found.get(&place) {
+        if let Some(document) = found.get(&place_of(&change.key)) {
             change.kind = ChangeKind::Put(document.clone());
             return true;
         }

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, RwLock, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::Error;
+use super::ahead::Ahead;
 use super::batch::Gatherer;
 use super::commit::{ForWhom, HeldPolicy, Writer, apply, state};
 use super::hold_limit::HoldLimit;
@@ -20,7 +21,7 @@ use super::plan::{Mapped, Plan};
 use super::prepare::read;
 use super::references::Waiting;
 use super::report::Report;
-use super::snapshot::{Chunks, Copying, Pending, work};
+use super::snapshot::{Chunks, Copying, Pending, Writers, work};
 use super::stream::{Committing, Reading};
 use crate::domain::{ClusterTime, Key, SourceIndex};
 use crate::state::checkpoint::Checkpoint;
@@ -72,6 +73,8 @@ pub struct Session {
     pub stream_connection: PgConnection,
     /// One for each snapshot worker.
     pub snapshot_connections: Vec<PgConnection>,
+    /// Writes down which chunks there are; only with snapshot workers.
+    pub planner_connection: Option<PgConnection>,
     /// For the heartbeat and the look through held changes.
     pub keeper_connection: PgConnection,
     pub report: Report,
@@ -154,6 +157,7 @@ impl Session {
             committer: Arc::clone(&committer),
             outstanding: Arc::clone(&outstanding),
             report: self.report.clone(),
+            ahead: Ahead::default(),
         };
         let committing = Committing {
             writer: writer(self.stream_connection),
@@ -171,23 +175,26 @@ impl Session {
             stopped.map_or(Ok(Done::Stream), Err)
         });
 
-        let copying = Arc::new(Copying {
-            client: self.client.clone(),
-            plan: Arc::clone(&self.plan),
-            chunks: Chunks::new(self.pending),
-            outstanding,
-            turn,
-            pace: self.pace.clone(),
-            report: self.report.clone(),
-        });
-        let mut copying_workers = 0;
-        for connection in self.snapshot_connections {
-            let (copying, writer, session) = (Arc::clone(&copying), writer(connection), session.clone());
-            copying_workers += 1;
-            tasks.spawn(async move { work(&copying, writer, &session).await.map(|()| Done::Snapshot) });
+        let mut copying_lanes = 0;
+        if let Some(planner) = self.planner_connection {
+            let copying = Arc::new(Copying {
+                client: self.client.clone(),
+                plan: Arc::clone(&self.plan),
+                chunks: Chunks::new(self.pending, writer(planner)),
+                writers: Writers::new(self.snapshot_connections.into_iter().map(writer).collect()),
+                outstanding,
+                turn,
+                pace: self.pace.clone(),
+                report: self.report.clone(),
+            });
+            copying_lanes = copying.writers.lanes();
+            for _ in 0..copying_lanes {
+                let (copying, session) = (Arc::clone(&copying), session.clone());
+                tasks.spawn(async move { work(&copying, &session).await.map(|()| Done::Snapshot) });
+            }
         }
 
-        let (snapshots_done, snapshots) = watch::channel(copying_workers == 0);
+        let (snapshots_done, snapshots) = watch::channel(copying_lanes == 0);
         let keeper = Keeper {
             client: self.client,
             plan: self.plan,
@@ -211,8 +218,8 @@ impl Session {
             match task.map_err(|error| Error::retry("session", error))?? {
                 Done::Stream => return Ok(finish),
                 Done::Snapshot => {
-                    copying_workers -= 1;
-                    if copying_workers == 0 {
+                    copying_lanes -= 1;
+                    if copying_lanes == 0 {
                         snapshots_done.send_replace(true);
                     }
                 }

@@ -1,10 +1,10 @@
 //! Copying what is there, beside the stream, in chunks that survive a restart.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use mongodb::Client;
-use tokio::sync::{Mutex, Notify, RwLock};
+use tokio::sync::{Mutex, Notify, RwLock, Semaphore};
 
 use super::commit::{ChunkOutcome, Writer};
 use super::outstanding::{Outstanding, Registration, Settled};
@@ -29,6 +29,8 @@ pub(super) struct Chunks {
 struct Inner {
     waiting: VecDeque<Pending>,
     current: Option<Current>,
+    /// Of its own: who plans must not wait for somebody else's copy.
+    planner: Writer,
 }
 
 /// A source whose snapshot is not done, and how far it came before.
@@ -56,8 +58,9 @@ enum Next {
 }
 
 impl Chunks {
-    pub(super) fn new(pending: Vec<Pending>) -> Self {
-        Self { inner: Mutex::new(Inner { waiting: pending.into(), current: None }), settled: Notify::new() }
+    pub(super) fn new(pending: Vec<Pending>, planner: Writer) -> Self {
+        let inner = Inner { waiting: pending.into(), current: None, planner };
+        Self { inner: Mutex::new(inner), settled: Notify::new() }
     }
 
     async fn settle(&self) {
@@ -79,12 +82,51 @@ impl Current {
     }
 }
 
-/// What every worker of a session shares.
+/// The connections that copy; a chunk that was read takes one for its transaction.
+#[derive(Debug)]
+pub(super) struct Writers {
+    idle: std::sync::Mutex<Vec<Writer>>,
+    free: Semaphore,
+    count: usize,
+}
+
+impl Writers {
+    pub(super) fn new(writers: Vec<Writer>) -> Self {
+        let count = writers.len();
+        Self { idle: std::sync::Mutex::new(writers), free: Semaphore::new(count), count }
+    }
+
+    /// Chunks in work: half as many again, so that the next is read while all connections copy, and neither
+    /// server waits for the other. More would only take memory.
+    pub(super) fn lanes(&self) -> usize {
+        self.count + self.count / 2
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Writer>> {
+        // A list that is pushed to and popped from: a panic elsewhere leaves it whole.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn take(&self) -> Result<Writer, Error> {
+        // Given back by `give_back` alone: a writer that failed is not used again.
+        let permit = self.free.acquire().await.map_err(|error| Error::retry("session", error))?;
+        permit.forget();
+        self.idle().pop().ok_or(Error::Rebuild { because: "a snapshot's connection was lost" })
+    }
+
+    fn give_back(&self, writer: Writer) {
+        self.idle().push(writer);
+        self.free.add_permits(1);
+    }
+}
+
+/// What every lane of a session shares.
 #[derive(Debug)]
 pub(super) struct Copying {
     pub client: Client,
     pub plan: Arc<Plan>,
     pub chunks: Chunks,
+    pub writers: Writers,
     pub outstanding: Arc<Outstanding>,
     /// Chunks share it, the stream holds it alone: their transactions exclude each other.
     pub turn: Arc<RwLock<()>>,
@@ -92,21 +134,21 @@ pub(super) struct Copying {
     pub report: Report,
 }
 
-/// One worker: takes chunks until there are none.
-pub(super) async fn work(copying: &Copying, mut writer: Writer, session: &SessionState) -> Result<(), Error> {
+/// One lane: takes chunks until there are none.
+pub(super) async fn work(copying: &Copying, session: &SessionState) -> Result<(), Error> {
     loop {
         let ring = copying.chunks.settled.notified();
         tokio::pin!(ring);
         // Armed before looking, or a chunk that settles in between would not wake us.
         ring.as_mut().enable();
-        match copying.next(&mut writer).await? {
+        match copying.next().await? {
             Next::Finished => return Ok(()),
             Next::Wait => ring.await,
             Next::Work(source, chunk) => {
                 if session.is_stopping() {
                     return Ok(());
                 }
-                copying.copy(&mut writer, source, &chunk).await?;
+                copying.copy(source, &chunk).await?;
                 copying.chunks.settle().await;
             }
         }
@@ -114,15 +156,16 @@ pub(super) async fn work(copying: &Copying, mut writer: Writer, session: &Sessio
 }
 
 impl Copying {
-    async fn next(&self, writer: &mut Writer) -> Result<Next, Error> {
+    async fn next(&self) -> Result<Next, Error> {
         let mut inner = self.chunks.inner.lock().await;
+        let Inner { waiting, current: of_current, planner } = &mut *inner;
         loop {
-            let Some(current) = &mut inner.current else {
-                let Some(pending) = inner.waiting.pop_front() else { return Ok(Next::Finished) };
+            let Some(current) = of_current else {
+                let Some(pending) = waiting.pop_front() else { return Ok(Next::Finished) };
                 let mapped = self.plan.of(pending.source);
-                writer.start_snapshot(pending.source, mapped.documents_estimated).await?;
+                planner.start_snapshot(pending.source, mapped.documents_estimated).await?;
                 self.report.snapshot_started(&self.plan, pending.source, pending.progress.documents as u64);
-                inner.current = Some(Current::new(pending));
+                *of_current = Some(Current::new(pending));
                 continue;
             };
             if let Some(chunk) = current.unfinished.pop_front() {
@@ -131,7 +174,7 @@ impl Copying {
             }
             if let Some(mut chunk) = current.next.take() {
                 chunk.upper = self.boundary(current.source, chunk.lower.as_ref()).await?;
-                writer.plan_chunk(current.source, &chunk, chunk.upper.is_none()).await?;
+                planner.plan_chunk(current.source, &chunk, chunk.upper.is_none()).await?;
                 current.next = chunk.upper.clone().map(|lower| Chunk {
                     number: chunk.number + 1,
                     lower: Some(lower),
@@ -144,13 +187,13 @@ impl Copying {
                 return Ok(Next::Wait);
             }
             let source = current.source;
-            if !writer.finish_snapshot(source).await? {
+            if !planner.finish_snapshot(source).await? {
                 // A chunk was taken away under us; the state knows better than we do.
                 return Err(Error::Rebuild { because: "the chunks of a snapshot changed" });
             }
-            inner.current = None;
+            *of_current = None;
             self.report.snapshot_done(&self.plan, source);
-            writer.analyze(source).await?;
+            planner.analyze(source).await?;
         }
     }
 
@@ -187,15 +230,19 @@ impl Copying {
         Ok(batch)
     }
 
-    async fn copy(&self, writer: &mut Writer, source: SourceIndex, chunk: &Chunk) -> Result<(), Error> {
+    async fn copy(&self, source: SourceIndex, chunk: &Chunk) -> Result<(), Error> {
         loop {
             let registration = self.outstanding.register(source);
             let mut batch = self.read(source, chunk, &registration).await?;
             let documents = (batch.documents.len() + batch.deletes.len() + batch.kept.len()) as u64;
+            let mut writer = self.writers.take().await?;
             let turn = self.turn.read().await;
             match self.outstanding.settle(&registration) {
                 // Read again: the collection under this name is another one now.
-                Settled::Void => continue,
+                Settled::Void => {
+                    self.writers.give_back(writer);
+                    continue;
+                }
                 Settled::Without(seen) => {
                     batch.rows.retain(|row| !seen.contains(&row.id));
                     batch.refused.retain(|refused| !seen.contains(&refused.id));
@@ -213,6 +260,7 @@ impl Copying {
                 }
             })?;
             drop(turn);
+            self.writers.give_back(writer);
             return match outcome {
                 ChunkOutcome::Committed(committed) => {
                     self.pace.committed();

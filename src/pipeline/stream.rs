@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use mongodb::Client;
 use tokio::sync::{RwLock, Semaphore, mpsc};
 
+use super::ahead::{Ahead, Place, look_up};
 use super::batch::{Gatherer, Stop};
 use super::commit::Writer;
 use super::outstanding::Outstanding;
@@ -16,7 +18,7 @@ use super::plan::Plan;
 use super::prepare::{Prepared, prepare, read};
 use super::report::Report;
 use super::{Error, SessionState};
-use crate::domain::{Key, SourceIndex};
+use crate::domain::{Document, Key, SourceIndex};
 use crate::source::{self, Continuity, EventKind, Reply};
 
 /// How often the position of an idle stream is written down. Often enough that its token never comes
@@ -35,7 +37,10 @@ pub(super) struct Reading {
     pub committer: Arc<Semaphore>,
     pub outstanding: Arc<Outstanding>,
     pub report: Report,
+    pub ahead: Ahead,
 }
+
+type LookingUp = BoxFuture<'static, Result<Vec<(Place, Document)>, Error>>;
 
 impl Reading {
     /// Ends when `session` stops, or with the reason why the stream cannot be followed further: everything
@@ -48,6 +53,7 @@ impl Reading {
         session: &SessionState,
     ) -> Result<Option<Error>, Error> {
         let mut waiting_since: Option<Instant> = None;
+        let mut looking_up: Option<LookingUp> = None;
         loop {
             self.gatherer.limit(self.pace.limits());
             if let Some(stop) = self.gatherer.stopped() {
@@ -62,6 +68,9 @@ impl Reading {
                 && (self.gatherer.has_changes() || self.gatherer.has_position())
                 && (self.gatherer.is_full()
                     || waiting_since.is_none_or(|since| since.elapsed() >= self.linger));
+            if looking_up.is_none() {
+                looking_up = self.look_ahead();
+            }
             let linger_over = async {
                 match waiting_since {
                     Some(since) if !due => tokio::time::sleep_until((since + self.linger).into()).await,
@@ -73,11 +82,20 @@ impl Reading {
             let wait_for_idle = !self.gatherer.is_full();
             let committer = Arc::clone(&self.committer);
             let hand_over = async {
+                // First this: by then the batch before is in the committer's hands, and it is busy.
+                let permit = prepared.reserve().await;
                 if wait_for_idle {
                     // Never closed, and given back at once.
                     drop(committer.acquire().await);
                 }
-                prepared.reserve().await
+                permit
+            };
+            let is_ready = due && looking_up.is_none();
+            let looked_up = async {
+                match &mut looking_up {
+                    Some(looking_up) => looking_up.await,
+                    None => std::future::pending().await,
+                }
             };
             tokio::select! {
                 biased;
@@ -89,7 +107,11 @@ impl Reading {
                     }
                     return Ok(None);
                 }
-                permit = hand_over, if due => {
+                documents = looked_up => {
+                    looking_up = None;
+                    self.ahead.came(documents?);
+                }
+                permit = hand_over, if is_ready => {
                     let Ok(permit) = permit else { return Ok(None) };
                     if self.drain(&mut replies)? && !self.gatherer.closed() {
                         continue;
@@ -105,6 +127,21 @@ impl Reading {
                 () = linger_over => {}
             }
         }
+    }
+
+    /// While the batch before is being committed, what the next one needs can be read. A full one is read as one.
+    fn look_ahead(&mut self) -> Option<LookingUp> {
+        if self.committer.available_permits() > 0 || self.gatherer.is_full() {
+            return None;
+        }
+        let plan = Arc::clone(&self.plan);
+        let places = self.gatherer.touched().map(|key| (plan.of(key.source).collection, key.id.clone()));
+        let places = self.ahead.wanted(places);
+        if places.is_empty() {
+            return None;
+        }
+        let (client, now) = (self.client.clone(), self.outstanding.last_handed());
+        Some(async move { look_up(&client, &plan, places, now).await }.boxed())
     }
 
     /// Takes what is there already: a larger batch costs less per change. Says whether anything came.
@@ -128,8 +165,14 @@ impl Reading {
             let sources: Vec<SourceIndex> = self.gatherer.sources(event).collect();
             for source in sources {
                 match &event.kind {
-                    EventKind::Document { id, .. } => self.outstanding.saw(source, id),
-                    _ => self.outstanding.void(source),
+                    EventKind::Document { id, .. } => {
+                        self.outstanding.saw(source, id);
+                        self.ahead.changed(self.plan.of(source).collection, id);
+                    }
+                    _ => {
+                        self.outstanding.void(source);
+                        self.ahead.forget();
+                    }
                 }
             }
         }
@@ -150,13 +193,14 @@ impl Reading {
     fn touch(&mut self, keys: Vec<Key>) {
         for key in keys {
             self.outstanding.saw(key.source, &key.id);
+            self.ahead.changed(self.plan.of(key.source).collection, &key.id);
             self.gatherer.touch(key);
         }
     }
 
     async fn prepare(&mut self) -> Result<Prepared, Error> {
         let batch = self.gatherer.take();
-        prepare(&self.client, &self.plan, batch, self.outstanding.last_handed()).await
+        prepare(&self.client, &self.plan, batch, self.ahead.take(), self.outstanding.last_handed()).await
     }
 
     fn stopped(&self, stop: &Stop) -> Error {

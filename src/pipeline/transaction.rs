@@ -16,7 +16,7 @@ use super::references::{Leaving, Settling};
 use crate::config::Deletes;
 use crate::domain::{CanonicalId, ClusterTime, Document, Portion, Position, Reason, RowKey, SourceIndex};
 use crate::mapping::{FAILED, OnDelete, PENDING};
-use crate::sink::{self, Family, Greatest, Outcome, Refusal, Target};
+use crate::sink::{self, Family, Greatest, Outcome, Refusal, Savepoint, Target};
 use crate::source;
 use crate::state::held::Entry;
 use crate::state::wait::Wait;
@@ -27,6 +27,8 @@ pub(super) struct Open<'a> {
     transaction: Tx<'a>,
     for_whom: &'a ForWhom,
     portion: Portion,
+    /// Set behind the fence, for the first statement that writes.
+    savepoint: Savepoint,
     sequences: &'a mut HashMap<SourceIndex, Greatest>,
     part: Part,
     /// Why the first of those was held that nobody had held before.
@@ -47,10 +49,12 @@ impl<'a> Open<'a> {
     pub(super) fn new(
         transaction: Tx<'a>,
         for_whom: &'a ForWhom,
+        savepoint: Savepoint,
         sequences: &'a mut HashMap<SourceIndex, Greatest>,
     ) -> Self {
         let portion = for_whom.pace.portion();
-        Self { transaction, for_whom, portion, sequences, part: Part::default(), first_held: String::new() }
+        let (part, first_held) = (Part::default(), String::new());
+        Self { transaction, for_whom, portion, savepoint, sequences, part, first_held }
     }
 
     pub(super) fn claims(&mut self, source: SourceIndex) -> Option<Claims<'_>> {
@@ -66,7 +70,10 @@ impl<'a> Open<'a> {
         }
         let target = &self.for_whom.plan.of(batch.source).target;
         let written = match way {
-            Way::Merge => sink::upsert(&mut self.transaction, target, &batch.rows, self.portion).await,
+            Way::Merge => {
+                let savepoint = std::mem::take(&mut self.savepoint);
+                sink::upsert_behind(&mut self.transaction, target, &batch.rows, self.portion, savepoint).await
+            }
             Way::Straight => sink::insert_new(&mut self.transaction, target, &batch.rows, self.portion).await,
         };
         written.map_err(apply)
@@ -96,6 +103,7 @@ impl<'a> Open<'a> {
     }
 
     pub(super) fn named(&mut self, source: SourceIndex) -> (&mut PgConnection, &str, &str) {
+        self.savepoint = Savepoint::Missing;
         (&mut self.transaction, &self.for_whom.pipeline, &self.for_whom.plan.of(source).mapping.source)
     }
 
@@ -160,6 +168,10 @@ impl<'a> Open<'a> {
     ) -> Result<Vec<Wait>, Error> {
         let plan = Arc::clone(self.plan());
         let mapped = plan.of(batch.source);
+        if mapped.has_references() || mapped.mapping.key.is_claimed() {
+            // More is written before the rows, and must survive a return to the savepoint of the rows.
+            self.savepoint = Savepoint::Missing;
+        }
         let mut filled =
             self.settling(leaving).fill(mapped.referring(), &mut batch.rows, &batch.documents).await?;
         batch.refused.extend(filled.refused);
@@ -204,6 +216,7 @@ impl<'a> Open<'a> {
         read_after: ClusterTime,
         tallies: &mut Tallies,
     ) -> Result<(), Error> {
+        self.savepoint = Savepoint::Missing;
         let with_deletes = sources.iter().filter(|batch| !batch.deletes.is_empty());
         let plan = &self.for_whom.plan;
         let going: Vec<(SourceIndex, Vec<CanonicalId>)> = with_deletes
@@ -299,6 +312,7 @@ impl<'a> Open<'a> {
         read_after: ClusterTime,
         tallies: &mut Tallies,
     ) -> Result<(), Error> {
+        self.savepoint = Savepoint::Missing;
         if self.for_whom.plan.of(source).mapping.deletes == Deletes::Hard {
             self.let_source_go(source, read_after, tallies).await?;
         }
@@ -498,9 +512,7 @@ impl<'a> Open<'a> {
 
     pub(super) async fn commit(self) -> Result<(), Error> {
         self.for_whom.limit.check(self.part, &self.first_held)?;
-        // An error here leaves open whether it happened. The next session takes the lease, which waits
-        // for this transaction to end either way, and only then loads the state.
-        self.transaction.commit().await.map_err(|error| Error::retry("commit", error))?;
+        self.transaction.commit().await?;
         self.for_whom.limit.committed(self.part);
         Ok(())
     }

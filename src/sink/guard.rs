@@ -3,7 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use sqlx::PgConnection;
+use sqlx::Row;
+use sqlx::postgres::PgRow;
 
 use super::Target;
 use super::catalog::columns_hash;
@@ -12,6 +13,11 @@ use super::statement::{self, Sql};
 use crate::domain::TableName;
 
 const GUARD: &str = include_str!("guard.sql");
+
+/// Once per connection, for [`guard`]: its plan costs more than its answer.
+pub fn prepare_guard() -> String {
+    format!("prepare rowstream_guard (text[], text[], text[]) as {GUARD}")
+}
 
 /// Locks the targets' tables, each once and in one order, against changes of their columns until the
 /// transaction ends; `None` without targets.
@@ -26,26 +32,20 @@ pub fn lock_error(targets: &[&Target], source: sqlx::Error) -> Error {
     Error::of_tables(tables.into_iter().cloned().collect(), "lock the table", source)
 }
 
-/// An error if a target's table has other columns than its mapping was compiled against. Says nothing about
-/// what happens afterwards, unless the tables were locked before.
-pub async fn guard(conn: &mut PgConnection, targets: &[&Target]) -> Result<(), Error> {
+/// Compares the targets' tables with what their mappings were compiled against; its rows are for [`changed`].
+/// Says nothing about what happens afterwards, unless the tables were locked before. `None` without targets.
+pub fn guard(targets: &[&Target]) -> Option<Sql> {
     let wanted: BTreeSet<(&TableName, &str)> = targets
         .iter()
         .map(|target| (&target.mapping.table, columns_hash(&target.mapping.fingerprint)))
         .collect();
-    let Some((first, _)) = wanted.first() else { return Ok(()) };
-    let schemas: Vec<&str> = wanted.iter().map(|(table, _)| table.schema.as_str()).collect();
-    let names: Vec<&str> = wanted.iter().map(|(table, _)| table.name.as_str()).collect();
-    let hashes: Vec<&str> = wanted.iter().map(|(_, hash)| *hash).collect();
-    let changed: Option<(String, String)> = sqlx::query_as(GUARD)
-        .bind(schemas)
-        .bind(names)
-        .bind(hashes)
-        .fetch_optional(conn)
-        .await
-        .map_err(|source| Error::from_sqlx(first, "compare the catalog", source))?;
-    match changed {
-        None => Ok(()),
-        Some((schema, name)) => Err(Error::CatalogChanged { table: TableName { schema, name } }),
+    if wanted.is_empty() { None } else { Some(statement::guard(&wanted)) }
+}
+
+/// An error if the row of a guard names a table: it has other columns now.
+pub fn changed(row: &PgRow) -> Result<(), Error> {
+    match (row.try_get("changed_schema"), row.try_get("changed_table")) {
+        (Ok(schema), Ok(name)) => Err(Error::CatalogChanged { table: TableName { schema, name } }),
+        _ => Ok(()),
     }
 }

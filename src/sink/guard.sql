@@ -1,6 +1,6 @@
 -- Which of these tables no longer have the columns they had.
 -- $1: schemas, $2: names, $3: hashes of columns as table.sql has them.
-select wanted.schema, wanted.name
+select wanted.schema as changed_schema, wanted.name as changed_table
 from unnest($1::text[], $2::text[], $3::text[]) as wanted (schema, name, hash)
 where wanted.hash is distinct from (
     select md5(string_agg(concat_ws(' ', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,

@@ -8,6 +8,14 @@ use super::statement::{self, RELEASE, ROLLBACK, SAVEPOINT};
 use super::{Outcome, Target};
 use crate::domain::Rejection;
 
+/// Whether the caller has set [`SAVEPOINT`] just now, and nothing was written since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Savepoint {
+    #[default]
+    Missing,
+    Set,
+}
+
 /// Writes a slice of items, all or none.
 pub(super) trait Attempt<T> {
     async fn attempt(&self, conn: &mut PgConnection, items: &[T]) -> Result<Outcome, Error>;
@@ -21,6 +29,17 @@ pub(super) async fn isolated<'i, T>(
     work: &impl Attempt<T>,
     items: &'i [T],
 ) -> Result<(Outcome, Vec<(&'i T, Rejection)>), Error> {
+    isolated_behind(conn, target, work, items, Savepoint::Missing).await
+}
+
+/// As [`isolated`], behind a savepoint that may be set already.
+pub(super) async fn isolated_behind<'i, T>(
+    conn: &mut PgConnection,
+    target: &Target,
+    work: &impl Attempt<T>,
+    items: &'i [T],
+    mut savepoint: Savepoint,
+) -> Result<(Outcome, Vec<(&'i T, Rejection)>), Error> {
     let mut outcome = Outcome::default();
     let mut refused = Vec::new();
     let mut waiting = vec![items];
@@ -31,7 +50,9 @@ pub(super) async fn isolated<'i, T>(
         if part.is_empty() {
             continue;
         }
-        run(conn, target, SAVEPOINT).await?;
+        if std::mem::take(&mut savepoint) == Savepoint::Missing {
+            run(conn, target, SAVEPOINT).await?;
+        }
         let error = match work.attempt(conn, part).await {
             Ok(written) => {
                 outcome.add(written);

@@ -12,6 +12,7 @@ mod create;
 mod key;
 mod marks;
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use sqlx::AssertSqlSafe;
@@ -28,7 +29,7 @@ use crate::domain::{ColumnType, Sequence, TableName, TextKind};
 use crate::mapping::{ColumnPlan, Finder, Mapping};
 
 /// The savepoint of every attempt. Names may repeat: the newest hides the older.
-pub(super) const SAVEPOINT: &str = "savepoint rowstream_attempt";
+pub const SAVEPOINT: &str = "savepoint rowstream_attempt";
 /// What was written for documents with children, taken back as one.
 pub(super) const SAVEPOINT_FAMILIES: &str = "savepoint rowstream_families";
 pub(super) const ROLLBACK_FAMILIES: &str = "rollback to savepoint rowstream_families";
@@ -381,6 +382,20 @@ pub(super) fn lock<'t>(tables: impl Iterator<Item = &'t TableName>) -> Sql {
     AssertSqlSafe(format!("lock table {} in row exclusive mode", names.join(", ")))
 }
 
+/// Runs what `prepare_guard` prepared: each table with the hash of its columns.
+pub(super) fn guard<'t>(wanted: &BTreeSet<(&'t TableName, &'t str)>) -> Sql {
+    let array = |text: fn(&(&'t TableName, &'t str)) -> &'t str| {
+        let texts: Vec<&(&TableName, &str)> = wanted.iter().collect();
+        format!("array[{}]", list(&texts, |wanted| literal(text(wanted))))
+    };
+    AssertSqlSafe(format!(
+        "execute rowstream_guard ({}, {}, {})",
+        array(|(table, _)| &table.schema),
+        array(|(table, _)| &table.name),
+        array(|(_, hash)| hash),
+    ))
+}
+
 /// How a column's values travel: a built-in type, its oid, and the oid of its array type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct WireType {
@@ -457,6 +472,11 @@ fn list_with<T>(items: &[T], between: &str, text: impl Fn(&T) -> String) -> Stri
 
 fn qualified(table: &TableName) -> String {
     format!("{}.{}", quoted(&table.schema), quoted(&table.name))
+}
+
+/// Right whatever `standard_conforming_strings` is.
+fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
 fn quoted(name: &str) -> String {

@@ -7,7 +7,7 @@ use super::catalog;
 use super::copy;
 use super::error::{Disposition, Error};
 use super::exchange::exchange;
-use super::isolate::{Attempt, isolated, run};
+use super::isolate::{Attempt, Savepoint, isolated, isolated_behind, run};
 use super::keyed::{Delete, insert, take_over};
 use super::statement::{self, ROLLBACK, SAVEPOINT};
 use super::{Outcome, Target};
@@ -30,8 +30,20 @@ pub async fn upsert(
     rows: &[Row],
     portion: Portion,
 ) -> Result<Outcome, Error> {
+    upsert_behind(conn, target, rows, portion, Savepoint::Missing).await
+}
+
+/// As [`upsert`], behind a savepoint that may be set already: a round trip less.
+pub async fn upsert_behind(
+    conn: &mut PgConnection,
+    target: &Target,
+    rows: &[Row],
+    portion: Portion,
+    savepoint: Savepoint,
+) -> Result<Outcome, Error> {
     let ordered = in_key_order(rows);
-    let (mut outcome, refused) = isolated(conn, target, &Merge { target, portion }, &ordered).await?;
+    let merge = Merge { target, portion };
+    let (mut outcome, refused) = isolated_behind(conn, target, &merge, &ordered, savepoint).await?;
     let refused = refused.into_iter().map(|(row, rejection)| (*row, rejection)).collect();
     let (exchanged, refused) = exchange(conn, target, portion, refused).await?;
     outcome.add(exchanged);

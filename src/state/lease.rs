@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use sqlx::postgres::PgRow;
 use sqlx::postgres::types::PgInterval;
 use sqlx::{Connection, PgConnection, Row};
+
+use super::transaction::literal;
 
 /// A leader's number; every take-over raises it, and a smaller one can no longer commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -131,15 +134,27 @@ pub async fn heartbeat(
     Ok(done.rows_affected() == 1)
 }
 
-/// First statement of every transaction on the target: `false` means that it must not go on.
-/// From here to the end of the transaction nobody can take the lease over.
-pub async fn fence(connection: &mut PgConnection, pipeline: &str, epoch: Epoch) -> Result<bool, sqlx::Error> {
-    let found = sqlx::query("select from rowstream.lease where pipeline = $1 and epoch = $2 for key share")
-        .bind(pipeline)
-        .bind(epoch.0)
-        .fetch_optional(connection)
-        .await?;
-    Ok(found.is_some())
+/// Among the first statements of every transaction on the target: without a row that is [`is_fence`] it must
+/// not go on. From here to the end of the transaction nobody can take the lease over. There is no row either
+/// if a transaction that has written was left open on this connection.
+pub fn fence(pipeline: &str, epoch: Epoch) -> String {
+    format!(
+        "select epoch as fenced from rowstream.lease where pipeline = {} and epoch = {} \
+         and txid_current_if_assigned() is null for key share",
+        literal(pipeline),
+        epoch.0
+    )
+}
+
+/// Once per connection; `EXECUTE_FENCE` is the fence then.
+pub fn prepare_fence(pipeline: &str, epoch: Epoch) -> String {
+    format!("prepare rowstream_fence as {}", fence(pipeline, epoch))
+}
+
+pub const EXECUTE_FENCE: &str = "execute rowstream_fence";
+
+pub fn is_fence(row: &PgRow) -> bool {
+    row.try_column("fenced").is_ok()
 }
 
 /// Since when nobody is to work, as text, if so.

@@ -14,6 +14,7 @@ pub mod reconcile;
 pub mod row;
 mod schema;
 pub mod touch;
+pub mod transaction;
 pub mod wait;
 
 pub use schema::{MigrateError, SchemaState, grant, migrate, schema_state};

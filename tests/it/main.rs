@@ -15,6 +15,7 @@ mod custom;
 mod demo;
 mod drift;
 mod exchange;
+mod fence;
 mod filter;
 mod health;
 mod held;

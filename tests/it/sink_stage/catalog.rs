@@ -250,9 +250,15 @@ async fn guarded(conn: &mut PgConnection, targets: &[&Target]) -> Result<(), sin
     if let Some(lock) = sink::lock(targets) {
         sqlx::raw_sql(lock).execute(&mut *transaction).await.expect("lock");
     }
-    let answer = sink::guard(&mut transaction, targets).await;
+    let prepare = sqlx::AssertSqlSafe(sink::prepare_guard());
+    sqlx::raw_sql(prepare).execute(&mut *transaction).await.expect("prepare");
+    let rows = match sink::guard(targets) {
+        Some(guard) => sqlx::raw_sql(guard).fetch_all(&mut *transaction).await.expect("guard"),
+        None => Vec::new(),
+    };
+    sqlx::raw_sql("deallocate rowstream_guard").execute(&mut *transaction).await.expect("deallocate");
     transaction.rollback().await.expect("rollback");
-    answer
+    rows.iter().try_for_each(sink::changed)
 }
 
 #[tokio::test]

@@ -1,0 +1,34 @@
+//! Transactions that begin with several statements in one round trip.
+
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, PgConnection};
+
+/// Statements that the connection is to know by name.
+pub async fn prepare(connection: &mut PgConnection, statements: &[String]) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(AssertSqlSafe(statements.join("; "))).execute(connection).await.map(drop)
+}
+
+/// Begins, and gives the rows of all the statements.
+pub async fn begin(connection: &mut PgConnection, statements: &[String]) -> Result<Vec<PgRow>, sqlx::Error> {
+    let text = format!("begin; {}", statements.join("; "));
+    sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(connection).await
+}
+
+pub async fn commit(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql("commit").execute(connection).await.map(drop)
+}
+
+/// A text as SQL, whatever `standard_conforming_strings` is.
+pub(super) fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_literal_cannot_be_left() {
+        assert_eq!(literal(r"a'; drop \' --"), r"E'a''; drop \\'' --'");
+    }
+}
