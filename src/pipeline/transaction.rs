@@ -11,13 +11,16 @@ use super::claims::Claims;
 use super::commit::{ForWhom, HeldPolicy, Tally, Tx, apply, drop_rows, state};
 use super::plan::Plan;
 use super::prepare::{Refused, SourceBatch, read};
-use super::references::{Leaving, Settling};
+use super::references::{Leaving, Settling, tuple_of_key};
 use crate::config::Deletes;
-use crate::domain::{CanonicalId, ClusterTime, Document, Portion, Position, Reason, RowKey, SourceIndex};
-use crate::mapping::{FAILED, OnDelete, PENDING};
+use crate::domain::{
+    CanonicalId, ClusterTime, Document, Portion, Position, Reason, Row, RowKey, SourceIndex,
+};
+use crate::mapping::{FAILED, Finder, OnDelete, PENDING};
 use crate::sink::{self, Family, Greatest, Outcome, Refusal, Target};
 use crate::source;
 use crate::state::held::Entry;
+use crate::state::row::Claim;
 use crate::state::wait::Wait;
 use crate::state::{checkpoint, chunk, held, mapping, wait};
 
@@ -27,6 +30,8 @@ pub(super) struct Open<'a> {
     for_whom: &'a ForWhom,
     portion: Portion,
     sequences: &'a mut HashMap<SourceIndex, Greatest>,
+    /// Rows whose last document has another one now; they go when everything is written.
+    abandoned: Vec<(SourceIndex, Claim)>,
 }
 
 /// How rows come into a table.
@@ -45,7 +50,7 @@ impl<'a> Open<'a> {
         for_whom: &'a ForWhom,
         sequences: &'a mut HashMap<SourceIndex, Greatest>,
     ) -> Self {
-        Self { transaction, for_whom, portion: for_whom.pace.portion(), sequences }
+        Self { transaction, for_whom, portion: for_whom.pace.portion(), sequences, abandoned: Vec::new() }
     }
 
     fn claims(&mut self, source: SourceIndex) -> Option<Claims<'_>> {
@@ -56,10 +61,24 @@ impl<'a> Open<'a> {
 
     /// The rows of the documents themselves.
     pub(super) async fn write(&mut self, batch: &SourceBatch, way: Way) -> Result<Outcome, Error> {
-        if let Some(claims) = self.claims(batch.source) {
-            return claims.put(batch, way == Way::Straight).await;
+        let (source, plan) = (batch.source, Arc::clone(self.plan()));
+        let none = Leaving::default();
+        let stubbed = self.settling(&none).stubbed(source, &batch.rows).await?;
+        if let Some(mut claims) = self.claims(source) {
+            claims.referred = plan.is_referred_to(source);
+            let written = claims.put(batch, way == Way::Straight, &stubbed).await?;
+            self.abandoned.extend(written.abandoned.into_iter().map(|claim| (source, claim)));
+            self.settling(&none).no_stubs(source, &stubbed).await?;
+            return Ok(written.outcome);
         }
-        let target = &self.for_whom.plan.of(batch.source).target;
+        let target = &plan.of(source).target;
+        for stubbed in &stubbed {
+            let rows: Vec<&Row> =
+                batch.rows.iter().filter(|row| stubbed.documents.contains(&row.id)).collect();
+            let taken = sink::take_over(&mut self.transaction, target, &stubbed.columns, &rows).await;
+            taken.map_err(apply)?;
+        }
+        self.settling(&none).no_stubs(source, &stubbed).await?;
         let written = match way {
             Way::Merge => sink::upsert(&mut self.transaction, target, &batch.rows, self.portion).await,
             Way::Straight => sink::insert_new(&mut self.transaction, target, &batch.rows, self.portion).await,
@@ -152,6 +171,7 @@ impl<'a> Open<'a> {
         let mut filled =
             self.settling(leaving).fill(mapped.referring(), &mut batch.rows, &batch.documents).await?;
         batch.refused.extend(filled.refused);
+        let altered = self.settling(leaving).altered(batch.source, &batch.rows).await?;
         let outcome = if mapped.children.is_empty() {
             self.write(batch, way).await?
         } else {
@@ -169,7 +189,9 @@ impl<'a> Open<'a> {
             let mut settling = self.settling(leaving);
             settling.own(batch.source, &batch.rows).await?;
             settling.wait(batch.source, &all, &filled.waits).await?;
-            if settling.wake(batch.source, &rows).await? > 0 {
+            let is_altered = !altered.is_empty();
+            settling.touch(altered).await?;
+            if settling.wake(batch.source, &rows).await? > 0 || is_altered {
                 self.for_whom.woken.notify_one();
             }
         }
@@ -193,16 +215,95 @@ impl<'a> Open<'a> {
     ) -> Result<(), Error> {
         let with_deletes = sources.iter().filter(|batch| !batch.deletes.is_empty());
         let plan = &self.for_whom.plan;
-        let going: Vec<(SourceIndex, Vec<CanonicalId>)> = with_deletes
+        let hard: Vec<(SourceIndex, Vec<CanonicalId>)> = with_deletes
             .clone()
             .filter(|batch| plan.of(batch.source).mapping.deletes == Deletes::Hard)
             .map(|batch| (batch.source, batch.deletes.iter().map(|(id, _)| id.clone()).collect()))
             .collect();
+        let mut going = Vec::with_capacity(hard.len());
+        for (source, ids) in hard {
+            going.push((source, self.keys_of(source, &ids).await?));
+        }
         let mut also = self.let_go(going, &mut leaving, read_after, tallies).await?;
         also.sort_by_key(|batch| batch.source);
         let mut batches: Vec<&SourceBatch> = with_deletes.chain(&also).collect();
         batches.sort_by_key(|batch| batch.source);
+        self.untie(&batches).await?;
         for batch in batches.into_iter().rev() {
+            let outcome = self.remove_with_children(batch).await?;
+            self.settle(batch, batch.deleted(), &[], outcome, tallies).await?;
+            self.no_longer_wait(batch).await?;
+        }
+        self.let_abandoned_go(&mut leaving, read_after, tallies).await
+    }
+
+    /// Of rows in a circle none can go first: those that go later refer to none of those that go before them.
+    async fn untie(&mut self, batches: &[&SourceBatch]) -> Result<(), Error> {
+        let plan = Arc::clone(self.plan());
+        for batch in batches {
+            let mapped = plan.of(batch.source);
+            let earlier = |finder: &Finder| {
+                let goes = |other: &&&SourceBatch| plan.of(other.source).mapping.table == finder.table;
+                batches.iter().filter(goes).any(|other| other.source > batch.source)
+            };
+            let ties = mapped.mapping.references.iter().filter(|reference| {
+                let column = &mapped.mapping.columns[reference.column];
+                reference.on_delete == OnDelete::Restrict
+                    && !column.not_null
+                    && reference.finders.iter().any(earlier)
+            });
+            for reference in ties {
+                let ids: Vec<CanonicalId> = batch.deletes.iter().map(|(id, _)| id.clone()).collect();
+                let none = Leaving::default();
+                let keys = self.settling(&none).finding().row_keys(batch.source, &ids).await?;
+                let keys: Vec<RowKey> = keys.into_iter().flatten().collect();
+                let (target, portion) = (&mapped.target, self.portion);
+                let cleared = sink::clear(&mut self.transaction, target, reference.column, &keys, portion);
+                cleared.await.map_err(apply)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows whose documents have changed their keys, and left them to nobody.
+    async fn let_abandoned_go(
+        &mut self,
+        leaving: &mut Leaving,
+        read_after: ClusterTime,
+        tallies: &mut Tallies,
+    ) -> Result<(), Error> {
+        while !self.abandoned.is_empty() {
+            let mut by_source: BTreeMap<SourceIndex, Vec<Claim>> = BTreeMap::new();
+            for (source, claim) in std::mem::take(&mut self.abandoned) {
+                leaving.rows.extend(claim.key.clone().map(|key| (source, key)));
+                by_source.entry(source).or_default().push(claim);
+            }
+            let tuples = |source: SourceIndex, claims: &[Claim]| {
+                let mapping = &self.for_whom.plan.of(source).mapping;
+                let keys = claims.iter().filter_map(|claim| claim.key.as_ref());
+                keys.map(|key| tuple_of_key(mapping, key)).collect()
+            };
+            let going = by_source.iter().map(|(source, claims)| (*source, tuples(*source, claims))).collect();
+            let also = self.let_go(going, leaving, read_after, tallies).await?;
+            self.remove_also(&also, tallies).await?;
+            for (source, claims) in by_source {
+                let Some(of_source) = self.claims(source) else { continue };
+                let outcome = of_source.remove_abandoned(claims).await?;
+                self.settle(&SourceBatch::new(source), std::iter::empty(), &[], outcome, tallies).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The keys of documents' rows, as tuples.
+    async fn keys_of(&mut self, source: SourceIndex, ids: &[CanonicalId]) -> Result<Vec<Vec<u8>>, Error> {
+        let keys = self.settling(&Leaving::default()).finding().document_keys(source, ids).await?;
+        Ok(keys.into_iter().flatten().collect())
+    }
+
+    /// What must go with rows that go; the last that was found is the first to go.
+    async fn remove_also(&mut self, also: &[SourceBatch], tallies: &mut Tallies) -> Result<(), Error> {
+        for batch in also.iter().rev() {
             let outcome = self.remove_with_children(batch).await?;
             self.settle(batch, batch.deleted(), &[], outcome, tallies).await?;
             self.no_longer_wait(batch).await?;
@@ -217,10 +318,10 @@ impl<'a> Open<'a> {
     }
 
     /// Settles the rows of other documents that refer to rows that go, as if those were gone already; the
-    /// rows that must go with them.
+    /// rows that must go with them. Rows are given by their keys, as tuples.
     async fn let_go(
         &mut self,
-        mut going: Vec<(SourceIndex, Vec<CanonicalId>)>,
+        mut going: Vec<(SourceIndex, Vec<Vec<u8>>)>,
         leaving: &mut Leaving,
         read_after: ClusterTime,
         tallies: &mut Tallies,
@@ -229,8 +330,8 @@ impl<'a> Open<'a> {
         let mut seen = HashSet::new();
         while !going.is_empty() {
             let mut referrers: BTreeMap<SourceIndex, Vec<CanonicalId>> = BTreeMap::new();
-            for (source, ids) in going.drain(..) {
-                for (of, id) in self.settling(leaving).referrers(source, &ids).await? {
+            for (source, keys) in going.drain(..) {
+                for (of, id) in self.settling(leaving).referrers(source, &keys).await? {
                     if seen.insert((of, id.clone())) {
                         referrers.entry(of).or_default().push(id);
                     }
@@ -238,12 +339,12 @@ impl<'a> Open<'a> {
             }
             for (of, ids) in referrers {
                 let gone = self.read_again(of, &ids, leaving, read_after, tallies).await?;
-                let ids = gone.deletes.iter().map(|(id, _)| id.clone()).collect();
+                let ids: Vec<CanonicalId> = gone.deletes.iter().map(|(id, _)| id.clone()).collect();
                 leaving.documents.extend(gone.deletes.iter().map(|(id, _)| (of, id.clone())));
-                going.push((of, ids));
+                going.push((of, self.keys_of(of, &ids).await?));
                 also.push(gone);
             }
-            going.retain(|(_, ids)| !ids.is_empty());
+            going.retain(|(_, keys)| !keys.is_empty());
         }
         Ok(also)
     }
@@ -313,12 +414,9 @@ impl<'a> Open<'a> {
             if last.is_none() {
                 return Ok(());
             }
-            let also = self.let_go(vec![(source, ids)], &mut leaving, read_after, tallies).await?;
-            for batch in also.iter().rev() {
-                let outcome = self.remove_with_children(batch).await?;
-                self.settle(batch, batch.deleted(), &[], outcome, tallies).await?;
-                self.no_longer_wait(batch).await?;
-            }
+            let keys = self.keys_of(source, &ids).await?;
+            let also = self.let_go(vec![(source, keys)], &mut leaving, read_after, tallies).await?;
+            self.remove_also(&also, tallies).await?;
         }
     }
 

@@ -30,7 +30,9 @@ pub use children::{
 pub use error::{Disposition, Error, MalformedTuple, ServerError};
 pub use find::{Candidate, candidates, delete_stub, find, insert_stubs, referrers};
 pub use guard::{guard, lock, lock_error};
-pub use keyed::{Rekeyed, adoptable, delete, has_unowned_rows, insert, present, rekey};
+pub use keyed::{
+    Rekeyed, adoptable, adoptable_by, clear, delete, has_unowned_rows, insert, present, rekey, take_over,
+};
 pub use sequence::{Greatest, keep_sequences};
 pub use write::{Dropped, analyze, drop_rows, insert_new, mark_held, source_ids_after, upsert};
 
