@@ -81,7 +81,14 @@ impl Inspection {
         let warnings: Vec<&Line> =
             self.lines.iter().filter(|line| line.verdict == Verdict::Warning).collect();
         for line in warnings.iter().filter(|line| !told.contains(line)) {
-            tracing::warn!(subject = line.subject, hint = line.hint, "{}", line.message);
+            tracing::warn!(
+                event = "check_warning",
+                severity = "warning",
+                subject = line.subject,
+                hint = line.hint,
+                "{}",
+                line.message
+            );
         }
         *told = warnings.into_iter().cloned().collect();
     }
