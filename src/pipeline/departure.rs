@@ -42,7 +42,7 @@ impl Open<'_> {
         batches.sort_by_key(|batch| batch.source);
         self.untie(&batches).await?;
         for batch in batches.into_iter().rev() {
-            let outcome = self.remove_with_children(batch).await?;
+            let outcome = self.remove_with_children(batch, tallies).await?;
             self.settle(batch, batch.deleted(), &[], outcome, tallies).await?;
             self.no_longer_wait(batch).await?;
         }
@@ -116,7 +116,7 @@ impl Open<'_> {
     /// What must go with rows that go; the last that was found is the first to go.
     async fn remove_also(&mut self, also: &[SourceBatch], tallies: &mut Tallies) -> Result<(), Error> {
         for batch in also.iter().rev() {
-            let outcome = self.remove_with_children(batch).await?;
+            let outcome = self.remove_with_children(batch, tallies).await?;
             self.settle(batch, batch.deleted(), &[], outcome, tallies).await?;
             self.no_longer_wait(batch).await?;
         }
@@ -250,12 +250,18 @@ impl Open<'_> {
     }
 
     /// With their children, if they have any.
-    async fn remove_with_children(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
+    async fn remove_with_children(
+        &mut self,
+        batch: &SourceBatch,
+        tallies: &mut Tallies,
+    ) -> Result<Outcome, Error> {
         let mapped = self.for_whom.plan.of(batch.source);
         // A row that is only marked keeps its children.
         if mapped.children.is_empty() || mapped.mapping.deletes != Deletes::Hard {
             return self.remove(batch.source, &batch.deletes).await;
         }
-        self.remove_families(batch).await
+        let (outcome, rows) = self.remove_families(batch).await?;
+        tallies.entry(batch.source).or_default().children.extend(rows);
+        Ok(outcome)
     }
 }

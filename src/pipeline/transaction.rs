@@ -12,6 +12,7 @@ use super::commit::{ForWhom, HeldPolicy, Tally, Tx, apply, state};
 use super::plan::Plan;
 use super::prepare::{Refused, SourceBatch};
 use super::references::{Leaving, Settling};
+use crate::config::Deletes;
 use crate::domain::{CanonicalId, Document, Portion, Position, Reason, Row, RowKey, SourceIndex};
 use crate::mapping::{FAILED, PENDING};
 use crate::sink::{self, Family, Greatest, Outcome, Refusal, Target};
@@ -61,7 +62,9 @@ impl<'a> Open<'a> {
         let none = Leaving::default();
         let stubbed = self.settling(&none).stubbed(source, &batch.rows).await?;
         if let Some(mut claims) = self.claims(source) {
-            claims.referred = plan.is_referred_to(source);
+            // A row that is only marked stays where it is.
+            let is_soft = matches!(claims.mapped.mapping.deletes, Deletes::Soft { .. });
+            claims.referred = !is_soft && plan.is_referred_to(source);
             let written = claims.put(batch, way == Way::Straight, &stubbed).await?;
             self.abandoned.extend(written.abandoned.into_iter().map(|claim| (source, claim)));
             self.settling(&none).no_stubs(source, &stubbed).await?;
@@ -163,7 +166,9 @@ impl<'a> Open<'a> {
         } else {
             let families = self.put_families(batch, leaving, way).await?;
             filled.waits.extend(families.waits);
-            tallies.entry(batch.source).or_default().coerced.extend(families.coerced);
+            let tally = tallies.entry(batch.source).or_default();
+            tally.coerced.extend(families.coerced);
+            tally.children.extend(families.rows);
             families.outcome
         };
         self.keep_sequences(batch, &outcome).await?;
@@ -283,14 +288,38 @@ impl<'a> Open<'a> {
             };
             (entry.source_id.clone(), status, entry.rejection.to_string())
         };
-        let marks: Vec<_> = entries.iter().map(mark).collect();
+        let marks: Vec<(String, &str, String)> = match mapped.mapping.sync.marks_held() {
+            true => entries.iter().map(mark).collect(),
+            false => Vec::new(),
+        };
         let collides = |entry: &&Entry| entry.rejection.reason == Reason::UniqueViolation;
         let colliding: Vec<&str> =
             entries.iter().filter(collides).map(|entry| entry.source_id.as_str()).collect();
         if !colliding.is_empty() {
             held::try_together(transaction, pipeline, name, &colliding).await.map_err(state)?;
         }
-        sink::mark_held(&mut self.transaction, &mapped.target, &marks).await.map_err(apply)
+        self.mark_held(batch.source, marks).await
+    }
+
+    /// Rows of held documents stay as they are, but for the columns that say so.
+    async fn mark_held(
+        &mut self,
+        source: SourceIndex,
+        marks: Vec<(String, &str, String)>,
+    ) -> Result<(), Error> {
+        if marks.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<&str> = marks.iter().map(|(source_id, ..)| source_id.as_str()).collect();
+        let keys: HashMap<String, RowKey> = match self.claims(source) {
+            Some(claims) => claims.written(&ids).await?,
+            None => ids.into_iter().map(|id| (id.to_owned(), RowKey::of_text(id))).collect(),
+        };
+        let with_row =
+            |(source_id, status, error): (String, _, _)| Some((keys.get(&source_id)?.clone(), status, error));
+        let marks: Vec<(RowKey, &str, String)> = marks.into_iter().filter_map(with_row).collect();
+        let target = &self.for_whom.plan.of(source).target;
+        sink::mark_held(&mut self.transaction, target, &marks).await.map_err(apply)
     }
 
     pub(super) async fn advance(&mut self, position: &Position, seq: i64) -> Result<(), Error> {
