@@ -76,9 +76,11 @@ impl Inspection {
         self.lines.iter().any(|line| line.verdict == Verdict::Failed)
     }
 
-    /// Everything that is wrong, at once, as the reason to halt.
-    pub fn into_plan(self) -> Result<Plan, Error> {
-        for line in self.lines.iter().filter(|line| line.verdict == Verdict::Warning) {
+    /// Logs the warnings that are not among `told`, which become those of now.
+    pub fn warn(&self, told: &mut Vec<Line>) {
+        let warnings: Vec<&Line> =
+            self.lines.iter().filter(|line| line.verdict == Verdict::Warning).collect();
+        for line in warnings.iter().filter(|line| !told.contains(line)) {
             tracing::warn!(
                 event = "check_warning",
                 severity = "warning",
@@ -88,6 +90,11 @@ impl Inspection {
                 line.message
             );
         }
+        *told = warnings.into_iter().cloned().collect();
+    }
+
+    /// Everything that is wrong, at once, as the reason to halt.
+    pub fn into_plan(self) -> Result<Plan, Error> {
         let failed: Vec<&Line> = self.lines.iter().filter(|line| line.verdict == Verdict::Failed).collect();
         if failed.is_empty() {
             return Ok(Plan { mapped: self.mapped, scope: self.scope, scope_hash: self.scope_hash });

@@ -6,7 +6,7 @@ mod reconcile;
 mod schema;
 mod summary;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -85,6 +85,7 @@ pub async fn run(
         until_caught_up,
         shutdown,
         discovered: Vec::new(),
+        warned: Mutex::default(),
     };
     let finished = app.supervise().await;
     notify::stopping();
@@ -121,6 +122,8 @@ struct App {
     shutdown: watch::Receiver<bool>,
     /// Collections of a database that is copied whole, seen in the stream; they may be gone by now.
     discovered: Vec<Namespace>,
+    /// Warnings of the last inspection: each session inspects, and a change alone is worth a line.
+    warned: Mutex<Vec<Line>>,
 }
 
 /// How one attempt at being the leader ended.
@@ -333,6 +336,7 @@ impl App {
         let inspection = inspect(config, client, &mut keeper, Tables::Create, &self.discovered).await?;
         self.report.oplog(inspection.oplog);
         self.report.mongodb_up();
+        inspection.warn(&mut self.warned.lock().unwrap_or_else(PoisonError::into_inner));
         let plan = inspection.into_plan()?;
         self.report.planned(&plan);
         let now = source::operation_time(client).await.map_err(inspect::unread)?;

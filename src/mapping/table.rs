@@ -1,7 +1,7 @@
 //! Whether a table can be merged into, whatever its columns hold.
 
 use super::problem::{Problems, quoted, quoted_columns, quoted_table};
-use crate::config::{ColumnSpec, MappingSpec, ValueSpec};
+use crate::config::{Aim, ColumnSpec, MappingSpec, Missing, ValueSpec};
 use crate::domain::{Table, UniqueKey};
 
 pub(super) fn check_table(spec: &MappingSpec, table: &Table, problems: &mut Problems) {
@@ -147,9 +147,13 @@ fn same_columns(left: &[String], right: &[&str]) -> bool {
 fn warn_of_constraints(spec: &MappingSpec, specs: &[ColumnSpec], table: &Table, problems: &mut Problems) {
     let writes = |column: &String| specs.iter().any(|spec| spec.name == *column);
     for key in table.foreign_keys.iter().filter(|key| key.columns.iter().any(writes)) {
-        let message =
-            format!("foreign key {}: a row whose parent in {} is missing is held", key.name, key.references);
-        problems.warning(None, message, "it is retried until the parent is there");
+        if key.columns.iter().any(|column| is_held_without_parent(column, specs)) {
+            let message = format!(
+                "foreign key {}: a row whose parent in {} is missing is held",
+                key.name, key.references
+            );
+            problems.warning(None, message, "it is retried until the parent is there");
+        }
         // A parent's delete looks for its children. Row by row, that is a scan of the table each time.
         if !table.has_index_on(&key.columns) {
             let columns = key.columns.join(", ");
@@ -170,6 +174,20 @@ fn warn_of_constraints(spec: &MappingSpec, specs: &[ColumnSpec], table: &Table, 
         let message =
             format!("unique key {} on ({columns}): the second row with one value is held", unique.name);
         problems.warning(None, message, "");
+    }
+}
+
+/// Whether the column takes its value from the document, or from another row that it waits for.
+fn is_held_without_parent(column: &String, specs: &[ColumnSpec]) -> bool {
+    let Some(spec) = specs.iter().find(|spec| spec.name == *column) else { return false };
+    match &spec.value {
+        ValueSpec::Reference(reference) => match (&reference.aim, &reference.missing) {
+            // Its parent is the document's own row.
+            (Aim::Parent, _) => false,
+            (_, Missing::Hold) => true,
+            (_, Missing::Null | Missing::Keep | Missing::Drop | Missing::Create(_)) => false,
+        },
+        _ => true,
     }
 }
 

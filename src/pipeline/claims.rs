@@ -14,6 +14,7 @@ use super::Error;
 use super::commit::{apply, state};
 use super::plan::Mapped;
 use super::prepare::SourceBatch;
+use super::references::Stubbed;
 use crate::config::Deletes;
 use crate::domain::{CanonicalId, Portion, Reason, Rejection, Row, RowKey};
 use crate::mapping::{KeyPlan, Mapping, NoKey};
@@ -31,6 +32,16 @@ pub(super) struct Claims<'a> {
     pub(super) mapped: &'a Mapped,
     pub(super) target: String,
     pub(super) portion: Portion,
+    /// Rows of others may refer to these: one that is left to nobody cannot go before those are settled.
+    pub(super) referred: bool,
+}
+
+/// What came of the rows of a batch.
+#[derive(Default)]
+pub(super) struct Written {
+    pub(super) outcome: Outcome,
+    /// Rows that no document stands for any more, by the claims they had; others refer to them first.
+    pub(super) abandoned: Vec<Claim>,
 }
 
 /// A document's row on its way.
@@ -46,19 +57,34 @@ impl<'a> Claims<'a> {
         mapped: &'a Mapped,
         portion: Portion,
     ) -> Self {
-        Self { connection, pipeline, mapped, target: target(&mapped.mapping), portion }
+        Self { connection, pipeline, mapped, target: target(&mapped.mapping), portion, referred: false }
     }
 
     /// Writes the rows of a batch, each to the key that is its document's; what could not be had is rejected.
-    /// `straight`: most of them are new.
-    pub(super) async fn put(mut self, batch: &SourceBatch, straight: bool) -> Result<Outcome, Error> {
+    /// `straight`: most of them are new. `stubbed` have rows already, which were made for others.
+    pub(super) async fn put(
+        self,
+        batch: &SourceBatch,
+        straight: bool,
+        stubbed: &[Stubbed],
+    ) -> Result<Written, Error> {
         if self.key().shared {
-            return self.put_shared(batch).await;
+            return self.put_shared(batch, stubbed).await;
         }
+        let outcome = self.put_alone(batch, straight, stubbed).await?;
+        Ok(Written { outcome, ..Written::default() })
+    }
+
+    async fn put_alone(
+        mut self,
+        batch: &SourceBatch,
+        straight: bool,
+        stubbed: &[Stubbed],
+    ) -> Result<Outcome, Error> {
         let mut outcome = Outcome::default();
         self.keep(&batch.kept).await?;
         let mut contenders = contenders(self.key(), &batch.rows, &mut outcome);
-        if straight && self.key().adopt.is_empty() {
+        if straight && self.key().adopt.is_empty() && stubbed.is_empty() {
             let claims: Vec<Claim> = contenders.iter().map(|one| self.claim(one, None)).collect();
             let written = self.insert(&claims).await?;
             if written.len() == batch.rows.len() {
@@ -73,7 +99,7 @@ impl<'a> Claims<'a> {
             outcome.add(self.insert_rows(new).await?);
         }
         if !contenders.is_empty() {
-            self.contend(batch, contenders, &mut outcome).await?;
+            self.contend(batch, contenders, stubbed, &mut outcome).await?;
         }
         Ok(outcome)
     }
@@ -82,6 +108,7 @@ impl<'a> Claims<'a> {
         &mut self,
         batch: &SourceBatch,
         contenders: Vec<Contender<'_>>,
+        stubbed: &[Stubbed],
         outcome: &mut Outcome,
     ) -> Result<(), Error> {
         let ids: Vec<&str> = contenders.iter().map(|one| one.row.source_id.as_str()).collect();
@@ -89,7 +116,7 @@ impl<'a> Claims<'a> {
         let scope = scope(self.pipeline, &self.target, &self.mapped.mapping);
         let mut known = row::load(self.connection, scope, &ids, &keys).await.map_err(state)?;
         self.delete_in_the_way(batch, &mut known, outcome).await?;
-        let adopted = self.adopt(&contenders, &known).await?;
+        let adopted = self.adopt(&contenders, &known, stubbed).await?;
         let new = |claim: &&Claim| !adopted.iter().any(|new| new.source_id == claim.source_id);
         let claims: Vec<Claim> = known.iter().filter(new).chain(&adopted).cloned().collect();
         let wishes: Vec<Wish<'_>> =
@@ -142,8 +169,13 @@ impl<'a> Claims<'a> {
     }
 
     /// Claims on rows that are there without an owner, for documents that have none.
-    async fn adopt(&mut self, contenders: &[Contender<'_>], claims: &[Claim]) -> Result<Vec<Claim>, Error> {
-        if self.key().adopt.is_empty() {
+    async fn adopt(
+        &mut self,
+        contenders: &[Contender<'_>],
+        claims: &[Claim],
+        stubbed: &[Stubbed],
+    ) -> Result<Vec<Claim>, Error> {
+        if self.key().adopt.is_empty() && stubbed.is_empty() {
             return Ok(Vec::new());
         }
         let has_row: HashSet<&str> = claims
@@ -154,7 +186,16 @@ impl<'a> Claims<'a> {
         let without: Vec<&Contender<'_>> =
             contenders.iter().filter(|one| !has_row.contains(one.row.source_id.as_str())).collect();
         let rows: Vec<&Row> = without.iter().map(|one| one.row).collect();
-        let found = sink::adoptable(self.connection, &self.mapped.target, &rows).await.map_err(apply)?;
+        let mut found = sink::adoptable(self.connection, &self.mapped.target, &rows).await.map_err(apply)?;
+        for stubbed in stubbed {
+            let is_stub = |place: &usize| stubbed.documents.contains(&rows[*place].id);
+            let places: Vec<usize> = (0..rows.len()).filter(is_stub).collect();
+            let of_stubs: Vec<&Row> = places.iter().map(|place| rows[*place]).collect();
+            let target = &self.mapped.target;
+            let stubs = sink::adoptable_by(self.connection, target, &stubbed.columns, &of_stubs);
+            let stubs = stubs.await.map_err(apply)?;
+            found.extend(stubs.into_iter().map(|(place, key)| (places[place], key)));
+        }
         let keys: Vec<&RowKey> = found.iter().map(|(_, key)| key).collect();
         let scope = scope(self.pipeline, &self.target, &self.mapped.mapping);
         let owned = row::load(self.connection, scope, &[], &keys).await.map_err(state)?;

@@ -9,6 +9,7 @@ mod batch;
 mod children;
 mod claims;
 mod commit;
+mod departure;
 mod error;
 mod hold_limit;
 mod holding;

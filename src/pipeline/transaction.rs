@@ -1,38 +1,40 @@
 //! What is done inside of an open, fenced transaction: rows in and out, references settled, changes held.
 //! It is begun in `commit`, and nowhere else.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use sqlx::PgConnection;
 
 use super::Error;
 use super::claims::Claims;
-use super::commit::{ForWhom, HeldPolicy, Tally, Tx, apply, drop_rows, state};
+use super::commit::{ForWhom, HeldPolicy, Tally, Tx, apply, state};
 use super::hold_limit::Part;
 use super::plan::Plan;
-use super::prepare::{Refused, SourceBatch, read};
+use super::prepare::{Refused, SourceBatch};
 use super::references::{Leaving, Settling};
 use crate::config::Deletes;
-use crate::domain::{CanonicalId, ClusterTime, Document, Portion, Position, Reason, RowKey, SourceIndex};
-use crate::mapping::{FAILED, OnDelete, PENDING};
+use crate::domain::{CanonicalId, Document, Portion, Position, Reason, Row, RowKey, SourceIndex};
+use crate::mapping::{FAILED, PENDING};
 use crate::sink::{self, Family, Greatest, Outcome, Refusal, Savepoint, Target};
-use crate::source;
 use crate::state::held::Entry;
+use crate::state::row::Claim;
 use crate::state::wait::Wait;
-use crate::state::{checkpoint, chunk, held, mapping, wait};
+use crate::state::{checkpoint, chunk, held, mapping};
 
 /// An open, fenced transaction.
 pub(super) struct Open<'a> {
-    transaction: Tx<'a>,
-    for_whom: &'a ForWhom,
-    portion: Portion,
+    pub(super) transaction: Tx<'a>,
+    pub(super) for_whom: &'a ForWhom,
+    pub(super) portion: Portion,
     /// Set behind the fence, for the first statement that writes.
-    savepoint: Savepoint,
+    pub(super) savepoint: Savepoint,
     sequences: &'a mut HashMap<SourceIndex, Greatest>,
     part: Part,
     /// Why the first of those was held that nobody had held before.
     first_held: String,
+    /// Rows whose last document has another one now; they go when everything is written.
+    pub(super) abandoned: Vec<(SourceIndex, Claim)>,
 }
 
 /// How rows come into a table.
@@ -43,7 +45,7 @@ pub(super) enum Way {
     Straight,
 }
 
-type Tallies = HashMap<SourceIndex, Tally>;
+pub(super) type Tallies = HashMap<SourceIndex, Tally>;
 
 impl<'a> Open<'a> {
     pub(super) fn new(
@@ -52,9 +54,16 @@ impl<'a> Open<'a> {
         savepoint: Savepoint,
         sequences: &'a mut HashMap<SourceIndex, Greatest>,
     ) -> Self {
-        let portion = for_whom.pace.portion();
-        let (part, first_held) = (Part::default(), String::new());
-        Self { transaction, for_whom, portion, savepoint, sequences, part, first_held }
+        Self {
+            transaction,
+            for_whom,
+            portion: for_whom.pace.portion(),
+            savepoint,
+            sequences,
+            part: Part::default(),
+            first_held: String::new(),
+            abandoned: Vec::new(),
+        }
     }
 
     pub(super) fn claims(&mut self, source: SourceIndex) -> Option<Claims<'_>> {
@@ -65,10 +74,29 @@ impl<'a> Open<'a> {
 
     /// The rows of the documents themselves.
     pub(super) async fn write(&mut self, batch: &SourceBatch, way: Way) -> Result<Outcome, Error> {
-        if let Some(claims) = self.claims(batch.source) {
-            return claims.put(batch, way == Way::Straight).await;
+        let (source, plan) = (batch.source, Arc::clone(self.plan()));
+        let none = Leaving::default();
+        let stubbed = self.settling(&none).stubbed(source, &batch.rows).await?;
+        if let Some(mut claims) = self.claims(source) {
+            // A row that is only marked stays where it is.
+            let is_soft = matches!(claims.mapped.mapping.deletes, Deletes::Soft { .. });
+            claims.referred = !is_soft && plan.is_referred_to(source);
+            let written = claims.put(batch, way == Way::Straight, &stubbed).await?;
+            self.abandoned.extend(written.abandoned.into_iter().map(|claim| (source, claim)));
+            self.settling(&none).no_stubs(source, &stubbed).await?;
+            return Ok(written.outcome);
         }
-        let target = &self.for_whom.plan.of(batch.source).target;
+        let target = &plan.of(source).target;
+        if !stubbed.is_empty() {
+            self.savepoint = Savepoint::Missing;
+        }
+        for stubbed in &stubbed {
+            let rows: Vec<&Row> =
+                batch.rows.iter().filter(|row| stubbed.documents.contains(&row.id)).collect();
+            let taken = sink::take_over(&mut self.transaction, target, &stubbed.columns, &rows).await;
+            taken.map_err(apply)?;
+        }
+        self.settling(&none).no_stubs(source, &stubbed).await?;
         let written = match way {
             Way::Merge => {
                 let savepoint = std::mem::take(&mut self.savepoint);
@@ -142,22 +170,6 @@ impl<'a> Open<'a> {
         sink::replace_children(&mut self.transaction, target, parent, families, refusal, portion).await
     }
 
-    /// With their children, if they have any.
-    async fn remove_with_children(
-        &mut self,
-        batch: &SourceBatch,
-        tallies: &mut Tallies,
-    ) -> Result<Outcome, Error> {
-        let mapped = self.for_whom.plan.of(batch.source);
-        // A row that is only marked keeps its children.
-        if mapped.children.is_empty() || mapped.mapping.deletes != Deletes::Hard {
-            return self.remove(batch.source, &batch.deletes).await;
-        }
-        let (outcome, rows) = self.remove_families(batch).await?;
-        tallies.entry(batch.source).or_default().children.extend(rows);
-        Ok(outcome)
-    }
-
     /// References first, then the rows; what waits from now on.
     pub(super) async fn put(
         &mut self,
@@ -175,6 +187,7 @@ impl<'a> Open<'a> {
         let mut filled =
             self.settling(leaving).fill(mapped.referring(), &mut batch.rows, &batch.documents).await?;
         batch.refused.extend(filled.refused);
+        let altered = self.settling(leaving).altered(batch.source, &batch.rows).await?;
         let outcome = if mapped.children.is_empty() {
             self.write(batch, way).await?
         } else {
@@ -194,7 +207,9 @@ impl<'a> Open<'a> {
             let mut settling = self.settling(leaving);
             settling.own(batch.source, &batch.rows).await?;
             settling.wait(batch.source, &all, &filled.waits).await?;
-            if settling.wake(batch.source, &rows).await? > 0 {
+            let is_altered = !altered.is_empty();
+            settling.touch(altered).await?;
+            if settling.wake(batch.source, &rows).await? > 0 || is_altered {
                 self.for_whom.woken.notify_one();
             }
         }
@@ -206,164 +221,6 @@ impl<'a> Open<'a> {
             self.for_whom.woken.notify_one();
         }
         Ok(())
-    }
-
-    /// Children first: the order of the configuration has parents first.
-    pub(super) async fn delete(
-        &mut self,
-        sources: &[SourceBatch],
-        mut leaving: Leaving,
-        read_after: ClusterTime,
-        tallies: &mut Tallies,
-    ) -> Result<(), Error> {
-        self.savepoint = Savepoint::Missing;
-        let with_deletes = sources.iter().filter(|batch| !batch.deletes.is_empty());
-        let plan = &self.for_whom.plan;
-        let going: Vec<(SourceIndex, Vec<CanonicalId>)> = with_deletes
-            .clone()
-            .filter(|batch| plan.of(batch.source).mapping.deletes == Deletes::Hard)
-            .map(|batch| (batch.source, batch.deletes.iter().map(|(id, _)| id.clone()).collect()))
-            .collect();
-        let mut also = self.let_go(going, &mut leaving, read_after, tallies).await?;
-        also.sort_by_key(|batch| batch.source);
-        let mut batches: Vec<&SourceBatch> = with_deletes.chain(&also).collect();
-        batches.sort_by_key(|batch| batch.source);
-        for batch in batches.into_iter().rev() {
-            let outcome = self.remove_with_children(batch, tallies).await?;
-            self.settle(batch, batch.deleted(), &[], outcome, tallies).await?;
-            self.no_longer_wait(batch).await?;
-        }
-        Ok(())
-    }
-
-    /// Documents that are gone wait for nothing.
-    async fn no_longer_wait(&mut self, batch: &SourceBatch) -> Result<(), Error> {
-        let gone: Vec<&str> = batch.deleted().map(|(_, source_id)| source_id).collect();
-        self.settling(&Leaving::default()).wait(batch.source, &gone, &[]).await
-    }
-
-    /// Settles the rows of other documents that refer to rows that go, as if those were gone already; the
-    /// rows that must go with them.
-    async fn let_go(
-        &mut self,
-        mut going: Vec<(SourceIndex, Vec<CanonicalId>)>,
-        leaving: &mut Leaving,
-        read_after: ClusterTime,
-        tallies: &mut Tallies,
-    ) -> Result<Vec<SourceBatch>, Error> {
-        let mut also = Vec::new();
-        let mut seen = HashSet::new();
-        while !going.is_empty() {
-            let mut referrers: BTreeMap<SourceIndex, Vec<CanonicalId>> = BTreeMap::new();
-            for (source, ids) in going.drain(..) {
-                for (of, id) in self.settling(leaving).referrers(source, &ids).await? {
-                    if seen.insert((of, id.clone())) {
-                        referrers.entry(of).or_default().push(id);
-                    }
-                }
-            }
-            for (of, ids) in referrers {
-                let gone = self.read_again(of, &ids, leaving, read_after, tallies).await?;
-                let ids = gone.deletes.iter().map(|(id, _)| id.clone()).collect();
-                leaving.documents.extend(gone.deletes.iter().map(|(id, _)| (of, id.clone())));
-                going.push((of, ids));
-                also.push(gone);
-            }
-            going.retain(|(_, ids)| !ids.is_empty());
-        }
-        Ok(also)
-    }
-
-    /// Brings these documents up to date; those whose rows go: they are gone, or held, and PostgreSQL would
-    /// delete their rows together with what they refer to.
-    async fn read_again(
-        &mut self,
-        source: SourceIndex,
-        ids: &[CanonicalId],
-        leaving: &Leaving,
-        read_after: ClusterTime,
-        tallies: &mut Tallies,
-    ) -> Result<SourceBatch, Error> {
-        let mapped = self.for_whom.plan.of(source);
-        let client = &self.for_whom.client;
-        let found = source::lookup(client, &mapped.mapping.namespace, ids, read_after).await.map_err(read)?;
-        let mut gone = SourceBatch::new(source);
-        let there: HashSet<CanonicalId> = found.iter().map(|(id, _)| id.clone()).collect();
-        let mut batch = SourceBatch::new(source);
-        for (id, document) in found {
-            batch.put(&self.for_whom.plan, &id, document, None);
-        }
-        self.put(&mut batch, leaving, Way::Merge, tallies).await?;
-        let with_it = mapped.mapping.references.iter().any(|plan| plan.on_delete == OnDelete::Cascade);
-        let refused = batch.refused.iter().filter(|_| with_it).map(|refused| &refused.id);
-        let vanished = ids.iter().filter(|id| !there.contains(id));
-        for id in vanished.chain(refused) {
-            gone.deletes.push((id.clone(), id.source_id(mapped.mapping.id_type)));
-        }
-        gone.deletes.extend(batch.deletes);
-        gone.held = batch.refused.into_iter().map(|refused| refused.id).collect();
-        Ok(gone)
-    }
-
-    /// The rows of a collection that is gone, or is another one now.
-    pub(super) async fn drop_source(
-        &mut self,
-        source: SourceIndex,
-        read_after: ClusterTime,
-        tallies: &mut Tallies,
-    ) -> Result<(), Error> {
-        self.savepoint = Savepoint::Missing;
-        if self.for_whom.plan.of(source).mapping.deletes == Deletes::Hard {
-            self.let_source_go(source, read_after, tallies).await?;
-        }
-        let mapped = self.for_whom.plan.of(source);
-        let deleted = drop_rows(&mut self.transaction, &self.for_whom.pipeline, mapped, self.portion).await?;
-        tallies.entry(source).or_default().deleted += deleted;
-        let (transaction, pipeline, name) = self.named(source);
-        held::resolve_source(transaction, pipeline, name).await.map_err(state)?;
-        wait::forget_source(transaction, pipeline, name).await.map_err(state)
-    }
-
-    async fn let_source_go(
-        &mut self,
-        source: SourceIndex,
-        read_after: ClusterTime,
-        tallies: &mut Tallies,
-    ) -> Result<(), Error> {
-        if self.for_whom.plan.inbound(source).is_empty() {
-            return Ok(());
-        }
-        let mut leaving = Leaving { sources: HashSet::from([source]), ..Leaving::default() };
-        let mut last: Option<String> = None;
-        loop {
-            let ids = self.page(source, &mut last).await?;
-            if last.is_none() {
-                return Ok(());
-            }
-            let also = self.let_go(vec![(source, ids)], &mut leaving, read_after, tallies).await?;
-            for batch in also.iter().rev() {
-                let outcome = self.remove_with_children(batch, tallies).await?;
-                self.settle(batch, batch.deleted(), &[], outcome, tallies).await?;
-                self.no_longer_wait(batch).await?;
-            }
-        }
-    }
-
-    /// The next documents that have rows; `last` is the source_id of the last of them, or none at the end.
-    async fn page(
-        &mut self,
-        source: SourceIndex,
-        last: &mut Option<String>,
-    ) -> Result<Vec<CanonicalId>, Error> {
-        if let Some(claims) = self.claims(source) {
-            return claims.page(last).await;
-        }
-        let (target, id_type) = (&self.for_whom.plan.of(source).target, self.for_whom.plan.id_type(source));
-        let page = sink::source_ids_after(&mut self.transaction, target, last.as_deref());
-        let page = page.await.map_err(apply)?;
-        let ids = page.iter().filter_map(|text| CanonicalId::from_source_id(text, id_type)).collect();
-        *last = page.into_iter().next_back();
-        Ok(ids)
     }
 
     pub(super) async fn snapshot_again(&mut self, source: SourceIndex) -> Result<(), Error> {
@@ -382,7 +239,7 @@ impl<'a> Open<'a> {
     }
 
     /// What was written or deleted: everything of it that was refused is held, all else is held no longer.
-    async fn settle(
+    pub(super) async fn settle(
         &mut self,
         batch: &SourceBatch,
         tried: impl Iterator<Item = (&CanonicalId, &str)>,

@@ -35,6 +35,20 @@ pub async fn delete(
     Ok(outcome)
 }
 
+/// Makes this column null in rows that go, so that what it refers to can go before them. Where that is
+/// refused, it stays.
+pub async fn clear(
+    conn: &mut PgConnection,
+    target: &Target,
+    column: usize,
+    keys: &[RowKey],
+    portion: Portion,
+) -> Result<(), Error> {
+    let clear = Clear { target, sql: statement::clear(&target.mapping, column), portion };
+    isolated(conn, target, &clear, keys).await?;
+    Ok(())
+}
+
 /// Whether the table has rows that say of no document that they are its own. Where rows do not say it at
 /// all: any rows.
 pub async fn has_unowned_rows(conn: &mut PgConnection, target: &Target) -> Result<bool, Error> {
@@ -96,36 +110,77 @@ pub async fn adoptable(
 ) -> Result<Vec<(usize, RowKey)>, Error> {
     let mut found: Vec<(usize, RowKey)> = Vec::new();
     for (sql, places) in target.statements.keys.adopt.iter().zip(&target.mapping.key.adopt) {
-        for (number, part) in rows.chunks(KEYS).enumerate() {
-            let mut arguments = PgArguments::default();
-            arrays::add_values(&mut arguments, &target.wire_types, places, part)
-                .map_err(|source| malformed(target, source))?;
-            let matches = sqlx::query_with(statement::safe(sql), arguments)
-                .fetch_all(&mut *conn)
-                .await
-                .map_err(|source| failed(target, "look for rows to adopt", source))?;
-            for row in matches {
-                let unreadable = |source| failed(target, "look for rows to adopt", source);
-                let place = number * KEYS + place_of(row.try_get::<i64, _>(0).map_err(unreadable)?);
-                let mut key = Vec::new();
-                for column in 0..target.key_types.len() {
-                    key.extend(field_of(&row, column + 1).map_err(unreadable)?);
-                }
-                if !found.iter().any(|(earlier, _)| *earlier == place) {
-                    found.push((place, RowKey::from_bytes(key)));
-                }
+        for (place, key) in matching(conn, target, sql, places, rows).await? {
+            if !found.iter().any(|(earlier, _)| *earlier == place) {
+                found.push((place, key));
             }
         }
     }
     Ok(found)
 }
 
-/// Writes (source, source_id) into rows that have none and match by a unique key of `adopt`.
-pub(super) async fn take_over(conn: &mut PgConnection, target: &Target, rows: &[&Row]) -> Result<(), Error> {
-    if !matches!(target.mapping.key.spec, KeySpec::SourceId { .. }) {
-        return Ok(());
+/// As [`adoptable`], by these columns.
+pub async fn adoptable_by(
+    conn: &mut PgConnection,
+    target: &Target,
+    columns: &[usize],
+    rows: &[&Row],
+) -> Result<Vec<(usize, RowKey)>, Error> {
+    matching(conn, target, &statement::adopt(&target.mapping, columns), columns, rows).await
+}
+
+async fn matching(
+    conn: &mut PgConnection,
+    target: &Target,
+    sql: &str,
+    places: &[usize],
+    rows: &[&Row],
+) -> Result<Vec<(usize, RowKey)>, Error> {
+    let unreadable = |source| failed(target, "look for rows to adopt", source);
+    let mut found = Vec::new();
+    for (number, part) in rows.chunks(KEYS).enumerate() {
+        let mut arguments = PgArguments::default();
+        arrays::add_values(&mut arguments, &target.wire_types, places, part)
+            .map_err(|source| malformed(target, source))?;
+        let matches = sqlx::query_with(statement::safe(sql), arguments).fetch_all(&mut *conn).await;
+        for row in matches.map_err(unreadable)? {
+            let place = number * KEYS + place_of(row.try_get::<i64, _>(0).map_err(unreadable)?);
+            let mut key = Vec::new();
+            for column in 0..target.key_types.len() {
+                key.extend(field_of(&row, column + 1).map_err(unreadable)?);
+            }
+            found.push((place, RowKey::from_bytes(key)));
+        }
     }
+    Ok(found)
+}
+
+/// Writes (source, source_id) into rows that have none and match by a unique key of `adopt`.
+pub(super) async fn adopt(conn: &mut PgConnection, target: &Target, rows: &[&Row]) -> Result<(), Error> {
     for (sql, places) in target.statements.keys.adopt.iter().zip(&target.mapping.key.adopt) {
+        take_over_with(conn, target, sql, places, rows).await?;
+    }
+    Ok(())
+}
+
+/// As [`adopt`], by these columns.
+pub async fn take_over(
+    conn: &mut PgConnection,
+    target: &Target,
+    columns: &[usize],
+    rows: &[&Row],
+) -> Result<(), Error> {
+    take_over_with(conn, target, &statement::adopt(&target.mapping, columns), columns, rows).await
+}
+
+async fn take_over_with(
+    conn: &mut PgConnection,
+    target: &Target,
+    sql: &str,
+    places: &[usize],
+    rows: &[&Row],
+) -> Result<(), Error> {
+    if matches!(target.mapping.key.spec, KeySpec::SourceId { .. }) {
         // Of several documents with one value, the first gets the row.
         let mut values: HashSet<Vec<&[u8]>> = HashSet::new();
         let mut firsts: Vec<&Row> = Vec::new();
@@ -243,6 +298,26 @@ impl<T: Keyed> Attempt<T> for Delete<'_> {
             outcome.deleted += done.rows_affected();
         }
         Ok(outcome)
+    }
+}
+
+struct Clear<'a> {
+    target: &'a Target,
+    sql: String,
+    portion: Portion,
+}
+
+impl Attempt<RowKey> for Clear<'_> {
+    async fn attempt(&self, conn: &mut PgConnection, keys: &[RowKey]) -> Result<Outcome, Error> {
+        for part in keys.chunks(self.portion.of(KEYS)) {
+            let arguments =
+                key_arguments(self.target, part.iter()).map_err(|source| malformed(self.target, source))?;
+            sqlx::query_with(statement::safe(&self.sql), arguments)
+                .execute(&mut *conn)
+                .await
+                .map_err(|source| failed(self.target, "clear references of rows that go", source))?;
+        }
+        Ok(Outcome::default())
     }
 }
 

@@ -34,7 +34,10 @@ pub use error::{Disposition, Error, MalformedTuple, ServerError};
 pub use find::{Candidate, candidates, delete_stub, find, insert_stubs, referrers};
 pub use guard::{changed, guard, lock, lock_error, prepare_guard};
 pub use isolate::Savepoint;
-pub use keyed::{Rekeyed, adoptable, delete, has_unowned_rows, insert, mark_held, present, rekey};
+pub use keyed::{
+    Rekeyed, adoptable, adoptable_by, clear, delete, has_unowned_rows, insert, mark_held, present, rekey,
+    take_over,
+};
 pub use owned::has_row;
 pub use sequence::{Greatest, keep_sequences};
 pub use statement::SAVEPOINT;

@@ -8,7 +8,7 @@ use super::copy;
 use super::error::{Disposition, Error};
 use super::exchange::exchange;
 use super::isolate::{Attempt, Savepoint, isolated, isolated_behind, run};
-use super::keyed::{Delete, insert, take_over};
+use super::keyed::{Delete, adopt, insert};
 use super::statement::{self, ROLLBACK, SAVEPOINT};
 use super::{Outcome, Target};
 use crate::domain::{ColumnType, Portion, Rejection, Row, RowKey};
@@ -214,7 +214,7 @@ impl Attempt<&Row> for Merge<'_> {
         let mut rest = rows;
         while !rest.is_empty() {
             let (part, after) = rest.split_at(merge_length(rest, self.portion));
-            take_over(conn, self.target, part).await?;
+            adopt(conn, self.target, part).await?;
             outcome.add(merge(conn, self.target, part).await?);
             rest = after;
         }

@@ -108,6 +108,30 @@ pub async fn wake(
     Ok(done.rows_affected())
 }
 
+/// These documents are due, whatever they wait for: something that their references follow is no longer the same.
+pub async fn touch(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    source: &str,
+    documents: &[(String, CanonicalId)],
+) -> Result<(), sqlx::Error> {
+    let source_ids: Vec<&str> = documents.iter().map(|(source_id, _)| source_id.as_str()).collect();
+    let ids: Vec<&[u8]> = documents.iter().map(|(_, id)| id.as_bytes()).collect();
+    sqlx::query(
+        "insert into rowstream.wait (pipeline, source, source_id, id, awaited, awaited_key, due)
+         select distinct on (new.source_id) $1, $2, new.*, 'change', ''::bytea, true
+         from unnest($3::text[], $4::bytea[]) as new (source_id, id)
+         on conflict (pipeline, source, source_id, awaited, awaited_key) do update set due = true",
+    )
+    .bind(pipeline)
+    .bind(source)
+    .bind(source_ids)
+    .bind(ids)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// The collection is gone, and with it everything its documents waited for.
 pub async fn forget_source(
     connection: &mut PgConnection,

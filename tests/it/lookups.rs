@@ -125,3 +125,112 @@ async fn another_row_of_the_same_name_takes_the_place_of_the_one_that_leaves() -
     assert_ne!(stage.number("select method_id from items where mongo_id = 'i1'").await?, first);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_name_that_changes_leaves_those_who_found_the_row_by_it() -> Result<()> {
+    let keys = [("source_id", OF_DOCUMENTS), ("fields", "key: [name]"), ("shared", SHARED)];
+    for (name, key) in keys {
+        let (stage, daemon) = stage(&format!("lookup_name_{name}"), "restrict", key).await?;
+        let rename = async |id: &str, name: &str| {
+            let change = doc! { "$set": { "name": name } };
+            stage.collection("methods").update_one(doc! { "_id": id }, change).await
+        };
+        rename("m1", "coins").await?;
+        becomes(&stage, &daemon, "i1 -, i2 card").await.context(name)?;
+        rename("m1", "cash").await?;
+        becomes(&stage, &daemon, "i1 cash, i2 card").await.context(name)?;
+        // Two that exchange their names, in one transaction: each item has the other's row then.
+        rename("m1", "x").await?;
+        rename("m2", "cash").await?;
+        rename("m1", "card").await?;
+        becomes(&stage, &daemon, "i1 cash, i2 card").await.context(name)?;
+        counts(&stage, &daemon, METHODS, 2).await?;
+        counts(&stage, &daemon, HELD, 0).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_value_that_is_taken_from_a_row_follows_it() -> Result<()> {
+    let stage = Stage::new("lookup_taken").await?;
+    stage
+        .execute(
+            "create table methods (mongo_id text primary key, name text);
+             create table items (mongo_id text primary key, method text);",
+        )
+        .await?;
+    let config = stage.config(&format!(
+        "  - {{ source: methods, collection: {0}.methods, table: methods, id_type: string,
+        key: {{ source: null, source_id: mongo_id }}, columns: {{ name: name }} }}
+  - source: items
+    collection: {0}.items
+    table: items
+    id_type: string
+    key: {{ source: null, source_id: mongo_id }}
+    columns: {{ method: {{ ref: {{ to: methods, from: method, take: name }}, missing: null }} }}\n",
+        stage.name
+    ));
+    stage.collection("methods").insert_one(doc! { "_id": "m1", "name": "cash" }).await?;
+    stage.collection("items").insert_one(doc! { "_id": "i1", "method": "m1" }).await?;
+    let daemon = Daemon::start(&config)?;
+    counts(&stage, &daemon, "select count(*) from items where method = 'cash'", 1).await?;
+    let change = doc! { "$set": { "name": "coins" } };
+    stage.collection("methods").update_one(doc! { "_id": "m1" }, change).await?;
+    counts(&stage, &daemon, "select count(*) from items where method = 'coins'", 1).await?;
+    counts(&stage, &daemon, "select count(*) from rowstream.wait", 0).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_row_made_for_a_look_up_becomes_that_of_the_document_that_comes_late() -> Result<()> {
+    let adopting = "key: [code]";
+    let keys =
+        [("source_id", OF_DOCUMENTS), ("fields", "key: [name]"), ("shared", SHARED), ("other", adopting)];
+    for (name, key) in keys {
+        let stage = Stage::new(&format!("lookup_late_{name}")).await?;
+        stage
+            .execute(
+                "create table methods (id serial primary key, mongo_id text unique, name text not null unique,
+                     code text unique, fee int);
+                 create table items (mongo_id text primary key, method_id integer references methods);",
+            )
+            .await?;
+        let config = stage.config(&format!(
+            "  - {{ source: methods, collection: {0}.methods, table: methods, id_type: string, allow_empty: true,
+        {key}, columns: {{ name: name, fee: fee, code: code }} }}
+  - source: items
+    collection: {0}.items
+    table: items
+    id_type: string
+    allow_empty: true
+    key: {{ source: null, source_id: mongo_id }}
+    columns:
+      method_id:
+        lookup: {{ table: methods, match: {{ name: method }}, take: id }}
+        missing: {{ create: {{ columns: {{ code: method }} }} }}\n",
+            stage.name
+        ));
+        let daemon = Daemon::start(&config)?;
+        stage.collection("items").insert_one(doc! { "_id": "i1", "method": "cash" }).await?;
+        becomes(&stage, &daemon, "i1 cash").await.context(name)?;
+        counts(&stage, &daemon, "select count(*) from rowstream.stub", 1).await?;
+        let id = stage.number("select id from methods").await?;
+        stage
+            .collection("methods")
+            .insert_one(doc! { "_id": "m1", "name": "cash", "fee": 3, "code": "cash" })
+            .await?;
+        let there = format!("select count(*) from methods where fee = 3 and id = {id}");
+        counts(&stage, &daemon, &there, 1).await.context(name)?;
+        counts(&stage, &daemon, METHODS, 1).await?;
+        counts(&stage, &daemon, "select count(*) from rowstream.stub", 0).await?;
+        counts(&stage, &daemon, HELD, 0).await?;
+        // It is the document's now: with its last item it does not go.
+        stage.collection("items").delete_one(doc! { "_id": "i1" }).await?;
+        counts(&stage, &daemon, "select count(*) from items", 0).await?;
+        counts(&stage, &daemon, METHODS, 1).await?;
+        let change = doc! { "$set": { "fee": 4 } };
+        stage.collection("methods").update_one(doc! { "_id": "m1" }, change).await?;
+        counts(&stage, &daemon, "select count(*) from methods where fee = 4", 1).await.context(name)?;
+    }
+    Ok(())
+}

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::{Claims, Contender, SourceBatch, contenders, scope};
+use super::{Claims, Contender, SourceBatch, Stubbed, Written, contenders, scope};
 use crate::domain::{CanonicalId, Row, RowKey};
 use crate::mapping::Mapping;
 use crate::pipeline::Error;
@@ -66,7 +66,11 @@ pub(super) fn writers<'c>(claims: &'c [Claim], source: &str) -> HashSet<&'c str>
 }
 
 impl Claims<'_> {
-    pub(super) async fn put_shared(mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
+    pub(super) async fn put_shared(
+        mut self,
+        batch: &SourceBatch,
+        stubbed: &[Stubbed],
+    ) -> Result<Written, Error> {
         let mut outcome = Outcome::default();
         self.lock().await?;
         self.keep(&batch.kept).await?;
@@ -83,7 +87,22 @@ impl Claims<'_> {
         let claims: Vec<Claim> =
             contenders.iter().map(|one| self.claim(one, one.row.collected.clone())).collect();
         self.insert(&claims).await?;
-        self.settle_shared(&before, &keys, &contenders, &mut outcome).await?;
+        let abandoned = self.settle_shared(&before, &keys, &contenders, stubbed, &mut outcome).await?;
+        Ok(Written { outcome, abandoned })
+    }
+
+    /// Rows that nobody stands for any more, unless somebody does again.
+    pub(in crate::pipeline) async fn remove_abandoned(
+        mut self,
+        mut abandoned: Vec<Claim>,
+    ) -> Result<Outcome, Error> {
+        self.lock().await?;
+        let mut outcome = Outcome::default();
+        let keys: Vec<&RowKey> = abandoned.iter().filter_map(|claim| claim.key.as_ref()).collect();
+        let scope = scope(self.pipeline, &self.target, &self.mapped.mapping);
+        let now = row::load(self.connection, scope, &[], &keys).await.map_err(state)?;
+        abandoned.retain(|claim| now.iter().all(|other| other.key != claim.key));
+        self.remove(abandoned, &mut outcome).await?;
         Ok(outcome)
     }
 
@@ -98,7 +117,7 @@ impl Claims<'_> {
         let before = row::load(self.connection, scope, &[], &keys).await.map_err(state)?;
         let ids: Vec<&str> = claims.iter().map(|claim| claim.source_id.as_str()).collect();
         self.forget(&ids).await?;
-        self.settle_shared(&before, &keys, &[], &mut outcome).await?;
+        self.settle_shared(&before, &keys, &[], &[], &mut outcome).await?;
         Ok(outcome)
     }
 
@@ -121,14 +140,16 @@ impl Claims<'_> {
         mapping::lock(self.connection, self.pipeline, source).await.map_err(state)
     }
 
-    /// Brings the rows of these keys to what their claims say now.
+    /// Brings the rows of these keys to what their claims say now; the claims of those that are left to
+    /// nobody, and have not gone yet.
     async fn settle_shared(
         &mut self,
         before: &[Claim],
         keys: &[&RowKey],
         contenders: &[Contender<'_>],
+        stubbed: &[Stubbed],
         outcome: &mut Outcome,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<Claim>, Error> {
         let scope = scope(self.pipeline, &self.target, &self.mapped.mapping);
         let now = row::load(self.connection, scope, &[], keys).await.map_err(state)?;
         let (before_by_key, now_by_key) = (by_key(before), by_key(&now));
@@ -137,6 +158,7 @@ impl Claims<'_> {
         let rows: HashMap<&str, &Contender<'_>> =
             contenders.iter().map(|one| (one.row.source_id.as_str(), one)).collect();
         let had_row = |key: &RowKey| before.iter().any(|claim| claim.key.as_ref() == Some(key));
+        let is_stub = |row: &Row| self.has_stub(stubbed, &row.id);
         let mut touched: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let (mut merged, mut inserted, mut gone) = (Vec::new(), Vec::new(), Vec::new());
         for key in keys {
@@ -144,7 +166,9 @@ impl Claims<'_> {
             let is = now_by_key.get(key).map_or(&[][..], Vec::as_slice);
             match turn(was, is, &self.mapped.mapping.source, &batch, collects) {
                 Turn::Writes(source_id) => match rows.get(source_id.as_str()) {
-                    Some(one) if had_row(key) || self.key().adopts_by_key => merged.push(one.row.clone()),
+                    Some(one) if had_row(key) || self.key().adopts_by_key || is_stub(one.row) => {
+                        merged.push(one.row.clone());
+                    }
                     Some(one) => inserted.push(one.row.clone()),
                     None => {}
                 },
@@ -154,7 +178,9 @@ impl Claims<'_> {
             }
         }
         self.gather(&mut merged, &mut inserted).await?;
-        self.remove(gone, outcome).await?;
+        if !self.referred {
+            self.remove(std::mem::take(&mut gone), outcome).await?;
+        }
         let written =
             sink::upsert(self.connection, &self.mapped.target, &merged, self.portion).await.map_err(apply)?;
         outcome.add(written);
@@ -167,7 +193,17 @@ impl Claims<'_> {
             let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
             row::touch(self.connection, self.pipeline, &source, &ids).await.map_err(state)?;
         }
-        Ok(())
+        Ok(gone)
+    }
+
+    /// Whether the row of this document was made as a stub, by the columns of the key.
+    fn has_stub(&self, stubbed: &[Stubbed], id: &CanonicalId) -> bool {
+        let columns = &self.key().columns;
+        let by_key = |stubbed: &&Stubbed| {
+            stubbed.columns.len() == columns.len()
+                && columns.iter().all(|column| stubbed.columns.contains(&column.place))
+        };
+        stubbed.iter().filter(by_key).any(|stubbed| stubbed.documents.contains(id))
     }
 
     /// Rows whose last document has left. One that is refused keeps the claim of the document it was written

@@ -148,7 +148,11 @@ impl<'a> Finding<'a> {
         let scope = claims::scope(self.pipeline, &target, mapping);
         let asked: Vec<&RowKey> = keys.iter().collect();
         let claims = row::load(self.connection, scope, &[], &asked).await.map_err(state)?;
-        let mut stays: HashMap<RowKey, bool> = HashMap::new();
+        let abandoned = |key: &RowKey| {
+            self.leaving.is_some_and(|leaving| leaving.rows.contains(&(mapping.index, key.clone())))
+        };
+        let mut stays: HashMap<RowKey, bool> =
+            keys.iter().filter(|key| abandoned(key)).map(|key| (key.clone(), false)).collect();
         for claim in claims {
             let leaves = self.plan.source(&claim.source).is_some_and(|source| self.leaves(source, &claim.id));
             if let Some(key) = claim.key {
@@ -197,16 +201,25 @@ impl<'a> Finding<'a> {
     }
 
     /// The keys of documents' rows, as tuples of the finder's columns.
-    pub(super) async fn document_keys(
+    pub(in crate::pipeline) async fn document_keys(
         &mut self,
         source: SourceIndex,
         ids: &[CanonicalId],
     ) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        let keys = self.row_keys(source, ids).await?;
+        let mapping = &self.plan.of(source).mapping;
+        Ok(keys.into_iter().map(|key| key.map(|key| tuple_of_key(mapping, &key))).collect())
+    }
+
+    pub(in crate::pipeline) async fn row_keys(
+        &mut self,
+        source: SourceIndex,
+        ids: &[CanonicalId],
+    ) -> Result<Vec<Option<RowKey>>, Error> {
         let mapped = self.plan.of(source);
         let mapping = &mapped.mapping;
-        let made = |key: Option<RowKey>| key.map(|key| tuple_of_key(mapping, &key));
         if !mapping.key.is_claimed() {
-            return Ok(ids.iter().map(|id| made(mapped.transformer.row_key(id))).collect());
+            return Ok(ids.iter().map(|id| mapped.transformer.row_key(id)).collect());
         }
         let source_ids: Vec<String> = ids.iter().map(|id| id.source_id(mapping.id_type)).collect();
         let asked: Vec<&str> = source_ids.iter().map(String::as_str).collect();
@@ -215,8 +228,10 @@ impl<'a> Finding<'a> {
         let claims = row::of_documents(self.connection, scope, &asked).await.map_err(state)?;
         let claimed: HashMap<&str, &RowKey> =
             claims.iter().filter_map(|claim| Some((claim.source_id.as_str(), claim.key.as_ref()?))).collect();
-        let key = |source_id: &String| claimed.get(source_id.as_str()).map(|key| (*key).clone());
-        Ok(source_ids.iter().map(|source_id| made(key(source_id))).collect())
+        Ok(source_ids
+            .iter()
+            .map(|source_id| claimed.get(source_id.as_str()).map(|key| (*key).clone()))
+            .collect())
     }
 }
 

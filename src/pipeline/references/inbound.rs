@@ -2,7 +2,7 @@
 
 use super::{Leaving, Referring};
 use crate::domain::{SourceIndex, TableName};
-use crate::mapping::Finder;
+use crate::mapping::{Finder, MissingPlan};
 use crate::pipeline::plan::{Mapped, Plan};
 
 /// A reference of one mapping that may point at the rows of another.
@@ -17,6 +17,11 @@ pub(in crate::pipeline) struct Inbound {
 }
 
 impl Plan {
+    /// Whether rows of other documents may refer to rows of this mapping.
+    pub(in crate::pipeline) fn is_referred_to(&self, source: SourceIndex) -> bool {
+        !self.inbound(source).is_empty()
+    }
+
     pub(in crate::pipeline) fn has_references(&self) -> bool {
         self.mapped.iter().any(Mapped::has_references)
     }
@@ -25,7 +30,7 @@ impl Plan {
     pub(in crate::pipeline) fn referring(&self, leaving: &Leaving) -> Vec<SourceIndex> {
         let mut found: Vec<SourceIndex> = Vec::new();
         let mut open: Vec<SourceIndex> = leaving.documents.iter().map(|(source, _)| *source).collect();
-        open.extend(&leaving.sources);
+        open.extend(leaving.sources.iter().chain(&leaving.shared));
         open.sort();
         open.dedup();
         while let Some(source) = open.pop() {
@@ -37,6 +42,16 @@ impl Plan {
             }
         }
         found
+    }
+
+    /// How the rows are found that references have made.
+    pub(in crate::pipeline) fn stub_finders(&self) -> impl Iterator<Item = &Finder> {
+        let references =
+            self.mapped.iter().flat_map(Mapped::all_referring).flat_map(|of| &of.mapping.references);
+        references.filter_map(|reference| match &reference.missing {
+            MissingPlan::Create(made) => Some(&made.finder),
+            MissingPlan::Hold | MissingPlan::Null | MissingPlan::Keep | MissingPlan::Drop => None,
+        })
     }
 
     /// Look-ups into a table, whoever writes it.

@@ -4,6 +4,7 @@
 //! [`Finding`] only reads, so a verifier fills rows with it as they should be; [`Settling`] also makes the rows
 //! that are missing, and remembers who waits for what.
 
+mod altered;
 mod fill;
 mod find;
 mod inbound;
@@ -18,7 +19,7 @@ use sqlx::PgConnection;
 use super::plan::{Mapped, MappedChild, Plan};
 use super::prepare::SourceBatch;
 use crate::config::Deletes;
-use crate::domain::{CanonicalId, SourceIndex, TableName};
+use crate::domain::{CanonicalId, RowKey, SourceIndex, TableName};
 use crate::mapping::{Finder, Mapping};
 use crate::transform::ChildTransformer;
 
@@ -26,6 +27,7 @@ pub use fill::{LeftOut, Settled};
 pub use find::Finding;
 pub(crate) use find::tuple_of_key;
 pub use stub::StubMaker;
+pub(super) use stub::Stubbed;
 pub(super) use wait::Waiting;
 
 /// Rows that go in this transaction: nothing points at them any more.
@@ -33,17 +35,23 @@ pub(super) use wait::Waiting;
 pub(super) struct Leaving {
     pub documents: HashSet<(SourceIndex, CanonicalId)>,
     pub sources: HashSet<SourceIndex>,
+    /// Rows that no document stands for any more, by their keys.
+    pub rows: HashSet<(SourceIndex, RowKey)>,
+    /// Mappings whose documents may leave rows behind when their keys change.
+    pub shared: HashSet<SourceIndex>,
 }
 
 impl Leaving {
     /// The documents that are deleted in this batch.
     pub(super) fn of(plan: &Plan, batches: &[SourceBatch]) -> Self {
+        let written = batches.iter().map(|batch| batch.source);
         // A row that is only marked stays, and what points at it points at a row.
         let batches = batches.iter().filter(|batch| plan.of(batch.source).mapping.deletes == Deletes::Hard);
         let documents = batches
             .flat_map(|batch| batch.deletes.iter().map(|(id, _)| (batch.source, id.clone())))
             .collect();
-        Self { documents, sources: HashSet::new() }
+        let shared = written.filter(|source| plan.of(*source).mapping.key.shared).collect();
+        Self { documents, shared, ..Self::default() }
     }
 
     /// The mappings that lose rows of this table.
@@ -51,7 +59,9 @@ impl Leaving {
         let loses = |mapped: &&Mapped| {
             let source = mapped.mapping.index;
             mapped.mapping.table == *table
-                && (self.sources.contains(&source) || self.documents.iter().any(|(of, _)| *of == source))
+                && (self.sources.contains(&source)
+                    || self.documents.iter().any(|(of, _)| *of == source)
+                    || self.rows.iter().any(|(of, _)| *of == source))
         };
         plan.mapped.iter().filter(loses).map(|mapped| &*mapped.mapping).collect()
     }

@@ -11,13 +11,18 @@ use crate::sink;
 use crate::state::row;
 
 impl Settling<'_> {
-    /// Documents, other than those that leave themselves, whose rows refer to rows that leave.
+    /// Documents, other than those that leave themselves, whose rows refer to the mapping's rows with these keys
+    /// (tuples).
     pub(in crate::pipeline) async fn referrers(
         &mut self,
         source: SourceIndex,
-        ids: &[CanonicalId],
+        keys: &[Vec<u8>],
     ) -> Result<Vec<(SourceIndex, CanonicalId)>, Error> {
         let mut found = Vec::new();
+        let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+        if keys.is_empty() {
+            return Ok(found);
+        }
         let plan = self.plan;
         let target = plan.of(source);
         for inbound in plan.inbound(source) {
@@ -30,8 +35,6 @@ impl Settling<'_> {
                 key: SoughtColumn::of_mapping(&target.mapping),
                 ..reference.finders[inbound.finder].clone()
             };
-            let keys = self.finding().document_keys(source, ids).await?;
-            let keys: Vec<&[u8]> = keys.iter().flatten().map(Vec::as_slice).collect();
             let column = reference.column;
             let rows = match child {
                 None => sink::referrers(self.connection, &of.target, column, &finder, &keys).await,

@@ -21,6 +21,15 @@ pub struct StubMaker {
     pub target: Target,
 }
 
+/// Documents of a batch whose rows are there already, as stubs of others' look-ups.
+#[derive(Debug)]
+pub(in crate::pipeline) struct Stubbed {
+    /// What the stubs were looked up by: places of the mapping's columns.
+    pub columns: Vec<usize>,
+    pub documents: HashSet<CanonicalId>,
+    keys: Vec<Vec<u8>>,
+}
+
 /// Whose: the document and its element.
 type OfRow = (CanonicalId, u32);
 
@@ -117,6 +126,55 @@ impl Settling<'_> {
             }
         }
         Ok(users)
+    }
+
+    /// The documents whose rows were made for look-ups before they came.
+    pub(in crate::pipeline) async fn stubbed(
+        &mut self,
+        source: SourceIndex,
+        rows: &[Row],
+    ) -> Result<Vec<Stubbed>, Error> {
+        let mapping = &self.plan.of(source).mapping;
+        let table = mapping.table.to_string();
+        let mut found: Vec<Stubbed> = Vec::new();
+        if rows.is_empty() || !self.waiting.has_stubs(&table) {
+            return Ok(found);
+        }
+        for finder in self.plan.stub_finders().filter(|finder| finder.table == mapping.table) {
+            let place = |name: &str| mapping.columns.iter().position(|column| column.name == name);
+            let columns: Option<Vec<usize>> = finder.key.iter().map(|column| place(&column.name)).collect();
+            // A stub that is known by (source, source_id) is never in a document's way.
+            let by_source_id = |columns: &[usize]| {
+                !mapping.key.is_claimed() && columns.iter().any(|place| mapping.key.has(*place))
+            };
+            let Some(columns) = columns.filter(|columns| !by_source_id(columns)) else { continue };
+            if found.iter().any(|other| other.columns == columns) {
+                continue;
+            }
+            let keys: Vec<Vec<u8>> = rows.iter().map(|row| fields(&row.tuple, &columns)).collect();
+            let asked: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+            let stubs = wait::stubs(self.connection, self.pipeline, &table, &asked).await.map_err(state)?;
+            let stubs: HashSet<Vec<u8>> = stubs.into_iter().collect();
+            let documents = rows.iter().zip(&keys).filter(|(_, key)| stubs.contains(*key));
+            let documents: HashSet<CanonicalId> = documents.map(|(row, _)| row.id.clone()).collect();
+            if !documents.is_empty() {
+                found.push(Stubbed { columns, documents, keys: stubs.into_iter().collect() });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Their documents have come.
+    pub(in crate::pipeline) async fn no_stubs(
+        &mut self,
+        source: SourceIndex,
+        stubbed: &[Stubbed],
+    ) -> Result<(), Error> {
+        let table = self.plan.of(source).mapping.table.to_string();
+        for stubbed in stubbed {
+            wait::forget_stubs(self.connection, self.pipeline, &table, &stubbed.keys).await.map_err(state)?;
+        }
+        Ok(())
     }
 
     /// Rows that a document has made its own are stubs no longer.
@@ -216,14 +274,19 @@ fn wanted<'p>(
 
 /// The fields of a stub's key, in the order of its finder.
 fn key_of(tuple: &[u8], mapping: &Mapping) -> Vec<u8> {
+    let columns = mapping.key.columns.iter().map(|column| column.place);
+    let places: Vec<usize> = mapping.key.source().into_iter().chain(columns).collect();
+    fields(tuple, &places)
+}
+
+/// A tuple of some fields of another.
+fn fields(tuple: &[u8], places: &[usize]) -> Vec<u8> {
     let fields: Vec<&[u8]> = CopyFields::of_tuple(tuple).collect();
-    let places =
-        mapping.key.source().into_iter().chain(mapping.key.columns.iter().map(|column| column.place));
-    let mut key = (mapping.key_columns().count() as i16).to_be_bytes().to_vec();
+    let mut some = (places.len() as i16).to_be_bytes().to_vec();
     for place in places {
-        key.extend_from_slice(fields.get(place).copied().unwrap_or_default());
+        some.extend_from_slice(fields.get(*place).copied().unwrap_or_default());
     }
-    key
+    some
 }
 
 fn stub_id(prefix: &str, reference: &Reference) -> String {

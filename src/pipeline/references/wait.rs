@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::find::{HASHED, sought_by};
 use super::{Referring, Settling};
 use crate::domain::{Sought, SourceIndex};
-use crate::mapping::{Finder, MissingPlan};
+use crate::mapping::Finder;
 use crate::pipeline::Error;
 use crate::pipeline::commit::{apply, state};
-use crate::pipeline::plan::{Mapped, Plan};
+use crate::pipeline::plan::Plan;
 use crate::sink;
 use crate::state::wait::{self, Wait};
 
@@ -24,6 +24,7 @@ pub(in crate::pipeline) struct Waiting {
     awaited: HashMap<String, AtomicBool>,
     /// By table: whether it has stubs.
     stubbed: HashMap<String, AtomicBool>,
+    relied_on: HashMap<SourceIndex, Vec<usize>>,
 }
 
 impl Waiting {
@@ -36,6 +37,10 @@ impl Waiting {
                 waiting.stubbed.insert(finder.table.to_string(), AtomicBool::new(false));
             }
         }
+        for mapped in &plan.mapped {
+            let source = mapped.mapping.index;
+            waiting.relied_on.insert(source, plan.relied_on(source));
+        }
         for (awaited, source) in &known.awaited {
             waiting.mark(awaited, source);
         }
@@ -45,7 +50,11 @@ impl Waiting {
         waiting
     }
 
-    fn mark(&self, awaited: &str, source: &str) {
+    pub(super) fn relied_on(&self, source: SourceIndex) -> &[usize] {
+        self.relied_on.get(&source).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn mark(&self, awaited: &str, source: &str) {
         for (flags, name) in [(&self.awaited, awaited), (&self.sources, source)] {
             if let Some(flag) = flags.get(name) {
                 flag.store(true, Ordering::Release);
@@ -98,13 +107,7 @@ impl Settling<'_> {
         }
         let abandoned = wait::take_abandoned(self.connection, self.pipeline, &left).await.map_err(state)?;
         for stub in abandoned {
-            let referring = self.plan.mapped.iter().flat_map(Mapped::all_referring);
-            let finders = referring.flat_map(|of| &of.mapping.references);
-            let finder = finders.filter_map(|reference| match &reference.missing {
-                MissingPlan::Create(made) => Some(&made.finder),
-                MissingPlan::Hold | MissingPlan::Null | MissingPlan::Keep | MissingPlan::Drop => None,
-            });
-            let finder = finder.into_iter().find(|finder| finder.table.to_string() == stub.target);
+            let finder = self.plan.stub_finders().find(|finder| finder.table.to_string() == stub.target);
             if let Some(finder) = finder {
                 sink::delete_stub(self.connection, finder, &stub.key, &stub.hash).await.map_err(apply)?;
             }

@@ -46,6 +46,17 @@ impl KeyStatements {
     }
 }
 
+/// Keys → their rows, which have null in this column then.
+pub(in crate::sink) fn clear(mapping: &Mapping, column: usize) -> String {
+    let name = quoted(&mapping.columns[column].name);
+    format!(
+        "update {} as target set {name} = null from {} where {} and target.{name} is not null",
+        own_rows(mapping),
+        wanted(mapping, "wanted", ""),
+        is_wanted(mapping, "wanted"),
+    )
+}
+
 /// How a column of a key travels: a `source_id` as text, whole numbers as the largest, to which any compares.
 pub(in crate::sink) fn key_wire(mapping: &Mapping, column: &KeyColumn) -> WireType {
     if !mapping.key.is_claimed() {
@@ -230,7 +241,7 @@ fn insert(mapping: &Mapping) -> String {
 /// With (source, source_id) in the table, rows without an owner get one, by statement. Else the keys of the
 /// rows that match are told, (place from 1, key…), and whose they become is written down elsewhere.
 /// Parameters: the source, the ids, the values of the unique key; or those values alone.
-fn adopt(mapping: &Mapping, unique: &[usize]) -> String {
+pub(in crate::sink) fn adopt(mapping: &Mapping, unique: &[usize]) -> String {
     let plans: Vec<ColumnPlan> = unique.iter().map(|place| mapping.columns[*place].clone()).collect();
     let is_given = |first: usize| {
         let conditions = plans.iter().enumerate().map(|(number, plan)| {
