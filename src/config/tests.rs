@@ -481,6 +481,31 @@ fn the_example_and_the_docs_hold_every_known_key() {
 }
 
 /// The keys of a tree as the reader names them: `[]` for places, `*` for names that are not ours.
+#[test]
+fn every_key_of_a_mapping_stands_in_an_example_of_the_reference() {
+    let page = include_str!("../../docs/MAPPING.md");
+    let mut shown = BTreeSet::new();
+    for block in page.split("```yaml example\n").skip(1) {
+        let block = block.split("\n```").next().unwrap_or_default();
+        let text = if block.starts_with("mappings:") {
+            block.to_owned()
+        } else {
+            let lines = block.lines().map(|line| format!("\n    {line}")).collect::<String>();
+            format!("mappings:\n  - source: example{lines}")
+        };
+        keys(&parse_yaml(Path::new("example"), &text).expect("YAML"), "", &mut shown);
+    }
+    let reader = Reader::default();
+    let read_file = |_: &Path| Ok(String::new());
+    let example = parse_yaml(Path::new("example"), EXAMPLE).expect("the example");
+    read(&reader, example, &Surroundings { environment: &BTreeMap::new(), read_file: &read_file });
+    let known = reader.known_keys().into_iter().filter(|key| key.starts_with("mappings[]."));
+    // Transformers are code: theirs is tests/it/custom.rs.
+    let missing: Vec<String> =
+        known.filter(|key| key != "mappings[].transform" && !shown.contains(key)).collect();
+    assert!(missing.is_empty(), "no example of docs/MAPPING.md has {missing:#?}");
+}
+
 fn keys(entries: &Map<String, Value>, prefix: &str, found: &mut BTreeSet<String>) {
     if prefix == "mappings[].children[].columns." {
         return;
