@@ -32,6 +32,7 @@ mod namespaces;
 mod operations;
 mod outages;
 mod path;
+mod reference_arrays;
 mod references;
 mod reliability;
 mod restored;
