@@ -28,6 +28,7 @@ mod text;
 mod time;
 mod walk;
 
+pub use array::literal as array_literal;
 pub use row::{ChildTransformer, Transformer};
 
 #[cfg(test)]

@@ -35,6 +35,7 @@ mod operations;
 mod outages;
 mod path;
 mod reconcile;
+mod reference_arrays;
 mod references;
 mod reliability;
 mod restored;
