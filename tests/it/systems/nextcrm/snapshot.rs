@@ -125,7 +125,9 @@ impl Crm {
                         verdict.columns.insert(column.context("an unknown column")?.name, None);
                     }
                     Outcome::Exact | Outcome::Dropped { .. } => {}
-                    Outcome::Source | Outcome::Stub { .. } => anyhow::bail!("{} never comes about", case.kind),
+                    Outcome::Source | Outcome::Stub { .. } => {
+                        anyhow::bail!("{} never comes about", case.kind)
+                    }
                 }
             }
             self.oracle.verdicts.insert((case.collection, id), verdict);
