@@ -35,9 +35,9 @@ async fn says(stage: &Stage, daemon: &Daemon, sql: &str, wanted: &str) -> Result
 }
 
 /// `board: user user`, in the order of the array; `-` for an element that is null.
-const SHARED: &str = "select string_agg(mongo_id || ':' || coalesce((
+const SHARED: &str = "select string_agg(mongo_id || ':' || case when shared is null then ' null' else (
         select coalesce(string_agg(coalesce(u.mongo_id, '-'), ' ' order by place), '')
-        from unnest(shared) with ordinality as of(id, place) left join users u on u.id = of.id), ' null'),
+        from unnest(shared) with ordinality as of(id, place) left join users u on u.id = of.id) end,
     '; ' order by mongo_id) from boards";
 const HELD: &str =
     "select string_agg(concat_ws(' ', source_id, column_name, reason), ', ' order by source_id)
