@@ -37,9 +37,8 @@ fn document(field: Field<'_>, in_array: bool) -> Option<(Aim, Option<String>)> {
     let mut section = field.into_section()?;
     let to = section.field("to");
     let by = section.field("by");
-    let from = section.required("from", "the path of the id");
-    let from = from
-        .and_then(|field| if in_array { element_path(&field).map(|path| vec![path]) } else { paths(field) });
+    let one = if in_array { element_path } else { path };
+    let from = section.required("from", "the path of the id").and_then(|field| paths(field, one));
     let strip_prefix = section.field("strip_prefix").and_then(|field| field.text());
     let take = section.field("take").and_then(|field| field.text());
     section.finish();
@@ -145,12 +144,12 @@ fn missing(field: Field<'_>, is_lookup: bool, in_array: bool) -> Option<Missing>
     }
 }
 
-fn paths(field: Field<'_>) -> Option<Vec<String>> {
+fn paths(field: Field<'_>, one: fn(&Field<'_>) -> Option<String>) -> Option<Vec<String>> {
     if matches!(field.value(), ValueKind::Array(_)) {
-        let paths: Vec<Option<String>> = field.items()?.iter().map(path).collect();
+        let paths: Vec<Option<String>> = field.items()?.iter().map(one).collect();
         return paths.into_iter().collect();
     }
-    Some(vec![path(&field)?])
+    Some(vec![one(&field)?])
 }
 
 fn sources(field: Field<'_>) -> Option<Vec<String>> {
