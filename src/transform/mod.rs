@@ -26,10 +26,12 @@ mod rule;
 mod strip;
 mod text;
 mod time;
+mod unread;
 mod walk;
 
 pub use array::literal as array_literal;
 pub use row::{ChildTransformer, Transformer};
+pub use unread::Unread;
 
 #[cfg(test)]
 mod property_tests;
