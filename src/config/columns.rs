@@ -93,6 +93,7 @@ fn described_column(name: String, mut section: Section<'_>) -> Option<ColumnSpec
     let constant_field = section.field_or_null("value");
     let expression_field = section.field("cel");
     let key_field = section.field("key");
+    let each_field = section.field("each");
     let ref_field = section.field("ref");
     let lookup_field = section.field("lookup");
     let missing_field = section.field_or_null("missing");
@@ -135,6 +136,10 @@ fn described_column(name: String, mut section: Section<'_>) -> Option<ColumnSpec
     if let Some(field) = required_field.as_ref().filter(|_| !is_path && !is_reference) {
         field.mistake("must be left out unless from is a path", "");
     }
+    if let Some(field) = each_field.as_ref().filter(|field| ref_field.is_none() || field.is_of_child()) {
+        field.mistake("must be left out without ref, and in children", "an array of values needs no each");
+        return None;
+    }
     if let Some(field) = missing_field.as_ref().filter(|_| !is_reference) {
         field.mistake("must be left out without ref or lookup", "for an absent field: required, or default");
     }
@@ -174,7 +179,7 @@ fn described_column(name: String, mut section: Section<'_>) -> Option<ColumnSpec
         (None, None, None) => match collect_field {
             Some(field) => ValueSpec::Collect { from: path(&field)?, distinct },
             None => {
-                let reference = references::reference(ref_field, lookup_field, missing_field)?;
+                let reference = references::reference(each_field, ref_field, lookup_field, missing_field)?;
                 ValueSpec::Reference(Box::new(reference))
             }
         },
@@ -183,7 +188,12 @@ fn described_column(name: String, mut section: Section<'_>) -> Option<ColumnSpec
 }
 
 fn parent() -> ValueSpec {
-    ValueSpec::Reference(Box::new(ReferenceSpec { aim: Aim::Parent, take: None, missing: Missing::Hold }))
+    ValueSpec::Reference(Box::new(ReferenceSpec {
+        aim: Aim::Parent,
+        each: None,
+        take: None,
+        missing: Missing::Hold,
+    }))
 }
 
 /// A path, a list of paths, or one of the words with a `$`.

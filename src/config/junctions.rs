@@ -132,7 +132,7 @@ fn mirrored(spec: &MappingSpec, child: &ChildSpec, junction: &JunctionSpec) -> O
             Aim::Document { .. } | Aim::Row { .. } => Aim::Parent,
         };
         let missing = if aim == Aim::Parent { Missing::Hold } else { Missing::Drop };
-        let reference = ReferenceSpec { aim, take: reference.take, missing };
+        let reference = ReferenceSpec { aim, each: None, take: reference.take, missing };
         ColumnSpec { value: ValueSpec::Reference(Box::new(reference)), ..column }
     });
     Some(ChildSpec {

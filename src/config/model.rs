@@ -339,6 +339,9 @@ pub enum ValueSpec {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReferenceSpec {
     pub aim: Aim,
+    /// The array each of whose elements refers to a row, where the column is an array; then the paths of the aim
+    /// are of the element.
+    pub each: Option<String>,
     /// The column of the other row; `None`: the one that the column's foreign key refers to.
     pub take: Option<String>,
     pub missing: Missing,

@@ -2,40 +2,52 @@
 
 use ::config::ValueKind;
 
+use super::children::element_path;
 use super::columns::{any_column, path, scalar};
 use super::mappings::table;
 use super::model::{Aim, MatchSpec, Missing, ReferenceSpec, StubSpec, Targets};
 use super::tree::Field;
 
-/// From exactly one of `ref` and `lookup`.
+/// From exactly one of `ref` and `lookup`; with `each`, from one `ref` for each element of an array.
 pub(super) fn reference(
+    each: Option<Field<'_>>,
     reference: Option<Field<'_>>,
     lookup: Option<Field<'_>>,
     missing: Option<Field<'_>>,
 ) -> Option<ReferenceSpec> {
     let is_lookup = lookup.is_some();
     let missing = match missing {
-        Some(field) => self::missing(field, is_lookup),
+        Some(field) => self::missing(field, is_lookup, each.is_some()),
         None => Some(Missing::Hold),
     };
     let (aim, take) = match (reference, lookup) {
-        (Some(field), _) => document(field)?,
+        (Some(field), _) => document(field, each.is_some())?,
         (None, Some(field)) => row(field)?,
         (None, None) => return None,
     };
-    Some(ReferenceSpec { aim, take, missing: missing? })
+    let each = match each {
+        Some(field) => Some(path(&field)?),
+        None => None,
+    };
+    Some(ReferenceSpec { aim, each, take, missing: missing? })
 }
 
-fn document(field: Field<'_>) -> Option<(Aim, Option<String>)> {
+/// `in_array`: its paths are of an element, which is referred by its own value or one of its fields.
+fn document(field: Field<'_>, in_array: bool) -> Option<(Aim, Option<String>)> {
     let mut section = field.into_section()?;
     let to = section.field("to");
     let by = section.field("by");
-    let from = section.required("from", "the path of the id").and_then(paths);
+    let one = if in_array { element_path } else { path };
+    let from = section.required("from", "the path of the id").and_then(|field| paths(field, one));
     let strip_prefix = section.field("strip_prefix").and_then(|field| field.text());
     let take = section.field("take").and_then(|field| field.text());
     section.finish();
     let to = match (to, by) {
         (Some(to), None) => Targets::First(sources(to)?),
+        (None, Some(by)) if in_array => {
+            by.mistake("must be left out with each", "all elements refer to the same mappings: to");
+            return None;
+        }
         (None, Some(by)) => by_kind(by)?,
         (None, None) | (Some(_), Some(_)) => {
             section.mistake("must have one of to and by", "to: the mapping whose document is meant");
@@ -92,9 +104,13 @@ enum Word {
     Drop,
 }
 
-fn missing(field: Field<'_>, is_lookup: bool) -> Option<Missing> {
+fn missing(field: Field<'_>, is_lookup: bool, in_array: bool) -> Option<Missing> {
     match field.value() {
         ValueKind::Nil => Some(Missing::Null),
+        ValueKind::Table(_) if in_array => {
+            field.mistake("must be hold, null, keep or drop with each", "");
+            None
+        }
         ValueKind::Table(_) => {
             let mut section = field.into_section()?;
             let create = section.required("create", "or: hold, null, keep").and_then(Field::into_section);
@@ -118,7 +134,7 @@ fn missing(field: Field<'_>, is_lookup: bool) -> Option<Missing> {
         _ => {
             let words = [("hold", Word::Hold), ("keep", Word::Keep), ("drop", Word::Drop)];
             // Only an element can be left out.
-            let words = if field.is_of_child() { &words[..] } else { &words[..2] };
+            let words = if field.is_of_child() || in_array { &words[..] } else { &words[..2] };
             Some(match field.choice(words)? {
                 Word::Hold => Missing::Hold,
                 Word::Keep => Missing::Keep,
@@ -128,12 +144,12 @@ fn missing(field: Field<'_>, is_lookup: bool) -> Option<Missing> {
     }
 }
 
-fn paths(field: Field<'_>) -> Option<Vec<String>> {
+fn paths(field: Field<'_>, one: fn(&Field<'_>) -> Option<String>) -> Option<Vec<String>> {
     if matches!(field.value(), ValueKind::Array(_)) {
-        let paths: Vec<Option<String>> = field.items()?.iter().map(path).collect();
+        let paths: Vec<Option<String>> = field.items()?.iter().map(one).collect();
         return paths.into_iter().collect();
     }
-    Some(vec![path(&field)?])
+    Some(vec![one(&field)?])
 }
 
 fn sources(field: Field<'_>) -> Option<Vec<String>> {

@@ -247,6 +247,7 @@ fn reference(spec: &ReferenceSpec) -> Vec<String> {
             format!("lookup: {{ {} }}", parts.into_iter().chain(take).collect::<Vec<_>>().join(", "))
         }
     };
+    let each = spec.each.iter().map(|each| format!("each: {}", quoted(each)));
     let missing = match &spec.missing {
         Missing::Hold => "hold".to_owned(),
         Missing::Null => "null".to_owned(),
@@ -262,7 +263,7 @@ fn reference(spec: &ReferenceSpec) -> Vec<String> {
             format!("{{ create: {{ {} }} }}", parts.join(", "))
         }
     };
-    vec![aim, format!("missing: {missing}")]
+    each.chain([aim, format!("missing: {missing}")]).collect()
 }
 
 pub(super) fn quoted_list(items: &[String]) -> String {

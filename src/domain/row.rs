@@ -30,6 +30,9 @@ pub struct Reference {
     pub plan: u16,
     /// Where the field begins in the tuple.
     pub offset: usize,
+    /// One element of an array: the others have the same offset, and stand beside it in order. Without choices it
+    /// is null.
+    pub in_array: bool,
     /// The rows that may have it, best first: which finder of the plan, and the key it looks for.
     pub choices: Vec<(u16, Sought)>,
 }

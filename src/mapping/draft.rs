@@ -100,7 +100,7 @@ impl Draft {
                     && let Some(referred) = around.referred(reference)
                 {
                     let known = foreign_keys.iter().any(|key| key.column == spec.name);
-                    if referred.is_unique && !known {
+                    if referred.is_unique && !known && reference.each.is_none() {
                         foreign_keys.push(DraftForeignKey {
                             column: spec.name.clone(),
                             references: referred.table,
@@ -108,6 +108,9 @@ impl Draft {
                         });
                     }
                     column.referred = Some(referred.type_sql);
+                }
+                if matches!(&spec.value, ValueSpec::Reference(reference) if reference.each.is_some()) {
+                    column.referred = Some(format!("{}[]", column.referred.as_deref().unwrap_or("text")));
                 }
                 add(&mut columns, column);
             }

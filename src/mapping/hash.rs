@@ -157,7 +157,10 @@ fn reference(spec: &ReferenceSpec) -> Value {
             json!(["create", stub.source, stub.prefix, columns])
         }
     };
-    json!(["reference", aim, spec.take, missing])
+    match &spec.each {
+        None => json!(["reference", aim, spec.take, missing]),
+        Some(each) => json!(["references", aim, spec.take, missing, each]),
+    }
 }
 
 /// Tagged, so that the number 1 and the text "1" differ, and a null differs from none.

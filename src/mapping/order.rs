@@ -204,7 +204,7 @@ mod tests {
             from: vec!["a".into()],
             strip_prefix: None,
         };
-        let reference = ReferenceSpec { aim, take: None, missing: Missing::Hold };
+        let reference = ReferenceSpec { aim, each: None, take: None, missing: Missing::Hold };
         let column = ColumnSpec {
             name: "a".into(),
             value: ValueSpec::Reference(Box::new(reference)),

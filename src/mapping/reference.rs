@@ -16,6 +16,8 @@ use crate::domain::{Column, ColumnType, IdType, SourceIndex, Table, TableName};
 pub struct ReferencePlan {
     /// Index into the mapping's columns.
     pub column: usize,
+    /// Of a column of arrays, each of whose elements refers to a row: their type.
+    pub element: Option<ColumnType>,
     /// Where the row may be.
     pub finders: Vec<Finder>,
     pub missing: MissingPlan,
@@ -141,7 +143,8 @@ impl Linking<'_> {
         problems: &mut Problems,
     ) -> Option<ReferencePlan> {
         let name = column.name.as_str();
-        let own = self.table.column(name)?;
+        let column = self.table.column(name)?;
+        let own = &referring(column, reference, problems)?;
         let finders: Vec<Finder> = match &reference.aim {
             Aim::Document { to, .. } => {
                 let sources: Vec<&String> = match to {
@@ -161,7 +164,7 @@ impl Linking<'_> {
         let first = finders.first()?;
         let missing = match &reference.missing {
             Missing::Hold => MissingPlan::Hold,
-            Missing::Null if own.not_null => {
+            Missing::Null if own.not_null && reference.each.is_none() => {
                 problems.fatal(Some(name), "is not null, but missing: null", "say hold, or create");
                 return None;
             }
@@ -188,7 +191,8 @@ impl Linking<'_> {
             Some('n' | 'd') => OnDelete::Clear,
             Some(_) => OnDelete::Restrict,
         };
-        Some(ReferencePlan { column: place, finders, missing, on_delete })
+        let element = reference.each.is_some().then(|| own.column_type.clone());
+        Some(ReferencePlan { column: place, element, finders, missing, on_delete })
     }
 
     fn of_source(
@@ -360,6 +364,27 @@ impl Linking<'_> {
                 None
             }
         }
+    }
+}
+
+/// The column as one reference fills it: in a column of arrays, an element.
+fn referring(column: &Column, reference: &ReferenceSpec, problems: &mut Problems) -> Option<Column> {
+    let name = Some(column.name.as_str());
+    match (&column.column_type, &reference.each) {
+        (ColumnType::Array { element, cast_sql }, Some(_)) => Some(Column {
+            column_type: (**element).clone(),
+            type_sql: cast_sql.trim_end_matches("[]").to_owned(),
+            ..column.clone()
+        }),
+        (ColumnType::Array { .. }, None) => {
+            problems.fatal(name, "is an array, but refers to one row", "say each: the path of an array");
+            None
+        }
+        (_, Some(_)) => {
+            problems.fatal(name, "is no array, but refers to a row with each element", "leave each: out");
+            None
+        }
+        (_, None) => Some(column.clone()),
     }
 }
 

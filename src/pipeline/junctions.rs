@@ -7,9 +7,9 @@ use super::Error;
 use super::commit::{apply, state};
 use super::plan::{Mapped, MappedChild};
 use super::prepare::{Refused, SourceBatch};
-use super::references::{Leaving, Settled};
+use super::references::{Finding, Leaving, Settled};
 use super::transaction::Open;
-use crate::domain::{CanonicalId, Row, Sought, SourceIndex, Tuples};
+use crate::domain::{CanonicalId, Document, Row, Sought, SourceIndex, Tuples};
 use crate::mapping::{JunctionPlan, TargetOfReference};
 use crate::sink::Refusal;
 use crate::state::link::{self, Link, List};
@@ -63,6 +63,48 @@ impl<'p> Listing<'p> {
             listed: listed_id.source_id(self.other.id_type),
             listed_id: listed_id.clone(),
         })
+    }
+}
+
+impl Finding<'_> {
+    /// Fills the rows of a child as [`Finding::fill`] does. The elements of a junction become the rows of its pairs
+    /// instead: what these documents list by their elements, and what lists them by what is remembered.
+    pub async fn fill_child(
+        &mut self,
+        child: &MappedChild,
+        ids: &[CanonicalId],
+        rows: &mut Vec<Row>,
+        documents: &[(CanonicalId, Document)],
+    ) -> Result<Settled, Error> {
+        let Some(listing) = child.listing() else {
+            return self.fill(child.referring(), rows, documents).await;
+        };
+        let source_ids = listing.source_ids(ids);
+        let asked: Vec<&str> = source_ids.iter().map(String::as_str).collect();
+        let known = link::pairs(self.connection, listing.list(self.pipeline), &asked).await.map_err(state)?;
+        let by_source_id: HashMap<&str, &CanonicalId> = asked.into_iter().zip(ids).collect();
+        let mut pairs: HashSet<(CanonicalId, CanonicalId)> = rows
+            .iter()
+            .filter_map(|row| listing.link(row))
+            .map(|link| (link.lister_id, link.listed_id))
+            .collect();
+        for pair in known.into_iter().filter(|pair| pair.is_others) {
+            if let Some(id) = by_source_id.get(pair.own.as_str()) {
+                pairs.insert(((*id).clone(), pair.other));
+            }
+        }
+        rows.clear();
+        let mut tuples = Tuples::default();
+        let mut refused = Vec::new();
+        for (id, other) in pairs {
+            match listing.child.transformer.pair(&id, &other, &mut tuples) {
+                Ok(row) => rows.push(row),
+                Err(rejection) => refused.push(Refused { id, rejection }),
+            }
+        }
+        let mut settled = self.fill(child.referring(), rows, documents).await?;
+        settled.refused.append(&mut refused);
+        Ok(settled)
     }
 }
 

@@ -252,7 +252,7 @@ impl Looker<'_> {
             let mut rows = of_child.rows;
             rows.retain(|row| there.contains(&row.id));
             let mut finding = Finding::new(self.connection, self.pipeline, self.plan);
-            let settled = finding.fill(child.referring(), &mut rows, &batch.documents).await?;
+            let settled = finding.fill_child(child, &ids, &mut rows, &batch.documents).await?;
             batch.refused.extend(settled.refused);
             let owners = finding.owners(batch.source, plan.owner(), &ids).await?;
             let owned: Vec<(&CanonicalId, Vec<u8>)> =

@@ -336,16 +336,23 @@ pub(super) fn referrers(mapping: &Mapping, column: usize, finder: &Finder) -> St
     let no_key = list_with(&mapping.key.columns, " and ", |column| {
         format!("referrer.{} is not null", quoted(&mapping.columns[column.place].name))
     });
-    let name = mapping.columns.get(column).map_or("", |column| column.name.as_str());
+    let column = mapping.columns.get(column);
+    let name = quoted(column.map_or("", |column| column.name.as_str()));
+    let taken = quoted(&finder.take);
+    let refers = match column.map(|column| &column.column_type) {
+        // As an index on the arrays' elements finds it.
+        Some(ColumnType::Array { cast_sql, .. }) => {
+            format!("referrer.{name} @> array[target.{taken}]::{cast_sql}")
+        }
+        _ => format!("referrer.{name} = target.{taken}"),
+    };
     format!(
         "select distinct {key} from {} join {} as target on {} \
-         join {} as referrer on referrer.{} = target.{}{of_source} where {no_key}",
+         join {} as referrer on {refers}{of_source} where {no_key}",
         sought_keys(finder),
         qualified(&finder.table),
         is_sought(finder),
         own_rows(mapping),
-        quoted(name),
-        quoted(&finder.take),
     )
 }
 

@@ -28,8 +28,9 @@ pub struct Pair {
     /// Of the list's side.
     pub own: String,
     pub other: CanonicalId,
-    /// Whether it lists the other.
+    /// Whether it lists the other, and whether the other lists it.
     pub is_own: bool,
+    pub is_others: bool,
 }
 
 /// These documents list this from now on, and nothing else.
@@ -84,7 +85,7 @@ pub async fn pairs(
     own: &[&str],
 ) -> Result<Vec<Pair>, sqlx::Error> {
     let rows = sqlx::query(
-        "select own, other, bool_or(is_own) as is_own from (
+        "select own, other, bool_or(is_own) as is_own, bool_or(not is_own) as is_others from (
              select lister as own, listed_id as other, true as is_own from rowstream.link
              where pipeline = $1 and junction = $2 and side = $3 and lister = any($5)
              union all
@@ -105,6 +106,7 @@ pub async fn pairs(
             own: row.get("own"),
             other: CanonicalId::from_bytes(row.get("other")),
             is_own: row.get("is_own"),
+            is_others: row.get("is_others"),
         })
         .collect())
 }

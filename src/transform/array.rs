@@ -37,7 +37,7 @@ pub(super) fn append(
 }
 
 /// A literal of elements that are in their binary form already.
-pub(super) fn literal<'e>(elements: impl Iterator<Item = Option<&'e [u8]>>, element: &ColumnType) -> Vec<u8> {
+pub fn literal<'e>(elements: impl Iterator<Item = Option<&'e [u8]>>, element: &ColumnType) -> Vec<u8> {
     let mut out = Vec::new();
     let mut literal = Literal::begin(&mut out);
     for bytes in elements {

@@ -29,6 +29,7 @@ mod time;
 mod unread;
 mod walk;
 
+pub use array::literal as array_literal;
 pub use row::{ChildTransformer, Transformer};
 pub use unread::Unread;
 

@@ -5,13 +5,62 @@ use super::encode::encode;
 use super::fault::Fault;
 use super::path::{self, Fields, Found, Path};
 use super::row::{field, measured};
-use super::walk::{Raw, Value};
+use super::walk::{Elements, Raw, Value};
 use crate::config::{Aim, MatchSpec, ReferenceSpec, Targets};
 use crate::domain::{CanonicalId, ColumnType, IdType, Reason, Sought};
 use crate::mapping::ReferencePlan;
 
 const ARRAY: u8 = 0x04;
 const STRING: u8 = 0x02;
+
+/// References of the elements of an array.
+pub(super) struct SeekEach {
+    each: Path,
+    /// Of an element.
+    fields: Fields,
+    seek: Seek,
+}
+
+impl SeekEach {
+    pub(super) fn new(
+        plan: u16,
+        (spec, each): (&ReferenceSpec, &str),
+        compiled: &ReferencePlan,
+        fields: &mut Fields,
+    ) -> Result<Self, Fault> {
+        let mut of_element = Fields::default();
+        let seek = Seek::new(plan, spec, compiled, &mut of_element)?;
+        Ok(Self { each: fields.path(each), fields: of_element, seek })
+    }
+
+    pub(super) fn plan(&self) -> u16 {
+        self.seek.plan
+    }
+
+    /// The choices of each element, none for one that refers to nothing; `None` without an array.
+    pub(super) fn elements(
+        &self,
+        of: &CanonicalId,
+        document: &[u8],
+        fields: &[Option<Raw<'_>>],
+    ) -> Result<Option<Vec<Choices>>, Fault> {
+        let Found::Present(raw) = self.each.follow(fields)? else { return Ok(None) };
+        if raw.element_type != ARRAY {
+            let found = raw.value()?.type_name();
+            return Err(Fault::wrong_type(format!("what should be an array is of type {found}")));
+        }
+        let mut choices = Vec::new();
+        for (place, element) in Elements::new(raw.bytes)?.enumerate() {
+            let index = (place as i32).to_le_bytes();
+            let fields = self.fields.of_element(element?.1, &index, document);
+            choices.push(self.seek.choices(of, &fields).map_err(|fault| fault.in_element(place))?);
+        }
+        Ok(Some(choices))
+    }
+}
+
+/// The rows that may be meant, best first: which finder, and what it seeks.
+pub(super) type Choices = Vec<(u16, Sought)>;
 
 /// A reference made ready to be read from documents.
 pub(super) struct Seek {

@@ -16,7 +16,7 @@ use super::filter::Filter;
 use super::json::{self, Style};
 use super::path::{self, Fields, Found, Path};
 use super::reading::{self, Counted, Reader, Stored};
-use super::reference::Seek;
+use super::reference::{Seek, SeekEach};
 use super::time;
 use super::walk::{NULL, Raw, Value};
 use crate::config::{JsonForm, ValueSpec};
@@ -77,6 +77,7 @@ enum Write {
     KeyUuid,
     KeyPrefixed(String),
     Reference(Seek),
+    References(SeekEach),
     /// A place to be filled once it is known what the other documents have.
     Collect {
         path: Path,
@@ -461,10 +462,21 @@ impl Column {
                 if choices.is_empty() {
                     append_instead(&self.if_absent, "absent", plan, tuple)?;
                 } else {
-                    made.references.push(Reference { plan: seek.plan, offset: tuple.len(), choices });
+                    let (plan, offset) = (seek.plan, tuple.len());
+                    made.references.push(Reference { plan, offset, in_array: false, choices });
                     tuple.extend_from_slice(&field(None));
                 }
             }
+            Write::References(each) => match each.elements(input.id, input.document, input.fields)? {
+                None => append_instead(&self.if_absent, "absent", plan, tuple)?,
+                Some(elements) if elements.is_empty() => tuple.extend_from_slice(&field(Some(b"{}"))),
+                Some(elements) => {
+                    let (plan, offset) = (each.plan(), tuple.len());
+                    let reference = |choices| Reference { plan, offset, in_array: true, choices };
+                    made.references.extend(elements.into_iter().map(reference));
+                    tuple.extend_from_slice(&field(None));
+                }
+            },
         }
         Ok(())
     }
@@ -624,9 +636,11 @@ impl Write {
                 let Some((place, compiled)) = reference else {
                     return Err(refuse("a reference without a target", "name a mapping that is enabled"));
                 };
-                Seek::new(place, spec, compiled, fields)
-                    .map(Self::Reference)
-                    .map_err(|fault| misfit("what is looked up", &fault))
+                let write = match &spec.each {
+                    None => Seek::new(place, spec, compiled, fields).map(Self::Reference),
+                    Some(each) => SeekEach::new(place, (spec, each), compiled, fields).map(Self::References),
+                };
+                write.map_err(|fault| misfit("what is looked up", &fault))
             }
         }
     }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use bson::{Bson, Document, doc};
 
 use crate::daemon::{Daemon, PATIENCE, command};
+use crate::reconcile::{found, verify};
 use crate::stage::Stage;
 use crate::support::until;
 
@@ -380,6 +381,28 @@ async fn a_junction_of_two_large_collections_is_copied_with_the_pairs_of_both() 
     let sum: i64 =
         expected.iter().map(|(file, bill)| i64::from(*file) * 10_007 + i64::from(*bill) * 31).sum();
     says(&stage, &daemon, digest, &format!("{} {sum}", expected.len())).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn verify_expects_the_pairs_that_either_side_lists_and_no_others() -> Result<()> {
+    let (stage, config) = stage("pair_verified", PAIRS).await?;
+    stage.collection("files").insert_many([file("f", &["b", "gone"]), file("g", &[])]).await?;
+    stage.collection("bills").insert_many([bill("b", &["f", "g"]), bill("c", &["f"])]).await?;
+    let copied = command(&["run", "--until-caught-up"], &config)?;
+    ensure!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+    assert_eq!(pairs(&stage).await?, "f-b f-c g-b");
+    let (report, code) = verify(&config, &[])?;
+    assert_eq!((code, found(&report)), (0, BTreeSet::new()), "{report:#}");
+    stage
+        .execute(
+            "delete from pairs using files f where f.id = file_id and f.mongo_id = 'g';
+             insert into pairs select f.id, b.id from files f, bills b where f.mongo_id = 'g' and b.mongo_id = 'c'",
+        )
+        .await?;
+    let (report, _) = verify(&config, &[])?;
+    let wrong = ["extra_child c", "extra_child g", "missing_child b", "missing_child g"];
+    assert_eq!(found(&report), wrong.map(ToOwned::to_owned).into(), "{report:#}");
     Ok(())
 }
 

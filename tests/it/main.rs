@@ -39,6 +39,7 @@ mod outages;
 mod path;
 mod pause;
 mod reconcile;
+mod reference_arrays;
 mod references;
 mod referrers;
 mod reliability;

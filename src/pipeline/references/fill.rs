@@ -8,6 +8,7 @@ use crate::mapping::{Finder, Mapping, MissingPlan};
 use crate::pipeline::Error;
 use crate::pipeline::prepare::Refused;
 use crate::state::wait::Wait;
+use crate::transform::array_literal;
 
 /// What came of the references of some rows.
 #[derive(Debug, Default)]
@@ -81,18 +82,18 @@ fn fill(of: Referring<'_>, rows: &mut Vec<Row>, found: &Found, stubs: &Stubs) ->
     rows.retain_mut(|row| {
         let references = std::mem::take(&mut row.references);
         // From the last to the first: what is filled in moves what stands behind it.
-        for reference in references.iter().rev() {
-            let choice = choose(mapping, reference, found);
-            settled.waits.extend(choice.unresolved.into_iter().map(|(awaited, key)| Wait {
-                source_id: row.source_id.clone(),
-                id: row.id.clone(),
-                awaited,
-                key,
-                stub: None,
-            }));
-            let field = match choice.field {
-                Some(field) => Ok(field),
-                None => missing(mapping, row, reference, stubs, &mut settled.waits),
+        let mut rest = references.as_slice();
+        while let Some(reference) = rest.last() {
+            let group = match reference.in_array {
+                true => rest.iter().rev().take_while(|other| other.offset == reference.offset).count(),
+                false => 1,
+            };
+            let (before, elements) = rest.split_at(rest.len() - group);
+            rest = before;
+            let mut filling = Filling { mapping, found, stubs, waits: &mut settled.waits };
+            let field = match reference.in_array {
+                true => filling.array(row, elements),
+                false => filling.field(row, reference),
             };
             match field {
                 Ok(field) => fill_in(row, reference.offset, &field),
@@ -110,6 +111,64 @@ fn fill(of: Referring<'_>, rows: &mut Vec<Row>, found: &Found, stubs: &Stubs) ->
         true
     });
     settled
+}
+
+/// What the references of rows are filled from.
+struct Filling<'a> {
+    mapping: &'a Mapping,
+    found: &'a Found,
+    stubs: &'a Stubs,
+    waits: &'a mut Vec<Wait>,
+}
+
+impl Filling<'_> {
+    fn field(&mut self, row: &mut Row, reference: &Reference) -> Result<Vec<u8>, NoField> {
+        let choice = choose(self.mapping, reference, self.found);
+        self.waits.extend(choice.unresolved.into_iter().map(|(awaited, key)| Wait {
+            source_id: row.source_id.clone(),
+            id: row.id.clone(),
+            awaited,
+            key,
+            stub: None,
+        }));
+        match choice.field {
+            Some(field) => Ok(field),
+            None => missing(self.mapping, row, reference, self.stubs, self.waits),
+        }
+    }
+
+    /// All elements that one column refers with; those that are dropped are counted.
+    fn array(&mut self, row: &mut Row, elements: &[Reference]) -> Result<Vec<u8>, NoField> {
+        let Some(plan) =
+            elements.first().and_then(|first| self.mapping.references.get(usize::from(first.plan)))
+        else {
+            return Err(NoField::Drop);
+        };
+        let mut fields: Vec<Option<Vec<u8>>> = Vec::with_capacity(elements.len());
+        for reference in elements {
+            if reference.choices.is_empty() {
+                fields.push(None);
+                continue;
+            }
+            match self.field(row, reference) {
+                // Length and bytes; a null has no bytes.
+                Ok(field) => fields.push(field.get(4..).filter(|_| !is_null(&field)).map(<[u8]>::to_vec)),
+                Err(NoField::Drop) => {
+                    row.coercions.push(Coercion { column: plan.column as u16, rule: "missing_drop" });
+                }
+                Err(hold) => return Err(hold),
+            }
+        }
+        let element = plan.element.as_ref().unwrap_or(&self.mapping.columns[plan.column].column_type);
+        let literal = array_literal(fields.iter().map(Option::as_deref), element);
+        let mut field = (literal.len() as i32).to_be_bytes().to_vec();
+        field.extend_from_slice(&literal);
+        Ok(field)
+    }
+}
+
+fn is_null(field: &[u8]) -> bool {
+    field.starts_with(&(-1_i32).to_be_bytes())
 }
 
 /// What stands in for a row that is not there, by the reference's rule.

@@ -24,8 +24,8 @@ pub(super) const HASHED: u8 = 0xff;
 /// What stands in the tables now, as one connection sees it; nothing is written.
 #[derive(Debug)]
 pub struct Finding<'a> {
-    pub(super) connection: &'a mut PgConnection,
-    pub(super) pipeline: &'a str,
+    pub(in crate::pipeline) connection: &'a mut PgConnection,
+    pub(in crate::pipeline) pipeline: &'a str,
     pub(super) plan: &'a Plan,
     pub(super) leaving: Option<&'a Leaving>,
 }

@@ -10,4 +10,5 @@ mod scene;
 
 mod budget;
 mod expenses;
+mod nextcrm;
 mod todo;

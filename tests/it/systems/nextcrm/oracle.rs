@@ -12,7 +12,7 @@ use super::generator::Documents;
 use super::model::{COLLECTIONS, Column, JUNCTIONS, Kind, Side};
 use crate::oracle::json;
 use crate::stage::Stage;
-use crate::systems::scene::{Row, Rows, Table};
+use crate::systems::scene::{Row, Rows, Table, canonical};
 
 /// As docs/CONFIGURATION.md has it.
 const ID_NAMESPACE: Uuid = uuid!("95f5c7b4-e87b-5645-84e5-2e5531347372");
@@ -210,14 +210,15 @@ fn pairs(documents: &Documents, present: &Present, left: Side, right: Side) -> R
     pairs.into_iter().map(|pair| (pair, Row::new())).collect()
 }
 
-/// Spaces, order of fields and numbers are PostgreSQL's.
+/// Spaces and numbers are PostgreSQL's, the order of fields is the scene's.
 async fn as_jsonb_prints(stage: &Stage, rows: &mut Rows, column: &str) -> Result<()> {
     let mut connection = stage.postgres().await?;
     let given: Vec<Option<String>> = rows.values().map(|row| row[column].clone()).collect();
     let sql = "select given::jsonb::text from unnest($1::text[]) with ordinality as all_given(given, place) order by place";
     let printed = sqlx::query(sql).bind(given).fetch_all(&mut connection).await?;
     for (row, printed) in rows.values_mut().zip(printed) {
-        row.insert(column.to_owned(), printed.get(0));
+        let printed: Option<String> = printed.get(0);
+        row.insert(column.to_owned(), printed.map(|text| canonical(&text)).transpose()?);
     }
     Ok(())
 }

@@ -125,7 +125,9 @@ impl Crm {
                         verdict.columns.insert(column.context("an unknown column")?.name, None);
                     }
                     Outcome::Exact | Outcome::Dropped { .. } => {}
-                    Outcome::Source | Outcome::Stub { .. } => anyhow::bail!("{} never comes about", case.kind),
+                    Outcome::Source | Outcome::Stub { .. } => {
+                        anyhow::bail!("{} never comes about", case.kind)
+                    }
                 }
             }
             self.oracle.verdicts.insert((case.collection, id), verdict);
@@ -152,9 +154,12 @@ impl Crm {
         Ok(())
     }
 
+    /// What is remembered of references that lead nowhere: single ones, and those of junctions.
     async fn waits(&self, source: &str, id: bson::oid::ObjectId) -> Result<i64> {
-        let sql = "select count(*) from rowstream.wait where source = ";
-        self.scene.stage.number(&format!("{sql}'{source}' and source_id = '{id}'")).await
+        let waits =
+            format!("select count(*) from rowstream.wait where source = '{source}' and source_id = '{id}'");
+        let links = format!("select count(*) from rowstream.link where lister = '{id}'");
+        self.scene.stage.number(&format!("select ({waits}) + ({links})")).await
     }
 
     /// How often each rule altered a value, but for references that were not there at first.
