@@ -128,7 +128,7 @@ create index row_touched on rowstream.row (pipeline, touched_at) where touched_a
 create table rowstream.reconcile_run (
     pipeline text,
     id bigint generated always as identity,
-    extent text not null check (extent in ('full', 'sample')),
+    extent text not null check (extent in ('full', 'sample', 'findings')),
     cause text not null check (cause in ('command', 'timer', 'http', 'repair')),
     state text not null default 'running' check (state in ('running', 'done', 'cancelled', 'failed')),
     started_at timestamptz not null default now(),

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 pub use inspect::{Inspection, Line, Tables, Verdict, inspect};
 pub use postgres::{Servers, connect_postgres};
-pub use reconcile::{Asked, verify};
+pub use reconcile::{Apply, Asked, repair, verify};
 pub use schema::{Drafted, schema};
 pub use summary::Summary;
 
@@ -349,6 +349,7 @@ impl App {
                 backoff: Backoff { initial: config.held.retry_initial, max: config.held.retry_max },
             },
             retention: config.held.retention,
+            repairs_per_second: 500,
             lease_ttl: config.lease.ttl,
             stream_connection: self.connect("connect the stream's writer").await?,
             snapshot_connections,

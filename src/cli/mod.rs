@@ -6,6 +6,7 @@ mod check;
 mod config;
 mod held;
 mod migrate;
+mod repair;
 mod run;
 mod schema;
 mod status;
@@ -52,6 +53,8 @@ enum Command {
     Held(held::Arguments),
     /// Compare the rows with the documents they come from; change nothing
     Verify(verify::Arguments),
+    /// Bring rows that `verify` has found to what their documents say; without --apply, only say how
+    Repair(repair::Arguments),
     /// Look at the configuration as it is understood
     Config(config::Arguments),
 }
@@ -138,6 +141,7 @@ async fn execute(command: Command, config: Config) -> Exit {
         Command::Status(arguments) => status::run(arguments, config).await,
         Command::Held(arguments) => held::run(arguments, config).await,
         Command::Verify(arguments) => verify::run(arguments, config).await,
+        Command::Repair(arguments) => repair::run(arguments, config).await,
         Command::Config(arguments) => Ok(config::run(&arguments, &config)),
     };
     result.unwrap_or_else(|error| {

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use mongodb::Client;
@@ -57,6 +58,8 @@ pub(super) struct ForWhom {
     pub waiting: Arc<Waiting>,
     /// Rung whenever somebody's wait may be over.
     pub woken: Arc<Notify>,
+    /// Whether a repair may want documents to be read again.
+    pub repairing: Arc<AtomicBool>,
 }
 
 /// What one transaction did, per source.
@@ -125,6 +128,7 @@ impl Writer {
             open.put(batch, &leaving, Way::Merge, &mut tallies).await?;
         }
         open.delete(&prepared.sources, leaving, prepared.read_after, &mut tallies).await?;
+        open.repaired(&prepared.sources).await?;
         if let Some(position) = &prepared.position {
             open.advance(position, seq).await?;
         }

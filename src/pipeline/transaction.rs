@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use sqlx::PgConnection;
 
@@ -19,7 +20,7 @@ use crate::sink::{self, Family, Greatest, Outcome, Refusal, Target};
 use crate::source;
 use crate::state::held::Entry;
 use crate::state::wait::Wait;
-use crate::state::{checkpoint, chunk, held, mapping, wait};
+use crate::state::{checkpoint, chunk, held, mapping, touch, wait};
 
 /// An open, fenced transaction.
 pub(super) struct Open<'a> {
@@ -439,6 +440,20 @@ impl<'a> Open<'a> {
             held::try_together(transaction, pipeline, name, &colliding).await.map_err(state)?;
         }
         sink::mark_held(&mut self.transaction, &mapped.target, &marks).await.map_err(apply)
+    }
+
+    /// What a repair wanted to be read again has been.
+    pub(super) async fn repaired(&mut self, batches: &[SourceBatch]) -> Result<(), Error> {
+        if !self.for_whom.repairing.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        for batch in batches {
+            let ids = batch.source_ids(&self.for_whom.plan);
+            let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+            let (transaction, pipeline, name) = self.named(batch.source);
+            touch::done(transaction, pipeline, name, &ids).await.map_err(state)?;
+        }
+        Ok(())
     }
 
     pub(super) async fn advance(&mut self, position: &Position, seq: i64) -> Result<(), Error> {

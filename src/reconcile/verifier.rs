@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::finding::Suspect;
 use super::look::{Comparisons, Sight};
+use super::repair::findings_of;
 use super::report::{AssertionReport, Report, SourceReport};
 use super::settle::{Settled, Settling};
 use super::walk::{Budget, Ground, Step, Walk};
@@ -19,7 +20,6 @@ use crate::config::Deletes;
 use crate::domain::{CanonicalId, ClusterTime, SourceIndex};
 use crate::pipeline::{Error, Moment, Plan, read, state};
 use crate::state::mapping::SnapshotState;
-use crate::state::reconcile::Finding;
 use crate::state::{mapping, reconcile};
 use crate::{sink, source};
 
@@ -392,15 +392,8 @@ impl Running {
             let report = self.report_of(suspect.source);
             let has_room = report.findings() < KEPT;
             report.found(suspect);
-            for deviating in suspect.deviating.iter().filter(|_| has_room) {
-                kept.push(Finding {
-                    source: source.clone(),
-                    source_id: suspect.source_id.clone(),
-                    id: suspect.id.clone(),
-                    target: deviating.table.clone(),
-                    kind: deviating.kind.as_str().to_owned(),
-                    columns: deviating.columns.clone(),
-                });
+            if has_room {
+                kept.extend(findings_of(&source, suspect));
             }
         }
         let pipeline = Arc::clone(&self.ground.pipeline);

@@ -331,3 +331,118 @@ async fn a_comparison_sees_no_damage_in_writes_that_flow_and_finds_what_is_damag
     assert!(daemon.stop().await?.success());
     Ok(())
 }
+
+/// What a repair says, and its exit status.
+fn repair(config: &str, arguments: &[&str]) -> Result<(Value, i32)> {
+    let all = [&["repair", "--output", "json"], arguments].concat();
+    let output = daemon::command(&all, config)?;
+    let code = output.status.code().context("killed")?;
+    Ok((serde_json::from_slice(&output.stdout).with_context(|| words(&output))?, code))
+}
+
+const DAMAGE: &str = "
+    update orders set amount = 1.1 where source_id = '1';
+    update orders set note = null where source_id = '2';
+    delete from orders where source_id in ('3', '4');
+    insert into orders (source, source_id) values ('orders', '1000')";
+
+/// Every row with the transaction that wrote it.
+const WRITTEN: &str = "select string_agg(source_id || ' ' || xmin, ',' order by source_id) from orders
+    where source_id not in ('1', '2', '3', '4', '1000')";
+
+#[tokio::test]
+async fn a_repair_says_what_it_would_do_and_then_writes_exactly_the_findings() -> Result<()> {
+    let (stage, config) = filled("repair_at_rest", 50).await?;
+    stage.execute(DAMAGE).await?;
+    assert_eq!(verify(&config, &[])?.1, 1);
+    let before = stage.text(WRITTEN).await?;
+    let (planned, code) = repair(&config, &[])?;
+    assert_eq!((code, planned["documents"].as_u64(), planned["repaired"].as_u64()), (1, Some(5), None));
+    let actions: BTreeSet<&str> = planned["groups"]
+        .as_array()
+        .context("groups")?
+        .iter()
+        .filter_map(|one| one["action"].as_str())
+        .collect();
+    let expected = [
+        "insert into public.orders",
+        "remove from public.orders",
+        "update public.orders: amount",
+        "update public.orders: note",
+    ];
+    assert_eq!(actions, BTreeSet::from(expected), "{planned:#}");
+    assert_eq!(verify(&config, &[])?.1, 1, "a dry run repairs nothing");
+    let (repaired, code) = repair(&config, &["--apply"])?;
+    assert_eq!((code, repaired["repaired"].as_u64()), (0, Some(5)), "{repaired:#}");
+    let (report, code) = verify(&config, &[])?;
+    assert_eq!((code, found(&report)), (0, set(&[])), "{report:#}");
+    assert_eq!(stage.text(WRITTEN).await?, before, "other rows are left alone");
+    assert_eq!(stage.number("select count(*) from rowstream.touch").await?, 0);
+    assert_eq!(stage.number("select count(*) from rowstream.reconcile_finding").await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_running_daemon_does_the_repairs_that_it_is_asked_for() -> Result<()> {
+    let (stage, config) = filled("repair_daemon", 50).await?;
+    let daemon = Daemon::start(&config)?;
+    daemon.logged("session started").await?;
+    stage.execute(DAMAGE).await?;
+    assert_eq!(verify(&config, &[])?.1, 1);
+    let (first, code) = repair(&config, &["--apply", "--limit", "2"])?;
+    assert_eq!((code, first["repaired"].as_u64()), (0, Some(2)), "{first:#}");
+    let (second, code) = repair(&config, &["--apply"])?;
+    assert_eq!((code, second["repaired"].as_u64()), (0, Some(3)), "{second:#}");
+    let (report, code) = verify(&config, &[])?;
+    assert_eq!((code, found(&report)), (0, set(&[])), "{report:#}");
+    assert!(daemon.stop().await?.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_differs_again_after_a_repair_is_told_and_not_repeated() -> Result<()> {
+    let (stage, config) = filled("repair_stubborn", 20).await?;
+    stage
+        .execute(
+            "create function shout() returns trigger language plpgsql as
+                 $$ begin if new.source_id = '7' then new.note := upper(new.note); end if; return new; end $$;
+             create trigger shout before insert or update on orders for each row execute function shout();
+             update orders set note = 'x' where source_id in ('7', '8')",
+        )
+        .await?;
+    assert_eq!(verify(&config, &[])?.1, 1);
+    let (repairs, code) = repair(&config, &["--apply"])?;
+    assert_eq!((code, repairs["repaired"].as_u64()), (1, Some(1)), "{repairs:#}");
+    assert_eq!(repairs["not_converging"], serde_json::json!(["orders 7"]));
+    let (report, _) = verify(&config, &[])?;
+    assert_eq!(found(&report), set(&["different 7 note"]), "{report:#}");
+    assert_eq!(report["sources"][0]["not_converging"].as_u64(), Some(1));
+    let (repairs, code) = repair(&config, &["--apply"])?;
+    assert_eq!((code, repairs["left_alone"].as_u64(), repairs["documents"].as_u64()), (1, Some(1), Some(0)));
+    stage.execute("drop trigger shout on orders").await?;
+    let (repairs, code) = repair(&config, &["--apply", "--again"])?;
+    assert_eq!((code, repairs["repaired"].as_u64()), (0, Some(1)), "{repairs:#}");
+    assert_eq!(verify(&config, &[])?.1, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn children_pairs_and_shared_rows_are_repaired() -> Result<()> {
+    let (stage, config) = related("repair_related").await?;
+    stage
+        .execute(
+            "update invoices set customer_id = null;
+             delete from invoice_lines where position = 1;
+             insert into invoice_lines (id, invoice_id, position) select 'x' || id, id, 7 from invoices;
+             delete from invoice_tags where tag_id = 1;
+             update tags set name = 'green' where id = 2;
+             insert into invoices (mongo_id) values ('gone')",
+        )
+        .await?;
+    assert_eq!(verify(&config, &[])?.1, 1);
+    let (repairs, code) = repair(&config, &["--apply"])?;
+    assert_eq!((code, repairs["repaired"].as_u64()), (0, Some(42)), "{repairs:#}");
+    let (report, code) = verify(&config, &[])?;
+    assert_eq!((code, found(&report)), (0, set(&[])), "{report:#}");
+    Ok(())
+}
