@@ -83,7 +83,7 @@ pub(super) async fn comparing(config: &Config) -> Result<Vec<PgConnection>, Erro
     Ok(comparing)
 }
 
-async fn connect(config: &Config) -> Result<PgConnection, Error> {
+pub(super) async fn connect(config: &Config) -> Result<PgConnection, Error> {
     postgres::connect(&config.postgres, &name(config)).await.map_err(failed)
 }
 
@@ -117,7 +117,7 @@ pub async fn verify(
             documents_per_second: asked.documents_per_second,
             patience: asked.patience,
             lease_ttl: config.lease.ttl,
-            assertions: Vec::new(),
+            assertions: config.reconcile.assertions.clone(),
         },
         comparing,
         state,

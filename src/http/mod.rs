@@ -7,6 +7,7 @@ mod connection;
 mod health;
 mod held;
 mod page;
+mod reconcile;
 
 use std::future::Future;
 use std::io;
@@ -32,7 +33,7 @@ use crate::operator::Operator;
 use crate::pipeline::{Moment, Role, Status, StatusSnapshot};
 
 /// What can be asked; also the answer to everything else.
-const ENDPOINTS: [&str; 11] = [
+const ENDPOINTS: [&str; 15] = [
     "/",
     "/health",
     "/livez",
@@ -44,6 +45,10 @@ const ENDPOINTS: [&str; 11] = [
     "/held/summary",
     "POST /held/retry",
     "POST /held/discard",
+    "/reconcile",
+    "/reconcile/{id}",
+    "/reconcile/history",
+    "POST /reconcile",
 ];
 
 /// Health is evaluated this often even if nobody asks, so that `since` and the log are true.
@@ -162,6 +167,9 @@ fn router(http: Http) -> Router {
         .route("/metrics", get(metrics))
         .route("/status", get(status))
         .route("/status/{source}/{source_id}", get(held::document))
+        .route("/reconcile", get(reconcile::last).post(reconcile::start))
+        .route("/reconcile/history", get(reconcile::history))
+        .route("/reconcile/{id}", get(reconcile::one))
         .route("/held", get(held::list))
         .route("/held/summary", get(held::summary))
         .route("/held/retry", post(held::retry))

@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use mongodb::Client;
@@ -19,6 +18,7 @@ use super::pace::Pace;
 use super::plan::{Mapped, Plan};
 use super::prepare::{Prepared, SourceBatch};
 use super::references::{Leaving, Waiting};
+use super::repairing::Repairing;
 use super::transaction::{Open, Way};
 use crate::domain::{CanonicalId, ClusterTime, Portion, SourceIndex};
 use crate::sink::{self, Greatest, Target};
@@ -59,7 +59,7 @@ pub(super) struct ForWhom {
     /// Rung whenever somebody's wait may be over.
     pub woken: Arc<Notify>,
     /// Whether a repair may want documents to be read again.
-    pub repairing: Arc<AtomicBool>,
+    pub repairing: Arc<Repairing>,
 }
 
 /// What one transaction did, per source.

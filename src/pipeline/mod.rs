@@ -17,6 +17,7 @@ mod pace;
 mod plan;
 mod prepare;
 mod references;
+mod repairing;
 mod report;
 mod session;
 mod snapshot;
@@ -40,6 +41,7 @@ pub use references::{Finding, LeftOut, Referring, Settled, StubMaker};
 pub use report::Report;
 pub use session::{Finish, Session, SessionState};
 pub use status::{
-    Checkpoint, EventTime, Halt, HeldCounts, LAG_FRESH_FOR, Lag, LastRejection, Link, LinkState, Oplog, Role,
-    RowCounts, STALLED_AFTER, SnapshotState, SnapshotStatus, SourceStatus, Status, StatusSnapshot,
+    Checkpoint, EventTime, Halt, HeldCounts, LAG_FRESH_FOR, Lag, LastReconcile, LastRejection, Link,
+    LinkState, Oplog, Role, RowCounts, STALLED_AFTER, SnapshotState, SnapshotStatus, SourceStatus, Status,
+    StatusSnapshot,
 };

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mongodb::Client;
@@ -19,6 +18,7 @@ use super::pace::Pace;
 use super::plan::{Mapped, Plan};
 use super::prepare::read;
 use super::references::Waiting;
+use super::repairing::Repairing;
 use super::report::Report;
 use super::snapshot::{Chunks, Copying, Pending, work};
 use super::stream::{Committing, Reading};
@@ -256,7 +256,7 @@ struct Keeper {
     /// When each was due, and when it was handed over.
     in_flight: HashMap<Key, (i64, Instant)>,
     woken: Arc<Notify>,
-    repairing: Arc<AtomicBool>,
+    repairing: Arc<Repairing>,
     repairs_per_second: usize,
     /// Those whose wait is over, and when each was handed over.
     woken_in_flight: HashMap<Key, Instant>,
@@ -424,7 +424,8 @@ impl Keeper {
             })
             .collect();
         // Whoever commits one of them from now on takes its request back.
-        self.repairing.store(!due.is_empty(), Ordering::Release);
+        self.repairing.wanted(!due.is_empty());
+        self.report.repaired(self.repairing.take_done());
         self.hand_over(due);
         Ok(())
     }

@@ -11,8 +11,8 @@ use crate::domain::{ClusterTime, Rejection, SourceIndex};
 mod model;
 
 pub use model::{
-    Checkpoint, EventTime, Halt, HeldCounts, LAG_FRESH_FOR, Lag, LastRejection, Link, LinkState, Oplog, Role,
-    RowCounts, SnapshotState, SnapshotStatus, SourceStatus, StatusSnapshot,
+    Checkpoint, EventTime, Halt, HeldCounts, LAG_FRESH_FOR, Lag, LastReconcile, LastRejection, Link,
+    LinkState, Oplog, Role, RowCounts, SnapshotState, SnapshotStatus, SourceStatus, StatusSnapshot,
 };
 
 /// Without a sign of life from the loop for this long the process counts as stuck: `/livez` falls and
@@ -193,6 +193,10 @@ impl Status {
 
     pub fn backpressure_ended(&self) {
         self.lock().backpressure_since = None;
+    }
+
+    pub fn reconciled(&self, last: LastReconcile) {
+        self.lock().reconcile = Some(last);
     }
 
     pub fn snapshot_skipped(&self, index: SourceIndex) {

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use sqlx::PgConnection;
 
@@ -444,14 +443,15 @@ impl<'a> Open<'a> {
 
     /// What a repair wanted to be read again has been.
     pub(super) async fn repaired(&mut self, batches: &[SourceBatch]) -> Result<(), Error> {
-        if !self.for_whom.repairing.load(Ordering::Acquire) {
+        if !self.for_whom.repairing.is_wanted() {
             return Ok(());
         }
         for batch in batches {
             let ids = batch.source_ids(&self.for_whom.plan);
             let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
             let (transaction, pipeline, name) = self.named(batch.source);
-            touch::done(transaction, pipeline, name, &ids).await.map_err(state)?;
+            let done = touch::done(transaction, pipeline, name, &ids).await.map_err(state)?;
+            self.for_whom.repairing.done(done);
         }
         Ok(())
     }

@@ -99,6 +99,7 @@ impl Repairer {
             state: &mut self.state,
             patience: self.patience,
             lease_ttl: self.lease_ttl,
+            stop: None,
         }
     }
 

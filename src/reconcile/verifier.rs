@@ -16,7 +16,7 @@ use super::repair::findings_of;
 use super::report::{AssertionReport, Report, SourceReport};
 use super::settle::{Settled, Settling};
 use super::walk::{Budget, Ground, Step, Walk};
-use crate::config::Deletes;
+use crate::config::{Assertion, Deletes};
 use crate::domain::{CanonicalId, ClusterTime, SourceIndex};
 use crate::pipeline::{Error, Moment, Plan, read, state};
 use crate::state::mapping::SnapshotState;
@@ -53,16 +53,6 @@ impl Extent {
             Self::Sample(_) => "sample",
         }
     }
-}
-
-/// What the operator holds to be true of the tables.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Assertion {
-    pub name: String,
-    /// Gives one value.
-    pub sql: String,
-    /// That value as text; `None`: null, or no row.
-    pub expect: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -373,6 +363,7 @@ impl Running {
             state: &mut self.state,
             patience: self.options.patience,
             lease_ttl: self.options.lease_ttl,
+            stop: Some(ground.stop.clone()),
         };
         let Settled { findings, pending, unsettled } = settling.settle(suspects).await?;
         for suspect in pending {
