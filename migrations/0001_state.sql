@@ -103,6 +103,20 @@ create table rowstream.stub (
     primary key (pipeline, target, row_key)
 );
 comment on table rowstream.stub is 'rows made for references whose own row is not there, by their key as a COPY tuple; row_hash is md5 of the whole row as it was made';
+
+create table rowstream.link (
+    pipeline text,
+    junction text,
+    side text check (side in ('left', 'right')),
+    lister text,
+    listed text,
+    lister_id bytea not null,
+    listed_id bytea not null,
+    primary key (pipeline, junction, side, lister, listed)
+);
+comment on table rowstream.link is 'which document lists which in a junction that two collections keep: lister and listed are source_ids, side is the lister''s, left that of the mapping with the junction among its children; also while one of the two has no row';
+create index link_listed on rowstream.link (pipeline, junction, side, listed);
+
 create table rowstream.row (
     pipeline text,
     source text,

@@ -171,6 +171,11 @@ impl Writer {
             open.look_again(batch.source, &waits).await?;
             open.commit().await?;
         }
+        if self.for_whom.plan.of(batch.source).has_own_junctions() {
+            let mut open = self.begin(&[batch.source]).await?;
+            open.pair_again(batch).await?;
+            open.commit().await?;
+        }
         Ok(ChunkOutcome::Committed(Committed { sources: tallies.into_iter().collect(), apply, commit }))
     }
 

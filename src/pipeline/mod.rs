@@ -10,6 +10,7 @@ mod claims;
 mod commit;
 mod error;
 mod holding;
+mod junctions;
 mod load;
 mod moment;
 mod outstanding;

@@ -19,6 +19,7 @@ mod health;
 mod held;
 mod held_commands;
 mod ids;
+mod junctions;
 mod keys;
 mod kills;
 mod layering;
