@@ -7,6 +7,8 @@ mod config;
 mod held;
 mod migrate;
 mod repair;
+mod reset;
+mod resync;
 mod run;
 mod schema;
 mod status;
@@ -55,6 +57,10 @@ enum Command {
     Verify(verify::Arguments),
     /// Bring rows that `verify` has found to what their documents say; without --apply, only say how
     Repair(repair::Arguments),
+    /// Compare everything of a mapping and repair what differs, until nothing does
+    Resync(resync::Arguments),
+    /// Forget everything about the pipeline; its rows stay as they are
+    Reset(reset::Arguments),
     /// Look at the configuration as it is understood
     Config(config::Arguments),
 }
@@ -141,6 +147,8 @@ async fn execute(command: Command, config: Config) -> Exit {
         Command::Status(arguments) => status::run(arguments, config).await,
         Command::Held(arguments) => held::run(arguments, config).await,
         Command::Verify(arguments) => verify::run(arguments, config).await,
+        Command::Resync(arguments) => resync::run(arguments, config).await,
+        Command::Reset(arguments) => reset::run(arguments, config).await,
         Command::Repair(arguments) => repair::run(arguments, config).await,
         Command::Config(arguments) => Ok(config::run(&arguments, &config)),
     };

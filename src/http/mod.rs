@@ -33,7 +33,7 @@ use crate::operator::Operator;
 use crate::pipeline::{Moment, Role, Status, StatusSnapshot};
 
 /// What can be asked; also the answer to everything else.
-const ENDPOINTS: [&str; 15] = [
+const ENDPOINTS: [&str; 13] = [
     "/",
     "/health",
     "/livez",
@@ -46,9 +46,7 @@ const ENDPOINTS: [&str; 15] = [
     "POST /held/retry",
     "POST /held/discard",
     "/reconcile",
-    "/reconcile/{id}",
     "/reconcile/history",
-    "POST /reconcile",
 ];
 
 /// Health is evaluated this often even if nobody asks, so that `since` and the log are true.

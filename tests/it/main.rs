@@ -22,6 +22,7 @@ mod ids;
 mod junctions;
 mod keys;
 mod kills;
+mod language;
 mod layering;
 mod lease;
 mod log_events;
