@@ -507,8 +507,8 @@ async fn pairs_that_both_sides_list_are_compared_from_both() -> Result<()> {
     let stage = Stage::new("verify_pairs").await?;
     stage
         .execute(
-            "create table people (id serial primary key, mongo_id text not null unique);
-             create table groups (id serial primary key, mongo_id text not null unique);
+            "create table people (id serial primary key, mongo_id text not null unique, name text);
+             create table groups (id serial primary key, mongo_id text not null unique, name text);
              create table members (person_id integer not null references people on delete cascade,
                  group_id integer not null references groups on delete cascade, primary key (person_id, group_id))",
         )
@@ -516,7 +516,7 @@ async fn pairs_that_both_sides_list_are_compared_from_both() -> Result<()> {
     let mapping = |name: &str, more: &str| {
         format!(
             "  - {{ source: {name}, collection: {0}.{name}, table: {name}, id_type: string, \
-             key: {{ source: null, source_id: mongo_id }}, columns: {{}}{more} }}\n",
+             key: {{ source: null, source_id: mongo_id }}, columns: {{ name: name }}{more} }}\n",
             stage.name
         )
     };
