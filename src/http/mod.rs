@@ -7,6 +7,7 @@ mod connection;
 mod health;
 mod held;
 mod page;
+mod pause;
 mod reconcile;
 
 use std::future::Future;
@@ -33,7 +34,7 @@ use crate::operator::Operator;
 use crate::pipeline::{Moment, Role, Status, StatusSnapshot};
 
 /// What can be asked; also the answer to everything else.
-const ENDPOINTS: [&str; 13] = [
+const ENDPOINTS: [&str; 15] = [
     "/",
     "/health",
     "/livez",
@@ -43,6 +44,8 @@ const ENDPOINTS: [&str; 13] = [
     "/status/{source}/{source_id}",
     "/held",
     "/held/summary",
+    "POST /pause",
+    "POST /resume",
     "POST /held/retry",
     "POST /held/discard",
     "/reconcile",
@@ -170,6 +173,8 @@ fn router(http: Http) -> Router {
         .route("/reconcile/{id}", get(reconcile::one))
         .route("/held", get(held::list))
         .route("/held/summary", get(held::summary))
+        .route("/pause", post(pause::pause))
+        .route("/resume", post(pause::resume))
         .route("/held/retry", post(held::retry))
         .route("/held/discard", post(held::discard))
         .fallback(not_found)

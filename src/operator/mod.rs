@@ -17,6 +17,7 @@ pub use document::{ClaimStatus, DocumentState, DocumentStatus, RowStatus, status
 
 use crate::config::Mappings;
 use crate::state::held::{self, After, Filter, Group, Page};
+use crate::state::lease;
 use crate::state::reconcile::{self, Run};
 
 /// Requests that ask the database at a time. Too low: people wait for each other. Too high: a script that asks
@@ -157,6 +158,15 @@ impl Operator {
         .await
     }
 
+    pub async fn pause(&self) -> Result<(), Unavailable> {
+        self.answer(async {
+            let mut connection = self.connection().await?;
+            let paused = lease::pause(&mut connection, &self.pipeline).await;
+            ended(connection, paused.map_err(unavailable)).await
+        })
+        .await
+    }
+
     pub async fn reconcile_history(&self) -> Result<Vec<Run>, Unavailable> {
         self.answer(async {
             let mut connection = self.connection().await?;
@@ -171,6 +181,16 @@ impl Operator {
             let mut connection = self.connection().await?;
             let run = reconcile::find(&mut connection, &self.pipeline, id).await;
             ended(connection, run.map_err(unavailable)).await
+        })
+        .await
+    }
+
+    /// `false`: it was not paused.
+    pub async fn resume(&self) -> Result<bool, Unavailable> {
+        self.answer(async {
+            let mut connection = self.connection().await?;
+            let resumed = lease::resume(&mut connection, &self.pipeline).await;
+            ended(connection, resumed.map_err(unavailable)).await
         })
         .await
     }

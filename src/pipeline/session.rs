@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use super::Error;
 use super::batch::Gatherer;
 use super::commit::{ForWhom, HeldPolicy, Writer, apply, state};
+use super::hold_limit::HoldLimit;
 use super::holding::Holding;
 use super::outstanding::Outstanding;
 use super::pace::Pace;
@@ -65,6 +66,7 @@ pub struct Session {
     pub pace: Pace,
     pub linger: Duration,
     pub policy: HeldPolicy,
+    pub limit: HoldLimit,
     pub retention: Duration,
     /// Documents that a repair asked for, read again in a second.
     pub repairs_per_second: usize,
@@ -132,6 +134,7 @@ impl Session {
             pipeline: Arc::clone(&self.pipeline),
             epoch: self.epoch,
             policy: self.policy,
+            limit: self.limit,
             holding: Arc::new(Holding::new(self.plan.mapped.len(), &self.held)),
             pace: self.pace.clone(),
             client: self.client.clone(),
@@ -313,6 +316,9 @@ impl Keeper {
     async fn keep(&mut self, purged: &mut Instant, measured: &mut Option<Instant>) -> Result<(), Error> {
         if !lease::heartbeat(&mut self.connection, &self.pipeline, self.epoch).await.map_err(state)? {
             return Err(Error::Fenced);
+        }
+        if let Some(since) = lease::paused_since(&mut self.connection, &self.pipeline).await.map_err(state)? {
+            return Err(Error::Paused { since });
         }
         self.measure().await;
         if measured.is_none_or(|at| at.elapsed() >= OPLOG_MEASURED_EVERY) {

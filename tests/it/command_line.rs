@@ -31,8 +31,8 @@ fn redacted(stage: &Stage, text: &str) -> String {
 fn help_says_what_there_is() -> Result<()> {
     let mut all = String::new();
     for verb in [
-        "", "run", "check", "schema", "migrate", "status", "held", "verify", "repair", "resync", "reset",
-        "config",
+        "", "run", "check", "schema", "migrate", "status", "held", "pause", "resume", "verify", "repair",
+        "resync", "reset", "config",
     ] {
         let arguments: Vec<&str> = [verb, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
         let (code, text, complaint) = ask(&arguments, "")?;
