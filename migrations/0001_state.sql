@@ -143,9 +143,10 @@ create index row_touched on rowstream.row (pipeline, touched_at) where touched_a
 create table rowstream.reconcile_run (
     pipeline text,
     id bigint generated always as identity,
-    extent text not null check (extent in ('full', 'sample')),
+    extent text not null check (extent in ('full', 'sample', 'findings')),
+    sample bigint,
     cause text not null check (cause in ('command', 'timer', 'http', 'repair')),
-    state text not null default 'running' check (state in ('running', 'done', 'cancelled', 'failed')),
+    state text not null default 'running' check (state in ('asked', 'running', 'done', 'cancelled', 'failed')),
     started_at timestamptz not null default now(),
     heartbeat timestamptz not null default now(),
     finished_at timestamptz,
@@ -155,7 +156,7 @@ create table rowstream.reconcile_run (
 );
 comment on table rowstream.reconcile_run is
     'comparisons of rows with their documents; progress says where one that was interrupted goes on, report what one has found';
-create unique index reconcile_running on rowstream.reconcile_run (pipeline) where state = 'running';
+create unique index reconcile_running on rowstream.reconcile_run (pipeline) where state in ('asked', 'running');
 
 create table rowstream.reconcile_finding (
     pipeline text,

@@ -111,6 +111,9 @@ pub struct Metrics {
     held: IntCounterVec,
     retries: IntCounterVec,
     unmapped: IntCounterVec,
+    reconcile_runs: IntCounterVec,
+    reconcile_documents: IntCounter,
+    reconcile_repaired: IntCounter,
 }
 
 impl Metrics {
@@ -196,6 +199,25 @@ impl Metrics {
                 "Attempts that failed and are repeated.",
                 &["stage"],
             )?,
+            reconcile_runs: counters(
+                "rowstream_reconcile_runs_total",
+                "Comparisons of rows with their documents.",
+                &["result"],
+            )?,
+            reconcile_documents: register(
+                &registry,
+                IntCounter::new(
+                    "rowstream_reconcile_documents_checked_total",
+                    "Documents that were compared with their rows.",
+                )?,
+            )?,
+            reconcile_repaired: register(
+                &registry,
+                IntCounter::new(
+                    "rowstream_reconcile_repaired_total",
+                    "Documents that were read again for a repair.",
+                )?,
+            )?,
             registry,
         })
     }
@@ -241,6 +263,16 @@ impl Metrics {
 
     pub fn held(&self, source: &str, reason: Reason) {
         self.held.with_label_values(&[source, reason.as_str()]).inc();
+    }
+
+    /// `result`: the verdict, or `failed` for a comparison that could not be made.
+    pub fn reconcile_ended(&self, result: &str, documents: u64) {
+        self.reconcile_runs.with_label_values(&[result]).inc();
+        add(&self.reconcile_documents, documents);
+    }
+
+    pub fn repaired(&self, documents: u64) {
+        add(&self.reconcile_repaired, documents);
     }
 
     pub fn unmapped_seen(&self, source: &str, sightings: u64) {
@@ -333,8 +365,24 @@ fn present_state(status: &StatusSnapshot, checks: &[(&str, u8)]) -> prometheus::
         health.with_label_values(&[check]).set(f64::from(*value));
     }
     registry.register(Box::new(health))?;
+    gauge(
+        "rowstream_reconcile_last_success_timestamp_seconds",
+        "When rows were last compared with their documents and nothing differed.",
+        status.reconcile.as_ref().filter(|last| last.findings == 0).map(|last| last.finished_at),
+    )?;
+    mismatches(&registry, status)?;
     per_source(&registry, &status.sources)?;
     Ok(registry)
+}
+
+fn mismatches(registry: &Registry, status: &StatusSnapshot) -> prometheus::Result<()> {
+    let options =
+        Opts::new("rowstream_reconcile_mismatches", "What the last comparison has found to differ.");
+    let mismatches = register(registry, GaugeVec::new(options, &["source", "kind"])?)?;
+    for (source, kind, count) in status.reconcile.iter().flat_map(|last| &last.mismatches) {
+        mismatches.with_label_values(&[source, kind]).set(*count as f64);
+    }
+    Ok(())
 }
 
 fn per_source(registry: &Registry, sources: &[SourceStatus]) -> prometheus::Result<()> {
@@ -402,7 +450,9 @@ mod tests {
 
     use super::*;
     use crate::domain::{ClusterTime, SourceIndex};
-    use crate::pipeline::{HeldCounts, Moment, Status};
+    use std::sync::Arc;
+
+    use crate::pipeline::{HeldCounts, LastReconcile, Moment, Status};
 
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -431,6 +481,16 @@ mod tests {
         metrics.held("venmo", Reason::OutOfRange);
         metrics.unmapped_seen("venmo", 2);
         metrics.retried(Stage::Commit);
+        metrics.reconcile_ended("passed", 300);
+        metrics.repaired(2);
+        status.reconciled(LastReconcile {
+            run: 1,
+            verdict: "passed".to_owned(),
+            finished_at: 1_756_721_675.0,
+            findings: 0,
+            mismatches: vec![("venmo".to_owned(), "missing".to_owned(), 0)],
+            report: Arc::default(),
+        });
         let rows = RowCounts { inserted: 4, updated: 1, unchanged: 2, deleted: 1 };
         metrics.batch_committed(&BatchSummary {
             tables: &[TableSummary { table: "public.transactions", puts: 7, deletes: 1, rows }],
@@ -471,6 +531,11 @@ mod tests {
         rowstream_oplog_headroom_seconds gauge
         rowstream_oplog_window_seconds gauge
         rowstream_queue_bytes gauge
+        rowstream_reconcile_documents_checked_total counter
+        rowstream_reconcile_last_success_timestamp_seconds gauge
+        rowstream_reconcile_mismatches gauge
+        rowstream_reconcile_repaired_total counter
+        rowstream_reconcile_runs_total counter
         rowstream_retries_total counter
         rowstream_rows_written_total counter
         rowstream_snapshot_documents_estimated gauge

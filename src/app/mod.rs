@@ -3,6 +3,7 @@
 mod inspect;
 mod postgres;
 mod reconcile;
+mod scheduler;
 mod schema;
 mod summary;
 
@@ -17,7 +18,8 @@ use tokio::sync::watch;
 
 pub use inspect::{Inspection, Line, Tables, Verdict, inspect};
 pub use postgres::{Servers, connect_postgres};
-pub use reconcile::{Asked, verify};
+pub use reconcile::{Apply, Asked, repair, verify};
+use scheduler::Scheduler;
 pub use schema::{Drafted, schema};
 pub use summary::Summary;
 
@@ -41,6 +43,9 @@ const REBUILDS_IN_VAIN: u32 = 8;
 
 /// A session that lasted this long was sound: the next failure begins with short pauses again.
 const SOUND_AFTER: Duration = Duration::from_secs(10);
+
+/// A comparison of rows that goes on when a session ends is cut off after this.
+const COMPARING_ENDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Loads, wires and runs everything until `shutdown` is true, or caught up if that was asked for.
 /// Servers that are away are waited for; errors are what nobody but the operator can mend at start.
@@ -303,7 +308,26 @@ impl App {
         self.report.leader(epoch, &self.owner);
         self.report.running();
         notify::status("following");
-        session.run(self.shutdown.clone()).await.map(Attempt::Finished)
+        let (stop, stopped) = watch::channel(false);
+        let comparing = (!self.until_caught_up).then(|| {
+            let scheduler = Scheduler {
+                config: self.config.clone(),
+                client: client.clone(),
+                plan: Arc::clone(&session.plan),
+                report: self.report.clone(),
+                stop: stopped,
+            };
+            tokio::spawn(scheduler.run())
+        });
+        let finished = session.run(self.shutdown.clone()).await.map(Attempt::Finished);
+        stop.send_replace(true);
+        if let Some(mut comparing) = comparing
+            && tokio::time::timeout(COMPARING_ENDS_WITHIN, &mut comparing).await.is_err()
+        {
+            // Somebody takes its comparison up again once it has been silent for a minute.
+            comparing.abort();
+        }
+        finished
     }
 
     /// Looking at hundreds of collections may take longer than the lease lasts.
@@ -369,6 +393,7 @@ impl App {
             },
             limit: self.hold_limit.clone(),
             retention: config.held.retention,
+            repairs_per_second: usize::try_from(config.reconcile.repairs_per_second).unwrap_or(usize::MAX),
             lease_ttl: config.lease.ttl,
             stream_connection: self.connect("connect the stream's writer").await?,
             snapshot_connections,

@@ -7,6 +7,9 @@ mod config;
 mod held;
 mod migrate;
 mod pause;
+mod repair;
+mod reset;
+mod resync;
 mod run;
 mod schema;
 mod status;
@@ -57,6 +60,12 @@ enum Command {
     Held(held::Arguments),
     /// Compare the rows with the documents they come from; change nothing
     Verify(verify::Arguments),
+    /// Bring rows that `verify` has found to what their documents say; without --apply, only say how
+    Repair(repair::Arguments),
+    /// Compare everything of a mapping and repair what differs, until nothing does
+    Resync(resync::Arguments),
+    /// Forget everything about the pipeline; its rows stay as they are
+    Reset(reset::Arguments),
     /// Look at the configuration as it is understood
     Config(config::Arguments),
 }
@@ -145,6 +154,9 @@ async fn execute(command: Command, config: Config) -> Exit {
         Command::Resume => pause::resume(config).await,
         Command::Held(arguments) => held::run(arguments, config).await,
         Command::Verify(arguments) => verify::run(arguments, config).await,
+        Command::Resync(arguments) => resync::run(arguments, config).await,
+        Command::Reset(arguments) => reset::run(arguments, config).await,
+        Command::Repair(arguments) => repair::run(arguments, config).await,
         Command::Config(arguments) => Ok(config::run(&arguments, &config)),
     };
     result.unwrap_or_else(|error| {

@@ -134,6 +134,36 @@ pub(super) const CHECKPOINT_DEGRADED: Setting<Duration> =
 pub(super) const SNAPSHOT_DEGRADED: Setting<Duration> =
     Setting { default: minutes(2), allowed: seconds(1)..=days(7) };
 
+/// Spot checks are cheap, and an hour is soon enough to hear of damage that nobody has noticed. Zero: none.
+/// Too low: load without news. Too high: damage is found by users first.
+pub(super) const RECONCILE_EVERY: Setting<Duration> =
+    Setting { default: hours(1), allowed: Duration::ZERO..=days(365) };
+
+/// A thousand of each mapping find damage of one row in a hundred nearly always, and take about a second. Too
+/// low: only gross damage is found. Too high: as dear as a comparison of everything.
+pub(super) const RECONCILE_SAMPLE: Setting<u64> = Setting { default: 1_000, allowed: 1..=10_000_000 };
+
+/// Never, until somebody says when: it reads every document.
+pub(super) const RECONCILE_FULL_EVERY: Setting<Duration> =
+    Setting { default: Duration::ZERO, allowed: Duration::ZERO..=days(365) };
+
+/// So few that production does not feel it. Zero: as fast as it goes. Too low: a full comparison takes days.
+pub(super) const RECONCILE_DOCUMENTS_PER_SECOND: Setting<u64> =
+    Setting { default: 5_000, allowed: 0..=10_000_000 };
+
+/// The pipeline passes a look within seconds. Too low: what differs while it is busy is not judged. Too high:
+/// a comparison hangs for as long while the pipeline is behind.
+pub(super) const RECONCILE_PATIENCE: Setting<Duration> =
+    Setting { default: minutes(1), allowed: seconds(1)..=hours(24) };
+
+/// A month of reports, each of a few kilobytes.
+pub(super) const RECONCILE_RETENTION: Setting<Duration> =
+    Setting { default: days(30), allowed: minutes(1)..=days(3_650) };
+
+/// Repairs share the way of all changes. Too low: a large repair takes hours. Too high: fresh changes wait
+/// behind it.
+pub(super) const REPAIRS_PER_SECOND: Setting<u64> = Setting { default: 500, allowed: 1..=1_000_000 };
+
 #[cfg(test)]
 mod tests {
     use super::*;

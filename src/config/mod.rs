@@ -19,6 +19,7 @@ mod mappings;
 mod model;
 mod nearest;
 mod reading;
+mod reconcile;
 mod references;
 mod rules;
 mod sections;
@@ -38,6 +39,7 @@ pub use load::load;
 pub use model::*;
 pub(crate) use nearest::nearest;
 pub use reading::{Case, EnumMap, JsonForm, OnError, Otherwise, Reading, Rounding, Scale};
+pub use reconcile::{Assertion, Reconcile, Window};
 pub use show::redacted;
 pub use sync::SyncSpec;
 

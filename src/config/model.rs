@@ -11,6 +11,7 @@ use super::date_format::DateFormat;
 use super::expression::Expression;
 use super::filter::Filter;
 use super::reading::{JsonForm, Reading};
+use super::reconcile::Reconcile;
 use super::sync::SyncSpec;
 use crate::domain::{IdType, Namespace, TableName, Transformers};
 
@@ -28,6 +29,7 @@ pub struct Config {
     pub held: Held,
     pub lease: Lease,
     pub health: Health,
+    pub reconcile: Reconcile,
     /// Root of every deterministic id. Changing it changes all of them.
     pub namespace: Uuid,
     pub mappings: Mappings,

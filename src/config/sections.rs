@@ -15,6 +15,7 @@ use super::model::{
     Batch, Config, Health, Held, Http, Lease, Log, LogFormat, Mappings, MongoDb, Postgres, Secret, Snapshot,
     SnapshotMode,
 };
+use super::reconcile::reconcile;
 use super::tree::{Field, Section};
 use crate::domain::Transformers;
 
@@ -33,6 +34,7 @@ pub(super) fn config(mut root: Section<'_>, surroundings: &Surroundings<'_>) -> 
     let held = held(root.section("held"));
     let lease = lease(root.section("lease"));
     let health = health(root.section("health"));
+    let reconcile = reconcile(root.section("reconcile"));
     let namespace = namespace(&mut root);
     let mappings = what_is_copied(&mut root, mongodb.as_ref());
     root.finish();
@@ -47,6 +49,7 @@ pub(super) fn config(mut root: Section<'_>, surroundings: &Surroundings<'_>) -> 
         held,
         lease,
         health,
+        reconcile,
         namespace,
         transformers: Transformers::default(),
         mappings: mappings?,

@@ -9,6 +9,7 @@ use super::model::{
     OnMappingChange, ReferenceSpec, SchemaMode, SnapshotMode, Targets, ValueSpec,
 };
 use super::reading::{JsonForm, quoted};
+use super::reconcile::Reconcile;
 use super::units::{show_bytes, show_duration};
 
 /// Every setting with the value that applies. Connection strings keep their hosts; passwords are `***`.
@@ -101,6 +102,32 @@ fn work(out: &mut String, config: &Config) {
     line(out, 1, "oplog_headroom", &show_duration(health.oplog_headroom));
     line(out, 1, "checkpoint_degraded", &show_duration(health.checkpoint_degraded));
     line(out, 1, "snapshot_degraded", &show_duration(health.snapshot_degraded));
+    reconcile(out, &config.reconcile);
+}
+
+fn reconcile(out: &mut String, reconcile: &Reconcile) {
+    line(out, 0, "reconcile", "");
+    line(out, 1, "every", &show_duration(reconcile.every));
+    line(out, 1, "sample", &reconcile.sample.to_string());
+    line(out, 1, "full_every", &show_duration(reconcile.full_every));
+    if let Some(window) = reconcile.window {
+        line(out, 1, "window", &quoted(&window.show()));
+    }
+    line(out, 1, "documents_per_second", &reconcile.documents_per_second.unwrap_or(0).to_string());
+    if let Some(preference) = reconcile.read_preference {
+        line(out, 1, "read_preference", preference);
+    }
+    line(out, 1, "patience", &show_duration(reconcile.patience));
+    line(out, 1, "retention", &show_duration(reconcile.retention));
+    line(out, 1, "repairs_per_second", &reconcile.repairs_per_second.to_string());
+    if !reconcile.assertions.is_empty() {
+        line(out, 1, "assertions", "");
+    }
+    for assertion in &reconcile.assertions {
+        line(out, 2, "- name", &quoted(&assertion.name));
+        line(out, 3, "sql", &quoted(&assertion.sql));
+        line(out, 3, "expect", &assertion.expect.as_deref().map_or_else(|| "null".to_owned(), quoted));
+    }
 }
 
 fn mapping(out: &mut String, spec: &MappingSpec) {

@@ -99,6 +99,7 @@ pub fn evaluate(status: &StatusSnapshot, limits: &config::Health, memory: &mut H
         ("oplog_headroom", while_leading(status, |status| oplog_headroom(status, limits))),
         ("held_changes", while_leading(status, held_changes)),
         ("snapshot", while_leading(status, |status| snapshot(status, limits))),
+        ("reconcile", while_leading(status, reconcile)),
     ];
     let checks: Vec<_> = findings
         .into_iter()
@@ -275,6 +276,17 @@ fn snapshot(status: &StatusSnapshot, limits: &config::Health) -> Finding {
         return degraded(format_args!("{done} of {total} sources copied, no progress for {}", Span(age)));
     }
     ok(format_args!("{done} of {total} sources copied"))
+}
+
+/// Rows that differ do no harm to the pipeline, but somebody should look.
+fn reconcile(status: &StatusSnapshot) -> Finding {
+    let Some(last) = &status.reconcile else { return ok("nothing was compared yet") };
+    let age = Span(Duration::from_secs_f64((status.at.unix_seconds() - last.finished_at).max(0.0)));
+    let run = last.run;
+    match last.verdict.as_str() {
+        "failed" => degraded(format_args!("{} findings in run {run}, {age} ago", last.findings)),
+        verdict => ok(format_args!("{verdict}, run {run}, {age} ago")),
+    }
 }
 
 /// A duration as people say it: `850 ms`, `12 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`.

@@ -8,6 +8,7 @@ mod health;
 mod held;
 mod page;
 mod pause;
+mod reconcile;
 
 use std::future::Future;
 use std::io;
@@ -33,7 +34,7 @@ use crate::operator::Operator;
 use crate::pipeline::{Moment, Role, Status, StatusSnapshot};
 
 /// What can be asked; also the answer to everything else.
-const ENDPOINTS: [&str; 13] = [
+const ENDPOINTS: [&str; 15] = [
     "/",
     "/health",
     "/livez",
@@ -47,6 +48,8 @@ const ENDPOINTS: [&str; 13] = [
     "POST /resume",
     "POST /held/retry",
     "POST /held/discard",
+    "/reconcile",
+    "/reconcile/history",
 ];
 
 /// Health is evaluated this often even if nobody asks, so that `since` and the log are true.
@@ -165,6 +168,9 @@ fn router(http: Http) -> Router {
         .route("/metrics", get(metrics))
         .route("/status", get(status))
         .route("/status/{source}/{source_id}", get(held::document))
+        .route("/reconcile", get(reconcile::last).post(reconcile::start))
+        .route("/reconcile/history", get(reconcile::history))
+        .route("/reconcile/{id}", get(reconcile::one))
         .route("/held", get(held::list))
         .route("/held/summary", get(held::summary))
         .route("/pause", post(pause::pause))

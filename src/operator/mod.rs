@@ -18,6 +18,7 @@ pub use document::{ClaimStatus, DocumentState, DocumentStatus, RowStatus, status
 use crate::config::Mappings;
 use crate::state::held::{self, After, Filter, Group, Page};
 use crate::state::lease;
+use crate::state::reconcile::{self, Run};
 
 /// Requests that ask the database at a time. Too low: people wait for each other. Too high: a script that asks
 /// without end takes connections from the application.
@@ -60,6 +61,17 @@ pub struct Retried {
     /// A daemon leads, and reads their documents within seconds.
     pub led: bool,
 }
+
+/// A comparison that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AskedFor {
+    pub id: i64,
+    /// A daemon leads, and begins it within seconds.
+    pub led: bool,
+}
+
+/// Comparisons that are told at once.
+const RUNS: i64 = 100;
 
 impl Operator {
     pub fn new(
@@ -131,11 +143,44 @@ impl Operator {
         .await
     }
 
+    /// Asks for a comparison. `None`: another one is going on.
+    pub async fn reconcile(&self, sample: Option<u32>) -> Result<Option<AskedFor>, Unavailable> {
+        self.answer(async {
+            let mut connection = self.connection().await?;
+            let asked = async {
+                let id = reconcile::ask(&mut connection, &self.pipeline, sample.map(i64::from)).await?;
+                let led = held::is_led(&mut connection, &self.pipeline, self.lease_ttl).await?;
+                Ok(id.map(|id| AskedFor { id, led }))
+            };
+            let asked = asked.await.map_err(unavailable);
+            ended(connection, asked).await
+        })
+        .await
+    }
+
     pub async fn pause(&self) -> Result<(), Unavailable> {
         self.answer(async {
             let mut connection = self.connection().await?;
             let paused = lease::pause(&mut connection, &self.pipeline).await;
             ended(connection, paused.map_err(unavailable)).await
+        })
+        .await
+    }
+
+    pub async fn reconcile_history(&self) -> Result<Vec<Run>, Unavailable> {
+        self.answer(async {
+            let mut connection = self.connection().await?;
+            let runs = reconcile::history(&mut connection, &self.pipeline, RUNS).await;
+            ended(connection, runs.map_err(unavailable)).await
+        })
+        .await
+    }
+
+    pub async fn reconcile_run(&self, id: i64) -> Result<Option<Run>, Unavailable> {
+        self.answer(async {
+            let mut connection = self.connection().await?;
+            let run = reconcile::find(&mut connection, &self.pipeline, id).await;
+            ended(connection, run.map_err(unavailable)).await
         })
         .await
     }

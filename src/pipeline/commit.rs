@@ -20,6 +20,7 @@ use super::pace::Pace;
 use super::plan::{Mapped, Plan};
 use super::prepare::{Prepared, SourceBatch};
 use super::references::{Leaving, Waiting};
+use super::repairing::Repairing;
 use super::status::RowCounts;
 use super::transaction::{Open, Way};
 use crate::domain::{CanonicalId, ClusterTime, Portion, SourceIndex};
@@ -63,6 +64,8 @@ pub(super) struct ForWhom {
     pub waiting: Arc<Waiting>,
     /// Rung whenever somebody's wait may be over.
     pub woken: Arc<Notify>,
+    /// Whether a repair may want documents to be read again.
+    pub repairing: Arc<Repairing>,
 }
 
 /// What one transaction did, per source.
@@ -159,6 +162,7 @@ impl Writer {
             open.put(batch, &leaving, Way::Merge, &mut tallies).await?;
         }
         open.delete(&prepared.sources, leaving, prepared.read_after, &mut tallies).await?;
+        open.repaired(&prepared.sources).await?;
         if let Some(position) = &prepared.position {
             open.advance(position, seq).await?;
         }

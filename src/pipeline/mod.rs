@@ -21,6 +21,7 @@ mod pace;
 mod plan;
 mod prepare;
 mod references;
+mod repairing;
 mod report;
 mod session;
 mod snapshot;
@@ -45,7 +46,7 @@ pub use references::{Finding, LeftOut, Referring, Settled, StubMaker};
 pub use report::Report;
 pub use session::{Finish, Session, SessionState};
 pub use status::{
-    Checkpoint, Drift, EventTime, Halt, HeldCounts, LAG_FRESH_FOR, Lag, LastRejection, Link, LinkState,
-    Oplog, Role, RowCounts, STALLED_AFTER, Sighting, SnapshotState, SnapshotStatus, SourceStatus, Status,
-    StatusSnapshot,
+    Checkpoint, Drift, EventTime, Halt, HeldCounts, LAG_FRESH_FOR, Lag, LastReconcile, LastRejection, Link,
+    LinkState, Oplog, Role, RowCounts, STALLED_AFTER, Sighting, SnapshotState, SnapshotStatus, SourceStatus,
+    Status, StatusSnapshot,
 };

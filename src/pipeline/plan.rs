@@ -67,6 +67,10 @@ impl Plan {
         self.of(source).mapping.id_type
     }
 
+    pub fn names(&self) -> Vec<&str> {
+        self.mapped.iter().map(|mapped| mapped.mapping.source.as_str()).collect()
+    }
+
     /// By name, for what the state schema knows by name.
     pub fn source(&self, name: &str) -> Option<SourceIndex> {
         self.mapped.iter().find(|mapped| mapped.mapping.source == name).map(|mapped| mapped.mapping.index)

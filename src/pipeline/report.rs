@@ -7,7 +7,7 @@ use super::commit::Committed;
 use super::load::Loaded;
 use super::plan::Plan;
 use super::prepare::{Prepared, SourceBatch};
-use super::{Drift, HeldCounts, Moment, RowCounts, SourceStatus, Status};
+use super::{Drift, HeldCounts, LastReconcile, Moment, RowCounts, SourceStatus, Status};
 use crate::domain::{ChangeKind, ClusterTime, IdType, Reason, SourceIndex, TableName};
 use crate::metrics::{BatchSummary, EventOp, Metrics, Stage, TableSummary};
 use crate::source::{Event, EventKind, OplogWindow, Reply, StreamState};
@@ -145,6 +145,26 @@ impl Report {
 
     pub fn progressed(&self) {
         self.status.progressed(Moment::now());
+    }
+
+    // Comparisons of rows with their documents.
+
+    pub fn reconciled(&self, last: LastReconcile) {
+        self.status.reconciled(last);
+    }
+
+    /// Which of them is told as the last one.
+    pub fn last_reconcile(&self) -> Option<i64> {
+        self.status.snapshot(Moment::now()).reconcile.map(|last| last.run)
+    }
+
+    pub fn reconcile_ended(&self, result: &str, documents: u64) {
+        self.metrics.reconcile_ended(result, documents);
+    }
+
+    /// Documents that were read again for a repair.
+    pub fn repaired(&self, documents: u64) {
+        self.metrics.repaired(documents);
     }
 
     // The servers.

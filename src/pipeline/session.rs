@@ -20,13 +20,14 @@ use super::pace::Pace;
 use super::plan::{Mapped, Plan};
 use super::prepare::read;
 use super::references::Waiting;
+use super::repairing::Repairing;
 use super::report::Report;
 use super::snapshot::{Chunks, Copying, Pending, Writers, work};
 use super::stream::{Committing, Reading};
 use crate::domain::{ClusterTime, Key, SourceIndex};
 use crate::state::checkpoint::Checkpoint;
 use crate::state::lease::Epoch;
-use crate::state::{held, lease, row, wait};
+use crate::state::{held, lease, row, touch, wait};
 use crate::{sink, source};
 
 /// Batches that may be ready while one commits. One keeps both sides busy; more only adds delay.
@@ -68,6 +69,8 @@ pub struct Session {
     pub policy: HeldPolicy,
     pub limit: HoldLimit,
     pub retention: Duration,
+    /// Documents that a repair asked for, read again in a second.
+    pub repairs_per_second: usize,
     pub lease_ttl: Duration,
     /// For the batches of the stream.
     pub stream_connection: PgConnection,
@@ -140,6 +143,7 @@ impl Session {
             client: self.client.clone(),
             waiting: Arc::new(Waiting::new(&self.plan, &self.waits)),
             woken: Arc::new(Notify::new()),
+            repairing: Arc::default(),
         };
         let writer = |connection| Writer::new(connection, for_whom.clone());
         let replies = source::open(&self.client, self.plan.scope.clone(), start, self.pace.whole().max_bytes);
@@ -207,6 +211,8 @@ impl Session {
             report: self.report,
             touch,
             woken: Arc::clone(&for_whom.woken),
+            repairing: Arc::clone(&for_whom.repairing),
+            repairs_per_second: self.repairs_per_second,
             in_flight: HashMap::new(),
             woken_in_flight: HashMap::new(),
         };
@@ -260,6 +266,8 @@ struct Keeper {
     /// When each was due, and when it was handed over.
     in_flight: HashMap<Key, (i64, Instant)>,
     woken: Arc<Notify>,
+    repairing: Arc<Repairing>,
+    repairs_per_second: usize,
     /// Those whose wait is over, and when each was handed over.
     woken_in_flight: HashMap<Key, Instant>,
 }
@@ -303,7 +311,9 @@ impl Keeper {
             }
             match target {
                 None => target = Some(source::operation_time(&self.client).await.map_err(read)?),
-                Some(time) if self.report.applied() >= time => return Ok(Finish::CaughtUp),
+                Some(time) if self.report.applied() >= time && !self.is_repairing().await? => {
+                    return Ok(Finish::CaughtUp);
+                }
                 Some(_) => {}
             }
         }
@@ -328,6 +338,7 @@ impl Keeper {
         self.retry_held().await?;
         self.release_waiting().await?;
         self.read_again().await?;
+        self.repair().await?;
         if purged.elapsed() >= PURGE_EVERY {
             held::purge(&mut self.connection, &self.pipeline, self.retention).await.map_err(state)?;
             *purged = Instant::now();
@@ -409,6 +420,34 @@ impl Keeper {
             .collect();
         self.hand_over(touched);
         Ok(())
+    }
+
+    /// Documents that a repair wants to be read again.
+    async fn repair(&mut self) -> Result<(), Error> {
+        let limit = self.repairs_per_second as i64;
+        let plan = Arc::clone(&self.plan);
+        let sources = plan.names();
+        let touches = touch::due(&mut self.connection, &self.pipeline, &sources, limit);
+        let due: Vec<(Key, i64)> = touches
+            .await
+            .map_err(state)?
+            .into_iter()
+            .filter_map(|touch| {
+                Some((Key { source: self.plan.source(&touch.source)?, id: touch.id }, touch.since))
+            })
+            .collect();
+        // Whoever commits one of them from now on takes its request back.
+        self.repairing.wanted(!due.is_empty());
+        self.report.repaired(self.repairing.take_done());
+        self.hand_over(due);
+        Ok(())
+    }
+
+    async fn is_repairing(&mut self) -> Result<bool, Error> {
+        let plan = Arc::clone(&self.plan);
+        let sources = plan.names();
+        let count = touch::count(&mut self.connection, &self.pipeline, &sources);
+        Ok(count.await.map_err(state)? > 0)
     }
 
     /// Each once, until it is committed or was asked for again.

@@ -13,8 +13,8 @@ mod model;
 
 pub use drift::{Drift, Sighting};
 pub use model::{
-    Checkpoint, EventTime, Halt, HeldCounts, LAG_FRESH_FOR, Lag, LastRejection, Link, LinkState, Oplog, Role,
-    RowCounts, SnapshotState, SnapshotStatus, SourceStatus, StatusSnapshot,
+    Checkpoint, EventTime, Halt, HeldCounts, LAG_FRESH_FOR, Lag, LastReconcile, LastRejection, Link,
+    LinkState, Oplog, Role, RowCounts, SnapshotState, SnapshotStatus, SourceStatus, StatusSnapshot,
 };
 
 /// Without a sign of life from the loop for this long the process counts as stuck: `/livez` falls and
@@ -195,6 +195,10 @@ impl Status {
 
     pub fn backpressure_ended(&self) {
         self.lock().backpressure_since = None;
+    }
+
+    pub fn reconciled(&self, last: LastReconcile) {
+        self.lock().reconcile = Some(last);
     }
 
     pub fn snapshot_skipped(&self, index: SourceIndex) {

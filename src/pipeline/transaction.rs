@@ -20,7 +20,7 @@ use crate::sink::{self, Family, Greatest, Outcome, Refusal, Savepoint, Target};
 use crate::state::held::Entry;
 use crate::state::row::Claim;
 use crate::state::wait::Wait;
-use crate::state::{checkpoint, chunk, held, mapping};
+use crate::state::{checkpoint, chunk, held, mapping, touch};
 
 /// An open, fenced transaction.
 pub(super) struct Open<'a> {
@@ -353,6 +353,21 @@ impl<'a> Open<'a> {
         let marks: Vec<(RowKey, &str, String)> = marks.into_iter().filter_map(with_row).collect();
         let target = &self.for_whom.plan.of(source).target;
         sink::mark_held(&mut self.transaction, target, &marks).await.map_err(apply)
+    }
+
+    /// What a repair wanted to be read again has been.
+    pub(super) async fn repaired(&mut self, batches: &[SourceBatch]) -> Result<(), Error> {
+        if !self.for_whom.repairing.is_wanted() {
+            return Ok(());
+        }
+        for batch in batches {
+            let ids = batch.source_ids(&self.for_whom.plan);
+            let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+            let (transaction, pipeline, name) = self.named(batch.source);
+            let done = touch::done(transaction, pipeline, name, &ids).await.map_err(state)?;
+            self.for_whom.repairing.done(done);
+        }
+        Ok(())
     }
 
     pub(super) async fn advance(&mut self, position: &Position, seq: i64) -> Result<(), Error> {

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use sqlx::PgConnection;
 
 use super::finding::{Deviating, Kind, Suspect, fingerprint};
-use crate::config::ElementError;
-use crate::domain::{CanonicalId, Document, Row, RowKey, SourceIndex};
-use crate::mapping::{ChildPlan, Mapping};
+use crate::config::{Deletes, ElementError};
+use crate::domain::{CanonicalId, Document, Reference, Row, RowKey, Sought, SourceIndex, Tuples};
+use crate::mapping::{ChildPlan, JunctionPlan, Mapping, TargetOfReference};
 use crate::pipeline::{
-    Error, Finding, Mapped, Plan, SourceBatch, apply, claimed, claims_of, state, tuple_of_key,
+    Error, Finding, Mapped, MappedChild, Plan, SourceBatch, apply, claimed, claims_of, state, tuple_of_key,
 };
 use crate::sink::{self, Comparison, Deviation};
+use crate::state::link::{self, List};
 use crate::state::row::{self, Claim};
 use crate::state::{reconcile, wait};
 
@@ -251,6 +252,10 @@ impl Looker<'_> {
             let plan = child.transformer.plan();
             let mut rows = of_child.rows;
             rows.retain(|row| there.contains(&row.id));
+            if let Some((junction, other)) = plan.other_side() {
+                let looked = Junction { mapping: &mapped.mapping, child, junction, other };
+                rows = self.pairs(looked, rows, &ids, deviations).await?;
+            }
             let mut finding = Finding::new(self.connection, self.pipeline, self.plan);
             let settled = finding.fill_child(child, &ids, &mut rows, &batch.documents).await?;
             batch.refused.extend(settled.refused);
@@ -262,6 +267,48 @@ impl Looker<'_> {
             self.child_rows(comparison, plan, mapped, &wanted, &owned, deviations).await?;
         }
         Ok(())
+    }
+
+    /// The rows of a junction that two mappings keep: what the documents list themselves, and what the state says
+    /// that documents of the other side list. What the state says of these documents must be what they list.
+    async fn pairs(
+        &mut self,
+        looked: Junction<'_>,
+        mut rows: Vec<Row>,
+        ids: &[CanonicalId],
+        deviations: &mut Deviations,
+    ) -> Result<Vec<Row>, Error> {
+        let Junction { mapping, child, junction, other } = looked;
+        let by_source_id: HashMap<String, &CanonicalId> =
+            ids.iter().map(|id| (id.source_id(mapping.id_type), id)).collect();
+        let source_ids: Vec<&str> = by_source_id.keys().map(String::as_str).collect();
+        let list = List { pipeline: self.pipeline, junction: &junction.name, side: junction.side };
+        let listed = |row: &Row| {
+            let of_other = |reference: &&Reference| usize::from(reference.plan) == junction.other;
+            match row.references.iter().find(of_other)?.choices.first()? {
+                (_, Sought::Document(id)) => Some((row.source_id.clone(), id.source_id(other.id_type))),
+                (_, Sought::Row(_)) => None,
+            }
+        };
+        let wanted: HashSet<(String, String)> = rows.iter().filter_map(listed).collect();
+        let known = link::listed(self.connection, list, &source_ids).await.map_err(state)?;
+        let known: HashSet<(String, String)> = known.into_iter().collect();
+        let table = child.transformer.mapping();
+        for (kind, (lister, _)) in wanted
+            .difference(&known)
+            .map(|link| (Kind::MissingChild, link))
+            .chain(known.difference(&wanted).map(|link| (Kind::ExtraChild, link)))
+        {
+            if let Some(id) = by_source_id.get(lister) {
+                add(deviations, lister, id, table, kind, Vec::new());
+            }
+        }
+        let mut tuples = Tuples::default();
+        for (own, lister) in link::listing(self.connection, list, &source_ids).await.map_err(state)? {
+            let Some(id) = by_source_id.get(&own) else { continue };
+            rows.extend(child.transformer.pair(id, &lister, &mut tuples).ok());
+        }
+        Ok(rows)
     }
 
     async fn child_rows(
@@ -314,8 +361,17 @@ impl Looker<'_> {
             let scope = claims_of(self.pipeline, &target, mapping);
             let ids: Vec<&str> = gone.iter().map(|(_, source_id)| source_id.as_str()).collect();
             let claims = row::of_documents(self.connection, scope, &ids).await.map_err(state)?;
-            let claims = claims.into_iter().filter(|claim| claim.key.is_some() && !claim.kept);
-            extra.extend(claims.map(|claim| claim.source_id));
+            let (kept, left): (Vec<Claim>, Vec<Claim>) =
+                claims.into_iter().filter(|claim| claim.key.is_some()).partition(|claim| claim.kept);
+            extra.extend(left.into_iter().map(|claim| claim.source_id));
+            // Their rows stay, marked.
+            if matches!(mapping.deletes, Deletes::Soft { .. }) {
+                let keys: Vec<RowKey> = kept.iter().filter_map(|claim| claim.key.clone()).collect();
+                let comparison = &self.comparisons[usize::from(mapping.index.0)].own;
+                let living = comparison.living(self.connection, &keys).await.map_err(apply)?;
+                let living = kept.into_iter().zip(living).filter(|(_, living)| *living);
+                extra.extend(living.map(|(claim, _)| claim.source_id));
+            }
         } else {
             let ids: Vec<&str> = gone.iter().map(|(_, source_id)| source_id.as_str()).collect();
             extra.extend(self.living(mapping, &ids).await?);
@@ -353,6 +409,15 @@ impl Looker<'_> {
         let real = living.into_iter().filter(|(_, name)| !stubs.contains(name));
         Ok(real.map(|(source_id, _)| source_id.to_owned()).collect())
     }
+}
+
+/// One side of a junction that two mappings keep.
+#[derive(Clone, Copy)]
+struct Junction<'a> {
+    mapping: &'a Mapping,
+    child: &'a MappedChild,
+    junction: &'a JunctionPlan,
+    other: &'a TargetOfReference,
 }
 
 impl Expected {

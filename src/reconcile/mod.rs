@@ -21,11 +21,15 @@
 
 mod finding;
 mod look;
+mod repair;
 mod report;
+mod schedule;
 mod settle;
 mod verifier;
 mod walk;
 
 pub use finding::{Deviating, Kind, Suspect};
+pub use repair::{RepairGroup, Repairer, Repairs, Which};
 pub use report::{AssertionReport, Group, Report, SourceReport, Verdict};
-pub use verifier::{Assertion, Extent, Options, Outcome, Verifier};
+pub use schedule::{Last, Next, next};
+pub use verifier::{Extent, Options, Outcome, Verifier};

@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::finding::Kind;
-use super::verifier::{Assertion, Extent};
+use super::verifier::Extent;
+use crate::config::Assertion;
 use crate::mapping::Mapping;
 use crate::pipeline::Moment;
 

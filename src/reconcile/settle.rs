@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use mongodb::Client;
 use sqlx::PgConnection;
+use tokio::sync::watch;
 
 use super::finding::{Kind, Suspect};
 use super::look::{Comparisons, Looker};
@@ -49,6 +50,8 @@ pub(super) struct Settling<'a> {
     pub patience: Duration,
     /// A leader without a sign of life for so long leads no longer.
     pub lease_ttl: Duration,
+    /// Nothing is judged any more once it is true.
+    pub stop: Option<watch::Receiver<bool>>,
 }
 
 enum Passed {
@@ -169,7 +172,8 @@ impl Settling<'_> {
             if !leads {
                 return self.changed_since(time, suspects).await;
             }
-            if began.elapsed() >= self.patience {
+            let is_stopped = self.stop.as_ref().is_some_and(|stop| *stop.borrow());
+            if is_stopped || began.elapsed() >= self.patience {
                 return Ok(Passed::Late);
             }
             tokio::time::sleep(POLLED_EVERY).await;

@@ -12,14 +12,14 @@ use tokio::task::JoinSet;
 
 use super::finding::Suspect;
 use super::look::{Comparisons, Sight};
+use super::repair::findings_of;
 use super::report::{AssertionReport, Report, SourceReport};
 use super::settle::{Settled, Settling};
 use super::walk::{Budget, Ground, Step, Walk};
-use crate::config::Deletes;
+use crate::config::{Assertion, Deletes};
 use crate::domain::{CanonicalId, ClusterTime, SourceIndex};
 use crate::pipeline::{Error, Moment, Plan, read, state};
 use crate::state::mapping::SnapshotState;
-use crate::state::reconcile::Finding;
 use crate::state::{mapping, reconcile};
 use crate::{sink, source};
 
@@ -53,16 +53,6 @@ impl Extent {
             Self::Sample(_) => "sample",
         }
     }
-}
-
-/// What the operator holds to be true of the tables.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Assertion {
-    pub name: String,
-    /// Gives one value.
-    pub sql: String,
-    /// That value as text; `None`: null, or no row.
-    pub expect: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -251,7 +241,11 @@ impl Running {
         let ground = Arc::clone(&self.ground);
         let Some(connection) = self.comparing.first_mut() else { return Ok(None) };
         let comparison = &ground.comparisons[usize::from(source.0)].own;
-        comparison.count(connection).await.map_err(crate::pipeline::apply)
+        match comparison.count(connection).await {
+            // Only a figure: a table may be too large to be counted in time.
+            Err(error) if error.disposition() == sink::Disposition::Shrink => Ok(None),
+            count => count.map_err(crate::pipeline::apply),
+        }
     }
 
     /// Some documents and some rows of a mapping, at random, and everything that an earlier run has found.
@@ -373,6 +367,7 @@ impl Running {
             state: &mut self.state,
             patience: self.options.patience,
             lease_ttl: self.options.lease_ttl,
+            stop: Some(ground.stop.clone()),
         };
         let Settled { findings, pending, unsettled } = settling.settle(suspects).await?;
         for suspect in pending {
@@ -392,15 +387,8 @@ impl Running {
             let report = self.report_of(suspect.source);
             let has_room = report.findings() < KEPT;
             report.found(suspect);
-            for deviating in suspect.deviating.iter().filter(|_| has_room) {
-                kept.push(Finding {
-                    source: source.clone(),
-                    source_id: suspect.source_id.clone(),
-                    id: suspect.id.clone(),
-                    target: deviating.table.clone(),
-                    kind: deviating.kind.as_str().to_owned(),
-                    columns: deviating.columns.clone(),
-                });
+            if has_room {
+                kept.extend(findings_of(&source, suspect));
             }
         }
         let pipeline = Arc::clone(&self.ground.pipeline);

@@ -12,6 +12,7 @@ use sqlx::PgConnection;
 use tokio::sync::{Mutex, mpsc, watch};
 
 use super::look::{Comparisons, Looker, Sight};
+use crate::config::Deletes;
 use crate::domain::{CanonicalId, ClusterTime, Document, SourceIndex};
 use crate::pipeline::{Error, Plan, SourceBatch, apply, claimed, claims_of, read, state};
 use crate::state::row;
@@ -180,7 +181,9 @@ impl Walk {
                 let scope = claims_of(&self.ground.pipeline, &target, mapping);
                 let claims = row::page(connection, scope, last.as_deref(), PAGE).await.map_err(state)?;
                 last = claims.last().map(|claim| claim.source_id.clone());
-                let of_rows = claims.into_iter().filter(|claim| claim.key.is_some() && !claim.kept);
+                let is_soft = matches!(mapping.deletes, Deletes::Soft { .. });
+                let of_rows =
+                    claims.into_iter().filter(|claim| claim.key.is_some() && (is_soft || !claim.kept));
                 ids.extend(of_rows.filter(|claim| !self.met.has(&claim.source_id)).map(|claim| claim.id));
             } else {
                 let page = sink::source_ids_after(connection, &mapped.target, last.as_deref());

@@ -27,6 +27,31 @@ pub async fn connect(uri: &str, application_name: &str) -> Result<Client, Error>
     Client::with_options(options).map_err(|error| describe(uri, &error))
 }
 
+/// As `connect`; reads go where this read preference of the connection string's words says.
+pub async fn connect_preferring(
+    uri: &str,
+    application_name: &str,
+    preference: &str,
+) -> Result<Client, Error> {
+    let preferring = match uri.split_once('?') {
+        Some((head, options)) => {
+            let others = options.split('&').filter(|option| {
+                let name = option.split('=').next().unwrap_or_default();
+                !name.eq_ignore_ascii_case("readPreference")
+            });
+            let others: Vec<&str> = others.filter(|option| !option.is_empty()).collect();
+            let wanted = format!("readPreference={preference}");
+            format!("{head}?{}", [others, vec![wanted.as_str()]].concat().join("&"))
+        }
+        None => {
+            let path = uri.split_once("://").map_or("", |(_, rest)| rest);
+            let slash = if path.contains('/') { "" } else { "/" };
+            format!("{uri}{slash}?readPreference={preference}")
+        }
+    };
+    connect(&preferring, application_name).await
+}
+
 /// The driver quotes parts of the URI. It is asked again with the secrets replaced: what it says then
 /// may be printed.
 fn describe(uri: &str, error: &mongodb::error::Error) -> Error {

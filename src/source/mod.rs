@@ -18,7 +18,7 @@ mod snapshot;
 mod stream;
 mod token;
 
-pub use client::{connect, operation_time};
+pub use client::{connect, connect_preferring, operation_time};
 pub use error::{Disposition, Error, Fault, FaultKind};
 pub use event::{CollectionIndex, Continuity, Event, EventKind, Reply, Scope};
 pub use find::Found;

@@ -131,3 +131,40 @@ pub async fn alone(connection: &mut PgConnection, list: List<'_>) -> Result<(), 
         .await?;
     Ok(())
 }
+
+/// Whom these documents list, as (lister, listed).
+pub async fn listed(
+    connection: &mut PgConnection,
+    list: List<'_>,
+    listers: &[&str],
+) -> Result<Vec<(String, String)>, sqlx::Error> {
+    sqlx::query_as(
+        "select lister, listed from rowstream.link
+         where pipeline = $1 and junction = $2 and side = $3 and lister = any($4)",
+    )
+    .bind(list.pipeline)
+    .bind(list.junction)
+    .bind(list.side.as_str())
+    .bind(listers)
+    .fetch_all(connection)
+    .await
+}
+
+/// Which documents of the other side list these, as (listed, id of the lister).
+pub async fn listing(
+    connection: &mut PgConnection,
+    list: List<'_>,
+    listed: &[&str],
+) -> Result<Vec<(String, CanonicalId)>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select listed, lister_id from rowstream.link
+         where pipeline = $1 and junction = $2 and side = $3 and listed = any($4)",
+    )
+    .bind(list.pipeline)
+    .bind(list.junction)
+    .bind(list.side.other().as_str())
+    .bind(listed)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.get(0), CanonicalId::from_bytes(row.get(1)))).collect())
+}

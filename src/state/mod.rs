@@ -11,10 +11,12 @@ pub mod link;
 pub mod mapping;
 pub mod overview;
 pub mod reconcile;
+mod reset;
 pub mod row;
 mod schema;
 pub mod touch;
 pub mod transaction;
 pub mod wait;
 
+pub use reset::reset;
 pub use schema::{MigrateError, SchemaState, grant, migrate, schema_state};

@@ -24,6 +24,8 @@ pub struct Run {
     pub finished_at: Option<f64>,
     pub progress: Option<Value>,
     pub report: Option<Value>,
+    /// Documents of a sample, where somebody said how many.
+    pub sample: Option<i64>,
 }
 
 /// What differs between a document and its rows in one table.
@@ -49,7 +51,7 @@ pub struct Known {
 }
 
 const COLUMNS: &str = "id, extent, cause, state, extract(epoch from started_at)::float8,
-    extract(epoch from finished_at)::float8, progress::text, report::text";
+    extract(epoch from finished_at)::float8, progress::text, report::text, sample";
 
 fn run(row: &sqlx::postgres::PgRow) -> Run {
     let json =
@@ -63,6 +65,7 @@ fn run(row: &sqlx::postgres::PgRow) -> Run {
         finished_at: row.get(5),
         progress: json(6),
         report: json(7),
+        sample: row.get(8),
     }
 }
 
@@ -80,7 +83,7 @@ pub async fn begin(
     sqlx::query(sqlx::AssertSqlSafe(sql)).bind(pipeline).execute(&mut *connection).await?;
     sqlx::query_scalar(
         "insert into rowstream.reconcile_run (pipeline, extent, cause) values ($1, $2, $3)
-         on conflict (pipeline) where state = 'running' do nothing returning id",
+         on conflict (pipeline) where state in ('asked', 'running') do nothing returning id",
     )
     .bind(pipeline)
     .bind(extent)
@@ -89,12 +92,43 @@ pub async fn begin(
     .await
 }
 
-/// Takes up a run of the timer or of HTTP that was interrupted.
+/// Asks the leader for a run. `None`: another one is going on, or was asked for.
+pub async fn ask(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    sample: Option<i64>,
+) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar(
+        "insert into rowstream.reconcile_run (pipeline, extent, sample, cause, state)
+         values ($1, case when $2::bigint is null then 'full' else 'sample' end, $2, 'http', 'asked')
+         on conflict (pipeline) where state in ('asked', 'running') do nothing returning id",
+    )
+    .bind(pipeline)
+    .bind(sample)
+    .fetch_optional(connection)
+    .await
+}
+
+/// One run.
+pub async fn find(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    id: i64,
+) -> Result<Option<Run>, sqlx::Error> {
+    let sql = format!("select {COLUMNS} from rowstream.reconcile_run where pipeline = $1 and id = $2");
+    let row =
+        sqlx::query(sqlx::AssertSqlSafe(sql)).bind(pipeline).bind(id).fetch_optional(connection).await?;
+    Ok(row.as_ref().map(run))
+}
+
+/// Takes up a run that was asked for, or one of the timer or of HTTP that was interrupted.
 pub async fn take_up(connection: &mut PgConnection, pipeline: &str) -> Result<Option<Run>, sqlx::Error> {
     let sql = format!(
-        "update rowstream.reconcile_run set heartbeat = clock_timestamp()
-         where pipeline = $1 and state = 'running' and cause in ('timer', 'http')
-           and heartbeat < clock_timestamp() - {ABANDONED}
+        "update rowstream.reconcile_run
+         set heartbeat = clock_timestamp(), state = 'running',
+             started_at = case state when 'asked' then clock_timestamp() else started_at end
+         where pipeline = $1 and (state = 'asked' or state = 'running' and cause in ('timer', 'http')
+             and heartbeat < clock_timestamp() - {ABANDONED})
          returning {COLUMNS}"
     );
     let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(pipeline).fetch_optional(connection).await?;
@@ -178,7 +212,7 @@ pub async fn purge(
     let interval = PgInterval { months: 0, days: 0, microseconds: retention.as_micros() as i64 };
     let done = sqlx::query(
         "delete from rowstream.reconcile_run as r
-         where pipeline = $1 and state <> 'running' and finished_at < now() - $2::interval
+         where pipeline = $1 and state not in ('asked', 'running') and finished_at < now() - $2::interval
            and id < (select max(id) from rowstream.reconcile_run as last
                      where last.pipeline = $1 and last.report is not null)",
     )

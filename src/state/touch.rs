@@ -59,14 +59,14 @@ pub async fn due(
     Ok(rows.into_iter().map(touch).collect())
 }
 
-/// These documents have been read since.
+/// These documents have been read since; how many were asked for.
 pub async fn done(
     connection: &mut PgConnection,
     pipeline: &str,
     source: &str,
     source_ids: &[&str],
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
+) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query(
         "delete from rowstream.touch as t using unnest($3::text[]) as done (source_id)
          where t.pipeline = $1 and t.source = $2 and t.source_id = done.source_id",
     )
@@ -75,7 +75,7 @@ pub async fn done(
     .bind(source_ids)
     .execute(connection)
     .await?;
-    Ok(())
+    Ok(done.rows_affected())
 }
 
 pub async fn count(

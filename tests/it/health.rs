@@ -12,7 +12,7 @@ use crate::support::servers::Mongod;
 use crate::support::until;
 
 /// Every check of `/health`, the file and the test that make it fall and rise on real servers.
-const CHECKS: [(&str, &str, &str); 9] = [
+const CHECKS: [(&str, &str, &str); 10] = [
     ("leader", include_str!("health.rs"), "a_privilege_that_is_taken_away_halts_until_it_is_given_back"),
     ("mongodb", include_str!("outages.rs"), "a_mongod_that_goes_and_comes_back_is_waited_for"),
     ("postgresql", include_str!("outages.rs"), "a_postgresql_that_goes_and_comes_back_is_waited_for"),
@@ -33,6 +33,11 @@ const CHECKS: [(&str, &str, &str); 9] = [
         "snapshot",
         include_str!("health.rs"),
         "a_copy_that_stands_still_falls_through_all_sessions_and_rises_with_a_chunk",
+    ),
+    (
+        "reconcile",
+        include_str!("reconcile.rs"),
+        "a_daemon_compares_by_its_timer_and_when_it_is_asked_and_tells_what_came_of_it",
     ),
 ];
 

@@ -331,3 +331,254 @@ async fn a_comparison_sees_no_damage_in_writes_that_flow_and_finds_what_is_damag
     assert!(daemon.stop().await?.success());
     Ok(())
 }
+
+/// What a repair says, and its exit status.
+fn repair(config: &str, arguments: &[&str]) -> Result<(Value, i32)> {
+    let all = [&["repair", "--output", "json"], arguments].concat();
+    let output = daemon::command(&all, config)?;
+    let code = output.status.code().context("killed")?;
+    Ok((serde_json::from_slice(&output.stdout).with_context(|| words(&output))?, code))
+}
+
+const DAMAGE: &str = "
+    update orders set amount = 1.1 where source_id = '1';
+    update orders set note = null where source_id = '2';
+    delete from orders where source_id in ('3', '4');
+    insert into orders (source, source_id) values ('orders', '1000')";
+
+/// Every row with the transaction that wrote it.
+const WRITTEN: &str = "select string_agg(source_id || ' ' || xmin, ',' order by source_id) from orders
+    where source_id not in ('1', '2', '3', '4', '1000')";
+
+#[tokio::test]
+async fn a_repair_says_what_it_would_do_and_then_writes_exactly_the_findings() -> Result<()> {
+    let (stage, config) = filled("repair_at_rest", 50).await?;
+    stage.execute(DAMAGE).await?;
+    assert_eq!(verify(&config, &[])?.1, 1);
+    let before = stage.text(WRITTEN).await?;
+    let (planned, code) = repair(&config, &[])?;
+    assert_eq!((code, planned["documents"].as_u64(), planned["repaired"].as_u64()), (1, Some(5), None));
+    let actions: BTreeSet<&str> = planned["groups"]
+        .as_array()
+        .context("groups")?
+        .iter()
+        .filter_map(|one| one["action"].as_str())
+        .collect();
+    let expected = [
+        "insert into public.orders",
+        "remove from public.orders",
+        "update public.orders: amount",
+        "update public.orders: note",
+    ];
+    assert_eq!(actions, BTreeSet::from(expected), "{planned:#}");
+    assert_eq!(verify(&config, &[])?.1, 1, "a dry run repairs nothing");
+    let (repaired, code) = repair(&config, &["--apply"])?;
+    assert_eq!((code, repaired["repaired"].as_u64()), (0, Some(5)), "{repaired:#}");
+    let (report, code) = verify(&config, &[])?;
+    assert_eq!((code, found(&report)), (0, set(&[])), "{report:#}");
+    assert_eq!(stage.text(WRITTEN).await?, before, "other rows are left alone");
+    assert_eq!(stage.number("select count(*) from rowstream.touch").await?, 0);
+    assert_eq!(stage.number("select count(*) from rowstream.reconcile_finding").await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_running_daemon_does_the_repairs_that_it_is_asked_for() -> Result<()> {
+    let (stage, config) = filled("repair_daemon", 50).await?;
+    let daemon = Daemon::start(&config)?;
+    daemon.logged("session started").await?;
+    stage.execute(DAMAGE).await?;
+    assert_eq!(verify(&config, &[])?.1, 1);
+    let (first, code) = repair(&config, &["--apply", "--limit", "2"])?;
+    assert_eq!((code, first["repaired"].as_u64()), (0, Some(2)), "{first:#}");
+    let (second, code) = repair(&config, &["--apply"])?;
+    assert_eq!((code, second["repaired"].as_u64()), (0, Some(3)), "{second:#}");
+    let (report, code) = verify(&config, &[])?;
+    assert_eq!((code, found(&report)), (0, set(&[])), "{report:#}");
+    assert!(daemon.stop().await?.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_differs_again_after_a_repair_is_told_and_not_repeated() -> Result<()> {
+    let (stage, config) = filled("repair_stubborn", 20).await?;
+    stage
+        .execute(
+            "create function shout() returns trigger language plpgsql as
+                 $$ begin if new.source_id = '7' then new.note := upper(new.note); end if; return new; end $$;
+             create trigger shout before insert or update on orders for each row execute function shout();
+             update orders set note = 'x' where source_id in ('7', '8')",
+        )
+        .await?;
+    assert_eq!(verify(&config, &[])?.1, 1);
+    let (repairs, code) = repair(&config, &["--apply"])?;
+    assert_eq!((code, repairs["repaired"].as_u64()), (1, Some(1)), "{repairs:#}");
+    assert_eq!(repairs["not_converging"], serde_json::json!(["orders 7"]));
+    let (report, _) = verify(&config, &[])?;
+    assert_eq!(found(&report), set(&["different 7 note"]), "{report:#}");
+    assert_eq!(report["sources"][0]["not_converging"].as_u64(), Some(1));
+    let (repairs, code) = repair(&config, &["--apply"])?;
+    assert_eq!((code, repairs["left_alone"].as_u64(), repairs["documents"].as_u64()), (1, Some(1), Some(0)));
+    stage.execute("drop trigger shout on orders").await?;
+    let (repairs, code) = repair(&config, &["--apply", "--again"])?;
+    assert_eq!((code, repairs["repaired"].as_u64()), (0, Some(1)), "{repairs:#}");
+    assert_eq!(verify(&config, &[])?.1, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn children_pairs_and_shared_rows_are_repaired() -> Result<()> {
+    let (stage, config) = related("repair_related").await?;
+    stage
+        .execute(
+            "update invoices set customer_id = null;
+             delete from invoice_lines where position = 1;
+             insert into invoice_lines (id, invoice_id, position) select 'x' || id, id, 7 from invoices;
+             delete from invoice_tags where tag_id = 1;
+             update tags set name = 'green' where id = 2;
+             insert into invoices (mongo_id) values ('gone')",
+        )
+        .await?;
+    assert_eq!(verify(&config, &[])?.1, 1);
+    let (repairs, code) = repair(&config, &["--apply"])?;
+    assert_eq!((code, repairs["repaired"].as_u64()), (0, Some(42)), "{repairs:#}");
+    let (report, code) = verify(&config, &[])?;
+    assert_eq!((code, found(&report)), (0, set(&[])), "{report:#}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_daemon_compares_by_its_timer_and_when_it_is_asked_and_tells_what_came_of_it() -> Result<()> {
+    let (stage, config) = filled("verify_timer", 40).await?;
+    let timer = "reconcile:\n  every: 1s\n  assertions:\n    - { name: has orders, \
+                 sql: select count(*) > 0 from orders, expect: true }\n";
+    let daemon = Daemon::start(&format!("{config}{timer}"))?;
+    let by_timer = "select count(*) from rowstream.reconcile_run where cause = 'timer' and state = 'done'";
+    until("two comparisons by the timer", PATIENCE, async || {
+        Ok((stage.number(by_timer).await.unwrap_or(0) >= 2).then_some(()))
+    })
+    .await
+    .with_context(|| daemon.last_words())?;
+    until("the report in memory", PATIENCE, async || {
+        Ok((daemon.get("/reconcile").await?.0 == 200).then_some(()))
+    })
+    .await?;
+    let report: Value = serde_json::from_str(&daemon.get("/reconcile").await?.1)?;
+    assert_eq!((report["verdict"].as_str(), report["extent"].as_str()), (Some("passed"), Some("sample")));
+    assert_eq!(report["assertions"][0]["verdict"].as_str(), Some("passed"), "{report:#}");
+    assert!(daemon.metric("rowstream_reconcile_runs_total").await? >= 1.0);
+    assert!(daemon.metric("rowstream_reconcile_last_success_timestamp_seconds").await? > 1.0e9);
+    stage.execute("truncate orders").await?;
+    daemon.check_becomes("reconcile", &["degraded"]).await?;
+    assert_eq!(daemon.metric("rowstream_reconcile_mismatches").await?, 40.0);
+    daemon.logged("reconcile_findings").await?;
+    let id = until("a comparison that was asked for", PATIENCE, async || {
+        let (code, body) = daemon.ask("POST", "/reconcile").await?;
+        ensure!(code == 202 || code == 409, "{code} {body}");
+        Ok((code == 202).then(|| serde_json::from_str::<Value>(&body).map(|body| body["id"].clone())))
+    })
+    .await??;
+    let of_run = format!("/reconcile/{id}");
+    until("its report", PATIENCE, async || {
+        let (_, body) = daemon.get(&of_run).await?;
+        let run: Value = serde_json::from_str(&body)?;
+        ensure!(run["extent"] == "full" && run["cause"] == "http", "{run:#}");
+        Ok((run["state"] == "done").then_some(()))
+    })
+    .await?;
+    let (repaired, code) = repair(&config, &["--apply"]).or_else(|_| repair(&config, &["--apply"]))?;
+    assert_eq!((code, repaired["repaired"].as_u64()), (0, Some(40)), "{repaired:#}");
+    daemon.check_becomes("reconcile", &["ok"]).await?;
+    until("the count of repairs", PATIENCE, async || {
+        Ok((daemon.metric("rowstream_reconcile_repaired_total").await? >= 40.0).then_some(()))
+    })
+    .await?;
+    let (_, history) = daemon.get("/reconcile/history").await?;
+    assert!(serde_json::from_str::<Value>(&history)?["runs"].as_array().is_some_and(|runs| runs.len() > 3));
+    assert_eq!(daemon.get("/reconcile/987654321").await?.0, 404);
+    assert!(daemon.stop().await?.success());
+    let open = "select count(*) from rowstream.reconcile_run where state = 'running' and heartbeat > now() - interval '1 hour'";
+    assert_eq!(stage.number(open).await?, 0, "what was cut off can be taken up at once");
+    Ok(())
+}
+
+#[tokio::test]
+async fn pairs_that_both_sides_list_are_compared_from_both() -> Result<()> {
+    let stage = Stage::new("verify_pairs").await?;
+    stage
+        .execute(
+            "create table people (id serial primary key, mongo_id text not null unique, name text);
+             create table groups (id serial primary key, mongo_id text not null unique, name text);
+             create table members (person_id integer not null references people on delete cascade,
+                 group_id integer not null references groups on delete cascade, primary key (person_id, group_id))",
+        )
+        .await?;
+    let mapping = |name: &str, more: &str| {
+        format!(
+            "  - {{ source: {name}, collection: {0}.{name}, table: {name}, id_type: string, \
+             key: {{ source: null, source_id: mongo_id }}, columns: {{ name: name }}{more} }}\n",
+            stage.name
+        )
+    };
+    let children =
+        ", children: [ { table: members, each: groups, also_from: { source: groups, each: people },
+        columns: { person_id: $parent, group_id: { ref: { to: groups, from: $element } } } } ]";
+    let config = stage.config(&format!("{}{}", mapping("people", children), mapping("groups", "")));
+    let people = [doc! { "_id": "ada", "groups": ["x", "y"] }, doc! { "_id": "bob" }];
+    stage.collection("people").insert_many(people).await?;
+    let groups = [doc! { "_id": "x", "people": ["ada", "bob"] }, doc! { "_id": "y" }, doc! { "_id": "z" }];
+    stage.collection("groups").insert_many(groups).await?;
+    copied(&config).await?;
+    assert_eq!(stage.number("select count(*) from members").await?, 3);
+    let (report, code) = verify(&config, &[])?;
+    assert_eq!((code, found(&report)), (0, set(&[])), "{report:#}");
+    let swapped = "update members set group_id = (select id from groups where mongo_id = 'z')
+        where group_id = (select id from groups where mongo_id = 'x')
+            and person_id = (select id from people where mongo_id = 'bob')";
+    stage.execute(swapped).await?;
+    let (report, code) = verify(&config, &[])?;
+    let expected = set(&["missing_child bob", "extra_child bob", "missing_child x", "extra_child z"]);
+    assert_eq!((code, found(&report)), (1, expected), "{report:#}");
+    assert_eq!(repair(&config, &["--apply"])?.1, 0);
+    assert_eq!(verify(&config, &[])?.1, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_resync_brings_a_mapping_to_what_its_documents_say() -> Result<()> {
+    let (stage, config) = filled("resync", 200).await?;
+    stage
+        .execute("truncate orders; insert into orders (source, source_id) values ('orders', '1000')")
+        .await?;
+    let output = daemon::command(&["resync", "orders"], &config)?;
+    assert!(output.status.success(), "{}", words(&output));
+    assert!(words(&output).contains("✓ 201 of 201 documents repaired"), "{}", words(&output));
+    assert_eq!(stage.number("select count(*) from orders").await?, 200);
+    let unknown = daemon::command(&["resync", "nothing"], &config)?;
+    assert_eq!(unknown.status.code(), Some(3), "{}", words(&unknown));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reset_forgets_the_pipeline_and_leaves_the_rows() -> Result<()> {
+    let (stage, config) = filled("reset", 20).await?;
+    assert_eq!(verify(&config, &["--sample", "5"])?.1, 0);
+    assert_eq!(daemon::command(&["reset"], &config)?.status.code(), Some(2), "it wants to be told so");
+    let daemon = Daemon::start(&config)?;
+    daemon.logged("session started").await?;
+    assert_eq!(daemon::command(&["reset", "--yes"], &config)?.status.code(), Some(1), "somebody leads");
+    assert!(daemon.stop().await?.success());
+    let output = daemon::command(&["reset", "--yes"], &config)?;
+    assert!(output.status.success(), "{}", words(&output));
+    let tables = "select string_agg(format('select %L as name from rowstream.%I where pipeline = ''test''', table_name,
+            table_name), ' union all ') from information_schema.columns
+        where table_schema = 'rowstream' and column_name = 'pipeline'";
+    let left = stage.text(tables).await?.context("no tables")?;
+    assert_eq!(stage.number(&format!("select count(*) from ({left}) as rows")).await?, 0, "nothing is left");
+    assert_eq!(stage.number("select count(*) from orders").await?, 20);
+    let (_, code) = verify(&config, &[]).unwrap_or_default();
+    assert_ne!(code, 1, "there is nothing to compare with");
+    copied(&config).await?;
+    assert_eq!(verify(&config, &[])?.1, 0);
+    Ok(())
+}

@@ -1,6 +1,8 @@
+use std::sync::Arc;
+
 use super::*;
 use crate::domain::{ClusterTime, Reason, Rejection, SourceIndex};
-use crate::pipeline::{HeldCounts, Status};
+use crate::pipeline::{HeldCounts, LastReconcile, Status};
 
 const VENMO: SourceIndex = SourceIndex(0);
 
@@ -40,6 +42,17 @@ fn check(status: &Status, name: &str, now: Moment) -> Check {
 }
 
 /// One way in which a check falls, and how it rises again.
+fn compared(verdict: &str, findings: u64, now: Moment) -> LastReconcile {
+    LastReconcile {
+        run: 7,
+        verdict: verdict.to_owned(),
+        finished_at: now.unix_seconds(),
+        findings,
+        mismatches: Vec::new(),
+        report: Arc::default(),
+    }
+}
+
 struct Case {
     check: &'static str,
     falls: fn(&Status, Moment),
@@ -150,6 +163,12 @@ const CASES: &[Case] = &[
         rises: |status, _| status.held_counted(VENMO, HeldCounts { waiting: 0, failed: 0, resolved: 7 }),
     },
     Case {
+        check: "reconcile",
+        falls: |status, now| status.reconciled(compared("failed", 3, now)),
+        then: &[(60, CheckStatus::Degraded, "3 findings in run 7, 1 min 0 s ago")],
+        rises: |status, now| status.reconciled(compared("warning", 0, now)),
+    },
+    Case {
         check: "snapshot",
         falls: |status, now| status.snapshot_began(VENMO, 0, Some(1_000), now),
         then: &[
@@ -216,6 +235,7 @@ fn a_standby_is_well_however_long_it_waits() {
     oplog_headroom: not leader
     held_changes: not leader
     snapshot: not leader
+    reconcile: not leader
     ");
 }
 

@@ -1,6 +1,8 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
+use serde_json::Value;
 
 use crate::domain::{ClusterTime, Reason, SourceIndex};
 use crate::pipeline::Moment;
@@ -47,11 +49,29 @@ pub struct StatusSnapshot {
     pub backpressure_since: Option<Moment>,
     /// Last sign of progress of any snapshot: a chunk committed, done; or since when there is anything to copy.
     pub snapshot_moved_at: Option<Moment>,
+    /// What the last comparison of rows with their documents said.
+    pub reconcile: Option<LastReconcile>,
     /// In the order of the mappings.
     pub sources: Vec<SourceStatus>,
     /// Of the plan before, while the next one is taken in.
     #[serde(skip)]
     pub(super) former_sources: Vec<SourceStatus>,
+}
+
+/// The last comparison of rows with their documents.
+#[derive(Debug, Clone, Serialize)]
+pub struct LastReconcile {
+    pub run: i64,
+    /// `passed`, `warning` or `failed`.
+    pub verdict: String,
+    /// Seconds since 1970.
+    pub finished_at: f64,
+    pub findings: u64,
+    /// By source and kind.
+    pub mismatches: Vec<(String, String, u64)>,
+    /// The whole of it.
+    #[serde(skip)]
+    pub report: Arc<Value>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -251,6 +271,7 @@ impl StatusSnapshot {
             queue_bytes: 0,
             backpressure_since: None,
             snapshot_moved_at: None,
+            reconcile: None,
             sources: Vec::new(),
             former_sources: Vec::new(),
         }

@@ -1,0 +1,35 @@
+//! Forgetting everything about a pipeline.
+
+use sqlx::PgConnection;
+
+/// Every table of the state has the pipeline's name, and chunks go with their mappings. All at once, or nothing
+/// while somebody leads; says which.
+pub async fn reset(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    lease_ttl_seconds: f64,
+) -> Result<bool, sqlx::Error> {
+    let done = sqlx::query(
+        "with free as (
+             select $1::text as pipeline where not exists (
+                 select from rowstream.lease where pipeline = $1 and owner <> ''
+                     and heartbeat > clock_timestamp() - make_interval(secs => $2))),
+         checkpoint as (delete from rowstream.checkpoint where pipeline in (select pipeline from free)),
+         mapping as (delete from rowstream.mapping where pipeline in (select pipeline from free)),
+         held as (delete from rowstream.held where pipeline in (select pipeline from free)),
+         wait as (delete from rowstream.wait where pipeline in (select pipeline from free)),
+         stub as (delete from rowstream.stub where pipeline in (select pipeline from free)),
+         claim as (delete from rowstream.row where pipeline in (select pipeline from free)),
+         link as (delete from rowstream.link where pipeline in (select pipeline from free)),
+         touch as (delete from rowstream.touch where pipeline in (select pipeline from free)),
+         run as (delete from rowstream.reconcile_run where pipeline in (select pipeline from free)),
+         finding as (delete from rowstream.reconcile_finding where pipeline in (select pipeline from free)),
+         lease as (delete from rowstream.lease where pipeline in (select pipeline from free))
+         select pipeline from free",
+    )
+    .bind(pipeline)
+    .bind(lease_ttl_seconds)
+    .fetch_optional(connection)
+    .await?;
+    Ok(done.is_some())
+}
