@@ -103,6 +103,20 @@ create table rowstream.stub (
     primary key (pipeline, target, row_key)
 );
 comment on table rowstream.stub is 'rows made for references whose own row is not there, by their key as a COPY tuple; row_hash is md5 of the whole row as it was made';
+
+create table rowstream.link (
+    pipeline text,
+    junction text,
+    side text check (side in ('left', 'right')),
+    lister text,
+    listed text,
+    lister_id bytea not null,
+    listed_id bytea not null,
+    primary key (pipeline, junction, side, lister, listed)
+);
+comment on table rowstream.link is 'which document lists which in a junction that two collections keep: lister and listed are source_ids, side is the lister''s, left that of the mapping with the junction among its children; also while one of the two has no row';
+create index link_listed on rowstream.link (pipeline, junction, side, listed);
+
 create table rowstream.row (
     pipeline text,
     source text,
@@ -124,3 +138,48 @@ create unique index row_owner on rowstream.row (pipeline, target, row_key) where
 create index row_shared on rowstream.row (pipeline, target, row_key) where shared;
 create index row_wanted on rowstream.row (pipeline, target, wants) where wants is not null;
 create index row_touched on rowstream.row (pipeline, touched_at) where touched_at is not null;
+
+create table rowstream.reconcile_run (
+    pipeline text,
+    id bigint generated always as identity,
+    extent text not null check (extent in ('full', 'sample')),
+    cause text not null check (cause in ('command', 'timer', 'http', 'repair')),
+    state text not null default 'running' check (state in ('running', 'done', 'cancelled', 'failed')),
+    started_at timestamptz not null default now(),
+    heartbeat timestamptz not null default now(),
+    finished_at timestamptz,
+    progress jsonb,
+    report jsonb,
+    primary key (pipeline, id)
+);
+comment on table rowstream.reconcile_run is
+    'comparisons of rows with their documents; progress says where one that was interrupted goes on, report what one has found';
+create unique index reconcile_running on rowstream.reconcile_run (pipeline) where state = 'running';
+
+create table rowstream.reconcile_finding (
+    pipeline text,
+    source text,
+    source_id text,
+    target text,
+    kind text,
+    columns text[] not null default '{}',
+    id bytea,
+    run bigint not null,
+    first_found_at timestamptz not null default now(),
+    last_found_at timestamptz not null default now(),
+    repaired_at timestamptz,
+    converges boolean not null default true,
+    primary key (pipeline, source, source_id, target, kind)
+);
+comment on table rowstream.reconcile_finding is
+    'what differs between a document and its rows; converges is false for what differed again after its document was read again';
+
+create table rowstream.touch (
+    pipeline text,
+    source text,
+    source_id text,
+    id bytea not null,
+    since timestamptz not null default now(),
+    primary key (pipeline, source, source_id)
+);
+comment on table rowstream.touch is 'documents that a repair wants to be read again';

@@ -79,7 +79,14 @@ impl Inspection {
     /// Everything that is wrong, at once, as the reason to halt.
     pub fn into_plan(self) -> Result<Plan, Error> {
         for line in self.lines.iter().filter(|line| line.verdict == Verdict::Warning) {
-            tracing::warn!(subject = line.subject, hint = line.hint, "{}", line.message);
+            tracing::warn!(
+                event = "check_warning",
+                severity = "warning",
+                subject = line.subject,
+                hint = line.hint,
+                "{}",
+                line.message
+            );
         }
         let failed: Vec<&Line> = self.lines.iter().filter(|line| line.verdict == Verdict::Failed).collect();
         if failed.is_empty() {

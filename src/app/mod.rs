@@ -2,6 +2,7 @@
 
 mod inspect;
 mod postgres;
+mod reconcile;
 mod schema;
 mod summary;
 
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 
 pub use inspect::{Inspection, Line, Tables, Verdict, inspect};
 pub use postgres::{Servers, connect_postgres};
+pub use reconcile::{Asked, verify};
 pub use schema::{Drafted, schema};
 pub use summary::Summary;
 
@@ -61,7 +63,9 @@ pub async fn run(
         let address = listener.local_addr()?;
         tracing::info!(%address, "http is listening");
         let access = http::Access::new(config.http.token.clone(), address);
-        let state = http::Http::new(report.status(), report.metrics(), config.health.clone(), access);
+        let operator = postgres::operator(&config);
+        let state =
+            http::Http::new(report.status(), report.metrics(), config.health.clone(), access, operator);
         let mut stopped = shutdown.clone();
         Some(tokio::spawn(http::serve(listener, state, async move {
             // Gone or true: either way the end.
@@ -213,19 +217,21 @@ impl App {
         match error {
             Error::Halt { reason, hint } => {
                 if self.report.halted(reason, hint) {
-                    tracing::error!(severity = "critical", reason, hint, "halted");
+                    tracing::error!(event = "halted", severity = "critical", reason, hint, "halted");
                 }
                 return;
             }
             Error::Retry { stage, .. } => {
                 self.report.failed(stage, &text);
-                tracing::warn!(stage, error = text, "will try again");
+                tracing::warn!(event = "retry", severity = "warning", stage, error = text, "will try again");
             }
             Error::TimedOut { source } => {
                 self.report.timed_out(source.tables(), &text);
                 self.pace.timed_out();
                 let at_once = self.pace.limits().max_changes;
                 tracing::warn!(
+                    event = "retry",
+                    severity = "warning",
                     stage = "apply",
                     at_once,
                     error = text,
@@ -233,7 +239,11 @@ impl App {
                 );
             }
             Error::Fenced => {
-                tracing::warn!("replaced by another leader or restored, loading the state again")
+                tracing::warn!(
+                    event = "fenced",
+                    severity = "warning",
+                    "replaced by another leader or restored, loading the state again"
+                )
             }
             Error::Rebuild { because } => tracing::info!(because, "starting over from the stored state"),
             Error::Discovered { namespace } => {
@@ -366,7 +376,12 @@ impl App {
         };
         match counting.await {
             Ok(counts) => self.report.held_counted(&counts),
-            Err(error) => tracing::warn!(error = Error::chain(&error), "held changes are not counted"),
+            Err(error) => tracing::warn!(
+                event = "held_not_counted",
+                severity = "warning",
+                error = Error::chain(&error),
+                "held changes are not counted"
+            ),
         }
     }
 
@@ -379,7 +394,12 @@ impl App {
                 .map_err(|error| Error::retry("release the lease", error))
         };
         if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(2), releasing).await {
-            tracing::warn!(error = Error::chain(&error), "could not release the lease");
+            tracing::warn!(
+                event = "lease_not_released",
+                severity = "warning",
+                error = Error::chain(&error),
+                "could not release the lease"
+            );
         }
     }
 

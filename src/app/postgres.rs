@@ -1,6 +1,7 @@
 //! Connections to PostgreSQL, all made alike.
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mongodb::Client;
@@ -8,10 +9,14 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 
 use crate::config::{Config, Postgres};
+use crate::operator::Operator;
 use crate::pipeline::Error;
 
 /// A server that does not answer within this is away.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Of a statement that somebody waits for over HTTP.
+const HTTP_STATEMENT_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -28,12 +33,37 @@ pub struct Servers {
     pub connection: PgConnection,
 }
 
+/// As `connect`, for one that can write nothing: the server sees to it.
+pub(super) async fn connect_read_only(postgres: &Postgres, name: &str) -> Result<PgConnection, ConnectError> {
+    connect_with(postgres, name, &[("default_transaction_read_only", "on")]).await
+}
+
 /// For a command: `rowstream <verb>` is what `pg_stat_activity` shows.
 pub async fn connect_postgres(config: &Config, verb: &str) -> Result<PgConnection, ConnectError> {
     connect(&config.postgres, &format!("rowstream {verb}")).await
 }
 
+/// For what is asked over HTTP: nobody waits there for long.
+pub(super) fn operator(config: &Config) -> Operator {
+    let patient = &config.postgres;
+    let statement_timeout = patient.statement_timeout.min(HTTP_STATEMENT_TIMEOUT);
+    let lock_timeout = patient.lock_timeout.min(HTTP_STATEMENT_TIMEOUT);
+    let postgres = Arc::new(Postgres { statement_timeout, lock_timeout, ..patient.clone() });
+    Operator::new(&config.pipeline, config.lease.ttl, config.mappings.clone(), move || {
+        let postgres = Arc::clone(&postgres);
+        Box::pin(async move { Ok(connect(&postgres, "rowstream http").await?) })
+    })
+}
+
 pub(super) async fn connect(postgres: &Postgres, name: &str) -> Result<PgConnection, ConnectError> {
+    connect_with(postgres, name, &[]).await
+}
+
+async fn connect_with(
+    postgres: &Postgres,
+    name: &str,
+    settings: &[(&str, &str)],
+) -> Result<PgConnection, ConnectError> {
     let options = match &postgres.url {
         Some(url) => PgConnectOptions::from_str(url.expose())?,
         // PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE, PGSSLMODE … are read here.
@@ -54,6 +84,7 @@ pub(super) async fn connect(postgres: &Postgres, name: &str) -> Result<PgConnect
         ("tcp_keepalives_count", "4".to_owned()),
         ("timezone", "UTC".to_owned()),
     ]);
+    let options = options.options(settings.iter().copied());
     let mut connection = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options))
         .await
         .map_err(|_| ConnectError::TimedOut)??;

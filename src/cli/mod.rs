@@ -4,10 +4,13 @@
 
 mod check;
 mod config;
+mod held;
 mod migrate;
 mod run;
 mod schema;
 mod status;
+mod table;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -45,6 +48,10 @@ enum Command {
     Migrate(migrate::Arguments),
     /// Show how far the pipeline is, from the state in PostgreSQL
     Status(status::Arguments),
+    /// Look after changes that could not be applied
+    Held(held::Arguments),
+    /// Compare the rows with the documents they come from; change nothing
+    Verify(verify::Arguments),
     /// Look at the configuration as it is understood
     Config(config::Arguments),
 }
@@ -129,6 +136,8 @@ async fn execute(command: Command, config: Config) -> Exit {
         Command::Schema(arguments) => schema::run(arguments, config).await,
         Command::Migrate(arguments) => migrate::run(arguments, config).await,
         Command::Status(arguments) => status::run(arguments, config).await,
+        Command::Held(arguments) => held::run(arguments, config).await,
+        Command::Verify(arguments) => verify::run(arguments, config).await,
         Command::Config(arguments) => Ok(config::run(&arguments, &config)),
     };
     result.unwrap_or_else(|error| {
@@ -178,6 +187,15 @@ fn in_one_line(error: &anyhow::Error) -> String {
         }
     }
     causes.join(": ")
+}
+
+/// Ids are text of documents: nothing in them may act on a terminal.
+fn printable(text: &str) -> String {
+    let spelled = |c: char| match c.is_control() {
+        true => c.escape_default().collect::<String>(),
+        false => c.to_string(),
+    };
+    text.chars().map(spelled).collect()
 }
 
 #[expect(clippy::print_stderr, reason = "the command line speaks to people here")]

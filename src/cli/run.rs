@@ -30,7 +30,7 @@ pub(super) async fn run(arguments: Arguments, config: Config) -> anyhow::Result<
 }
 
 /// The first SIGTERM or SIGINT asks to stop, the second one not to wait for it.
-fn stop_on_signal() -> std::io::Result<(watch::Receiver<bool>, oneshot::Receiver<()>)> {
+pub(super) fn stop_on_signal() -> std::io::Result<(watch::Receiver<bool>, oneshot::Receiver<()>)> {
     let (stop, stopped) = watch::channel(false);
     let (abandon, abandoned) = oneshot::channel();
     let mut terminate = signal(SignalKind::terminate())?;

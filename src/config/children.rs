@@ -3,13 +3,14 @@
 use std::fmt::Write;
 
 use super::columns::{any_column, document_path};
+use super::junctions::{self, JunctionSpec, also_from, says_missing};
 use super::key::names;
 use super::mappings::table;
 use super::model::{Aim, ColumnSpec, ValueSpec};
 use super::reading::quoted;
 use super::show::{line, quoted_list, value};
 use super::tree::{Field, Section};
-use crate::domain::TableName;
+use crate::domain::{Side, TableName};
 
 /// The rows that an array, or an object, of a document becomes in another table.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +21,8 @@ pub struct ChildSpec {
     pub key: Option<Vec<String>>,
     pub on_error: ElementError,
     pub columns: Vec<ColumnSpec>,
+    /// The pairs of a junction that another mapping lists as well.
+    pub junction: Option<JunctionSpec>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +78,7 @@ fn child(mut section: Section<'_>) -> Option<ChildSpec> {
     let object = section.field("object");
     let not_array_field = section.field("not_array");
     let key = section.field("key").map(names);
+    let also_from_field = section.field("also_from");
     let on_error = section.choice("on_error", &ON_ERROR).unwrap_or(ElementError::Hold);
     let columns = section.required("columns", "column → where its value comes from").and_then(Field::entries);
     section.finish();
@@ -93,8 +97,10 @@ fn child(mut section: Section<'_>) -> Option<ChildSpec> {
             None
         }
     };
-    let columns: Vec<ColumnSpec> =
-        columns?.into_iter().filter_map(|(name, field)| any_column(name, field)).collect();
+    let columns = columns?;
+    let waits = columns.iter().find(|(_, field)| says_missing(field)).map(|(name, _)| name.clone());
+    let mut columns: Vec<ColumnSpec> =
+        columns.into_iter().filter_map(|(name, field)| any_column(name, field)).collect();
     if columns.iter().filter(|column| is_parent(column)).count() != 1 {
         section.mistake_at("columns", "must have one column that is $parent", "it says whose row it is");
     }
@@ -103,7 +109,19 @@ fn child(mut section: Section<'_>) -> Option<ChildSpec> {
             section.mistake_at("key", &format!("must be names among columns, and {name} is none"), "");
         }
     }
-    Some(ChildSpec { table: table?, from: from?, key, on_error, columns })
+    let junction = also_from_field.and_then(also_from);
+    if let Some(junction) = &junction {
+        junctions::check(&section, junction, from.as_ref(), &mut columns);
+        if let Some(name) = waits {
+            let hint = "a pair is there while both of its rows are";
+            section.mistake_at(
+                "columns",
+                &format!("must not say more than missing: drop with also_from, as {name} does"),
+                hint,
+            );
+        }
+    }
+    Some(ChildSpec { table: table?, from: from?, key, on_error, columns, junction })
 }
 
 /// What a column of a child takes its value from: the element, its place, or the document around it.
@@ -131,11 +149,14 @@ pub(super) fn is_element_path(text: &str) -> bool {
 
 /// For `config show`.
 pub(super) fn show(out: &mut String, children: &[ChildSpec]) {
-    if children.is_empty() {
+    // The other ones are told by `also_from`.
+    let is_own = |child: &&ChildSpec| child.junction.as_ref().is_none_or(|of| of.side == Side::Left);
+    let own: Vec<&ChildSpec> = children.iter().filter(is_own).collect();
+    if own.is_empty() {
         return;
     }
     line(out, 2, "children", "");
-    for child in children {
+    for child in own {
         let (schema, name) = (quoted(&child.table.schema), quoted(&child.table.name));
         line(out, 3, "- table", &format!("{{ schema: {schema}, name: {name} }}"));
         match &child.from {
@@ -147,6 +168,9 @@ pub(super) fn show(out: &mut String, children: &[ChildSpec]) {
         }
         if let Some(key) = &child.key {
             line(out, 4, "key", &quoted_list(key));
+        }
+        if let Some(junction) = &child.junction {
+            junctions::show(out, junction);
         }
         line(out, 4, "on_error", word(&ON_ERROR, child.on_error));
         line(out, 4, "columns", "");
@@ -172,6 +196,9 @@ impl ChildSpec {
             ChildFrom::Object { path } => write!(text, "object {path}"),
         };
         let _ = write!(text, " {}", word(&ON_ERROR, self.on_error));
+        if let Some(junction) = &self.junction {
+            let _ = write!(text, " {} of {}", junction.side.as_str(), junction.other);
+        }
         text
     }
 }

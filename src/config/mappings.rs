@@ -6,6 +6,7 @@ use super::children;
 use super::columns::columns;
 use super::defaults;
 use super::filter::filter;
+use super::junctions;
 use super::key::{self, column_name};
 use super::model::{
     ColumnSpec, Deletes, KeySpec, MappingSpec, OnDrop, OnMappingChange, SchemaMode, ValueSpec,
@@ -34,7 +35,11 @@ pub(super) fn mappings(field: Field<'_>) -> Option<Vec<MappingSpec>> {
         }
         specs.push((place, spec));
     }
-    Some(specs.into_iter().map(|(_, spec)| spec).collect())
+    let (places, mut specs): (Vec<Place<'_>>, Vec<MappingSpec>) = specs.into_iter().unzip();
+    for (place, constraint) in junctions::mirror(&mut specs) {
+        places[place].section.mistake_at("children", &constraint, "");
+    }
+    Some(specs)
 }
 
 /// The fields of a mapping that are compared with other mappings.

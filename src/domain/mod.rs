@@ -9,6 +9,7 @@ mod portion;
 mod position;
 mod row;
 mod row_key;
+mod side;
 mod table;
 mod transformer;
 
@@ -21,5 +22,6 @@ pub use portion::Portion;
 pub use position::{ClusterTime, Position, ResumeToken};
 pub use row::{Coercion, Reason, Reference, Rejection, Row, Sought, Tuples};
 pub use row_key::{CopyFields, RowKey};
+pub use side::Side;
 pub use table::{Column, ColumnType, ForeignKey, Sequence, Table, TableName, TextKind, UniqueKey};
 pub use transformer::{Refusal, Transformer, Transformers};

@@ -144,6 +144,43 @@ impl Reason {
         Self::RejectedByTarget,
     ];
 
+    /// The reason with this word.
+    pub fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == word)
+    }
+
+    /// What whoever is asked to look can do.
+    pub fn hint(self) -> &'static str {
+        match self {
+            Self::MissingRequired => "give the column a default, or fill the field in the documents",
+            Self::WrongType => {
+                "say how the value is read (as:), what it becomes (on_error:), or repair the documents"
+            }
+            Self::OutOfRange => "widen the column, or say on_error: clamp or null",
+            Self::NotExact => "say scale: for the column, widen it, or repair the documents",
+            Self::TooLong => "widen the column, or say truncate: true",
+            Self::NulCharacter => "say strip_nul: true: PostgreSQL's text holds no U+0000",
+            Self::InvalidUtf8 => "repair the text in the documents: it is not UTF-8",
+            Self::UnknownEnumLabel => "add the label to enum: or to the type, or say otherwise:",
+            Self::InvalidDate => "say as: with the format of these dates, or repair the documents",
+            Self::DuplicateField => "repair the documents: one field stands in them twice",
+            Self::Malformed => "repair the documents: their BSON is damaged",
+            Self::Expression => "correct the expression, or make it expect what these documents have",
+            Self::Transformer => "see what the program's transformer says of these documents",
+            Self::Constraint => "repair the documents, or change the constraint of the table",
+            Self::UniqueViolation => {
+                "another row has the value: repair one of the two, or drop the unique key"
+            }
+            Self::ForeignKeyViolation => "map the column as ref or lookup, so that it can wait for its row",
+            Self::UnresolvedReference => {
+                "comes by itself with the row it waits for; else say missing: null, create or keep"
+            }
+            Self::DuplicateId => "two documents have this _id: remove one, or copy the shards apart",
+            Self::DuplicateKey => "another document has this key: repair one of the two, or say shared: true",
+            Self::RejectedByTarget => "read the message: the table itself refuses these rows",
+        }
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::MissingRequired => "missing_required",

@@ -1,9 +1,11 @@
 //! What people, probes and Prometheus ask. Reads the status and never a database, so every answer
-//! comes while both servers are away. What changes something must pass `access`.
+//! comes while both servers are away; but for held changes, which only PostgreSQL knows. What changes something
+//! must pass `access`.
 
 mod access;
 mod connection;
 mod health;
+mod held;
 mod page;
 
 use std::future::Future;
@@ -14,7 +16,7 @@ use std::time::Duration;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use serde::Serialize;
 use serde_json::json;
@@ -26,10 +28,23 @@ pub use health::{Check, CheckStatus, Health, HealthMemory, evaluate};
 
 use crate::config;
 use crate::metrics::Metrics;
+use crate::operator::Operator;
 use crate::pipeline::{Moment, Role, Status, StatusSnapshot};
 
 /// What can be asked; also the answer to everything else.
-const ENDPOINTS: [&str; 6] = ["/", "/health", "/livez", "/readyz", "/metrics", "/status"];
+const ENDPOINTS: [&str; 11] = [
+    "/",
+    "/health",
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/status",
+    "/status/{source}/{source_id}",
+    "/held",
+    "/held/summary",
+    "POST /held/retry",
+    "POST /held/discard",
+];
 
 /// Health is evaluated this often even if nobody asks, so that `since` and the log are true.
 const HEALTH_PERIOD: Duration = Duration::from_secs(1);
@@ -48,11 +63,18 @@ pub struct Http {
     limits: config::Health,
     memory: Arc<Mutex<HealthMemory>>,
     access: Access,
+    operator: Operator,
 }
 
 impl Http {
-    pub fn new(status: Status, metrics: Arc<Metrics>, limits: config::Health, access: Access) -> Self {
-        Self { status, metrics, limits, memory: Arc::default(), access }
+    pub fn new(
+        status: Status,
+        metrics: Arc<Metrics>,
+        limits: config::Health,
+        access: Access,
+        operator: Operator,
+    ) -> Self {
+        Self { status, metrics, limits, memory: Arc::default(), access, operator }
     }
 
     /// As `/health` would answer now.
@@ -105,9 +127,26 @@ async fn watch_health(http: Http) {
             let (name, was, is, detail) =
                 (check.name, was.status.as_str(), check.status.as_str(), &check.detail);
             if check.status == CheckStatus::Ok {
-                tracing::info!(check = name, was, is, detail, "health check recovered");
+                tracing::info!(
+                    event = "health_recovered",
+                    severity = "info",
+                    check = name,
+                    was,
+                    is,
+                    detail,
+                    "health check recovered"
+                );
             } else {
-                tracing::warn!(check = name, was, is, detail, "health check fell");
+                let severity = if check.status == CheckStatus::Failing { "error" } else { "warning" };
+                tracing::warn!(
+                    event = "health_fell",
+                    severity,
+                    check = name,
+                    was,
+                    is,
+                    detail,
+                    "health check fell"
+                );
             }
         }
         before = Some(now);
@@ -122,6 +161,11 @@ fn router(http: Http) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
+        .route("/status/{source}/{source_id}", get(held::document))
+        .route("/held", get(held::list))
+        .route("/held/summary", get(held::summary))
+        .route("/held/retry", post(held::retry))
+        .route("/held/discard", post(held::discard))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_BYTES))
@@ -172,7 +216,7 @@ async fn metrics(State(http): State<Http>) -> Response {
     match http.metrics.encode(&status, &checks) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {
-            tracing::error!(%error, "metrics could not be encoded");
+            tracing::error!(event = "metrics_failed", severity = "error", %error, "metrics could not be encoded");
             problem(StatusCode::INTERNAL_SERVER_ERROR, "metrics could not be encoded")
         }
     }

@@ -30,11 +30,17 @@ async fn server_with(moment: Moment, access: Access) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
     let (stop, stopped) = oneshot::channel::<()>();
-    let http = Http::new(status.clone(), metrics, limits(), access);
+    let http = Http::new(status.clone(), metrics, limits(), access, nowhere());
     let task = tokio::spawn(serve(listener, http, async {
         stopped.await.ok();
     }));
     Server { address, status, stop, task }
+}
+
+/// A database that is away.
+fn nowhere() -> Operator {
+    let mappings = config::Mappings::Listed(Vec::new());
+    Operator::new("expenses", Duration::from_secs(1), mappings, || Box::pin(async { Err("away".into()) }))
 }
 
 fn limits() -> config::Health {
@@ -182,8 +188,11 @@ async fn an_unknown_path_names_the_known_ones() {
     let answer = server.get("/nowhere").await;
     assert_eq!(answer.code, 404);
     assert_eq!(answer.json()["endpoints"], json!(ENDPOINTS));
-    for path in ENDPOINTS {
-        assert_ne!(server.get(path).await.code, 404, "{path}");
+    for endpoint in ENDPOINTS {
+        match endpoint.strip_prefix("POST ") {
+            None => assert_ne!(server.get(endpoint).await.code, 404, "{endpoint}"),
+            Some(path) => assert_eq!(server.get(path).await.code, 405, "{endpoint}"),
+        }
     }
 }
 
@@ -219,6 +228,54 @@ async fn what_changes_something_needs_the_token_and_what_reads_does_not() {
     let answer = open.send(&post("")).await;
     assert_eq!(answer.code, 403);
     assert!(answer.json()["error"].as_str().is_some_and(|error| error.contains("http.token")));
+}
+
+#[tokio::test]
+async fn what_only_postgresql_knows_is_503_with_a_sentence_while_it_is_away() {
+    let server = server().await;
+    for path in ["/held", "/held/summary", "/status/a/b", "/held?source=a&limit=5&after_source=a&after_id=b"]
+    {
+        let answer = server.get(path).await;
+        assert_eq!(
+            (answer.code, &answer.json()["error"]),
+            (503, &"postgresql cannot be reached".into()),
+            "{path}"
+        );
+    }
+    for (path, what) in [
+        ("/held?sorce=a", "not known"),
+        ("/held?limit=0", "limit"),
+        ("/held?limit=1001", "limit"),
+        ("/held?state=lost", "waiting, failed, resolved"),
+        ("/held?reason=because", "missing_required"),
+        ("/held?after_id=a", "belong together"),
+        ("/held?id=a", "source"),
+        ("/held/summary?source=%00", "NUL"),
+    ] {
+        let answer = server.get(path).await;
+        let error = answer.json()["error"].as_str().unwrap_or_default().to_owned();
+        assert_eq!(answer.code, 400, "{path}");
+        assert!(error.contains(what), "{path}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn discarding_needs_keys_or_the_word_all() {
+    let server = server().await;
+    let post = |body: &str| {
+        let length = body.len();
+        format!(
+            "POST /held/discard HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+        )
+    };
+    for body in ["", "{}", "{\"source\": \"a\"}", "{\"ids\": [\"1\"]}", "{\"al\": true}", "[]"] {
+        assert_eq!(server.send(&post(body)).await.code, 400, "{body}");
+    }
+    for body in ["{\"all\": true}", "{\"source\": \"a\", \"ids\": [\"1\"]}"] {
+        assert_eq!(server.send(&post(body)).await.code, 503, "{body}");
+    }
+    let large = format!("{{\"source\": \"{}\"}}", "x".repeat(BODY_BYTES));
+    assert_eq!(server.send(&post(&large)).await.code, 413);
 }
 
 #[tokio::test]

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 
 use super::compile::{Mapping, compile};
 use super::problem::{Problem, Problems};
-use super::reference::{Finder, Linking, mapping_spec};
+use super::reference::{Finder, Linking, TargetOfReference, mapping_spec};
 use crate::config::{Aim, ChildFrom, ChildSpec, ColumnSpec, ElementError, KeySpec, MappingSpec, ValueSpec};
-use crate::domain::{Table, TableName};
+use crate::domain::{Side, Table, TableName};
 
 /// The rows of one child table.
 #[derive(Debug, Clone)]
@@ -22,6 +22,18 @@ pub struct ChildPlan {
     /// Columns of the key that tell the elements of one document apart, where ids are made of them. Empty: their
     /// places do.
     pub identity: Vec<usize>,
+    /// A junction that two mappings list.
+    pub junction: Option<JunctionPlan>,
+}
+
+/// A junction whose rows are pairs that both of their documents may list.
+#[derive(Debug, Clone)]
+pub struct JunctionPlan {
+    /// As the state schema names it.
+    pub name: String,
+    pub side: Side,
+    /// The reference to the other side, among the child's.
+    pub other: usize,
 }
 
 impl ChildPlan {
@@ -29,6 +41,13 @@ impl ChildPlan {
     pub fn owner(&self) -> &Finder {
         // Compiled only with it.
         &self.mapping.references[self.parent_reference].finders[0]
+    }
+
+    /// The mapping of a junction's other side.
+    pub fn other_side(&self) -> Option<(&JunctionPlan, &TargetOfReference)> {
+        let junction = self.junction.as_ref()?;
+        let finder = self.mapping.references.get(junction.other)?.finders.first()?;
+        Some((junction, finder.target.as_ref()?))
     }
 }
 
@@ -99,7 +118,14 @@ fn plan(
     let identity =
         identity.filter(|column| !is_made(column)).filter_map(|column| place(&compiled, &column.name));
     let identity = identity.filter(|place| *place != parent).collect();
+    let other = compiled.references.iter().position(|reference| reference.column != parent);
+    let junction = child.junction.as_ref().zip(other).map(|(junction, other)| JunctionPlan {
+        name: child.table.to_string(),
+        side: junction.side,
+        other,
+    });
     Some(ChildPlan {
+        junction,
         mapping: compiled,
         from: child.from.clone(),
         on_error: child.on_error,

@@ -17,7 +17,7 @@ mod problem;
 mod reference;
 mod table;
 
-pub use child::ChildPlan;
+pub use child::{ChildPlan, JunctionPlan};
 pub use compile::{ColumnPlan, Mapping, compile};
 pub use draft::{Draft, DraftColumn, DraftForeignKey, DraftedFor, Inferred, Surroundings};
 pub use hash::differences;

@@ -1,7 +1,7 @@
 //! The order in which mappings are copied and written: whoever is referred to comes first.
 
-use crate::config::{Aim, MappingSpec, Targets, ValueSpec};
-use crate::domain::{Table, TableName};
+use crate::config::{Aim, ChildSpec, MappingSpec, Targets, ValueSpec};
+use crate::domain::{Side, Table, TableName};
 
 /// Places in the list that was given, parents before children, else as they were.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +89,10 @@ impl Walk<'_> {
 }
 
 fn refers_to(spec: &MappingSpec, other: &MappingSpec) -> bool {
-    let of_children = spec.children.iter().flat_map(|child| &child.columns);
+    // What mirrors a junction waits for nobody: its pairs come with whichever row comes last.
+    let is_mirror = |child: &&ChildSpec| child.junction.as_ref().is_some_and(|of| of.side == Side::Right);
+    let children = spec.children.iter().filter(|child| !is_mirror(child));
+    let of_children = children.flat_map(|child| &child.columns);
     spec.columns.iter().flatten().chain(of_children).any(|column| match &column.value {
         ValueSpec::Reference(reference) => match &reference.aim {
             Aim::Document { to: Targets::First(sources), .. } => sources.contains(&other.source),

@@ -16,8 +16,8 @@ use crate::config::{Deletes, ElementError};
 use crate::domain::{CanonicalId, Coercion, Portion, Reason, Rejection, Row};
 use crate::mapping::{ChildPlan, Mapping};
 use crate::sink::{self, Family, Outcome, Refusal};
-use crate::state::row;
 use crate::state::wait::Wait;
+use crate::state::{link, row};
 
 /// Documents of one statement.
 const PAGE: i64 = 5_000;
@@ -101,7 +101,15 @@ impl Open<'_> {
             let ids: HashSet<&CanonicalId> = written.iter().collect();
             let mut rows: Vec<Row> =
                 of_child.rows.iter().filter(|row| ids.contains(&row.id)).cloned().collect();
-            let filled = self.settling(leaving).fill(child.referring(), &mut rows, &batch.documents).await?;
+            let filled = match child.listing() {
+                Some(listing) => {
+                    self.list(batch.source, listing, written, &rows).await?;
+                    let (pairs, settled) = self.pairs(batch.source, listing, written, leaving).await?;
+                    rows = pairs;
+                    settled
+                }
+                None => self.settling(leaving).fill(child.referring(), &mut rows, &batch.documents).await?,
+            };
             raised.waits.extend(filled.waits);
             raised.refused.extend(filled.refused);
             let owners =
@@ -149,6 +157,9 @@ impl Open<'_> {
         let mut refused = Vec::new();
         for child in plan.of(batch.source).children.iter().rev() {
             let compiled = child.transformer.plan();
+            if let Some(listing) = child.listing() {
+                self.list(batch.source, listing, gone, &[]).await?;
+            }
             let owners =
                 self.settling(leaving).finding().owners(batch.source, compiled.owner(), gone).await?;
             let (families, _) = families(compiled, gone, owners, Vec::new());
@@ -195,6 +206,9 @@ pub(super) async fn drop_rows(
     let is_hard = mapped.mapping.deletes == Deletes::Hard;
     for child in mapped.children.iter().rev().filter(|_| is_hard) {
         let plan = child.transformer.plan();
+        if let Some(listing) = child.listing() {
+            link::forget(connection, listing.list(pipeline)).await.map_err(state)?;
+        }
         if !mapped.mapping.key.is_claimed() {
             sink::drop_children(connection, &mapped.target, &child.target, plan).await.map_err(apply)?;
             continue;
@@ -235,7 +249,7 @@ pub(super) async fn drop_rows(
 }
 
 /// By document; with the rows that have no key. Of rows with one key the first counts.
-fn families(
+pub(super) fn families(
     plan: &ChildPlan,
     ids: &[CanonicalId],
     owners: Vec<Option<Vec<u8>>>,

@@ -489,11 +489,11 @@ impl<'a> Claims<'a> {
 }
 
 /// With the key's columns: a claim on one key says nothing about another key of the same table.
-pub(super) fn target(mapping: &Mapping) -> String {
+pub(crate) fn target(mapping: &Mapping) -> String {
     format!("{} ({})", mapping.table, mapping.key.spec.names().join(", "))
 }
 
-pub(super) fn scope<'s>(pipeline: &'s str, target: &'s str, mapping: &'s Mapping) -> Scope<'s> {
+pub(crate) fn scope<'s>(pipeline: &'s str, target: &'s str, mapping: &'s Mapping) -> Scope<'s> {
     Scope { pipeline, source: &mapping.source, target, shared: mapping.key.shared }
 }
 

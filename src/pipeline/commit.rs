@@ -167,6 +167,11 @@ impl Writer {
             open.look_again(batch.source, &waits).await?;
             open.commit().await?;
         }
+        if self.for_whom.plan.of(batch.source).has_own_junctions() {
+            let mut open = self.begin(&[batch.source]).await?;
+            open.pair_again(batch).await?;
+            open.commit().await?;
+        }
         Ok(ChunkOutcome::Committed(Committed { sources: tallies.into_iter().collect(), apply, commit }))
     }
 
@@ -274,7 +279,7 @@ pub(super) async fn drop_rows(
 }
 
 /// What an error of the sink means for the session.
-pub(super) fn apply(error: sink::Error) -> Error {
+pub(crate) fn apply(error: sink::Error) -> Error {
     match error.disposition() {
         sink::Disposition::Refresh => Error::Rebuild { because: "the catalog of the target changed" },
         sink::Disposition::Halt { hint } => Error::halt(Error::chain(&error), hint),
@@ -289,7 +294,7 @@ pub(super) fn apply(error: sink::Error) -> Error {
 }
 
 /// What an error of a statement on the state schema means for the session.
-pub(super) fn state(error: sqlx::Error) -> Error {
+pub(crate) fn state(error: sqlx::Error) -> Error {
     match apply(sink::Error::of_state(error)) {
         // Nothing of it grows with a batch.
         Error::TimedOut { source } => Error::retry("apply", *source),

@@ -120,14 +120,32 @@ async fn bring_up_to_date(
     }
     if followed && known.mapping_hash == mapping.hash {
         // Dropped and made again, or another one was renamed onto its name: nobody knows what is in it.
-        tracing::warn!(source = mapping.source, %target, "the table is another one, copying the collection again");
+        tracing::warn!(
+            event = "copied_again",
+            severity = "warning",
+            source = mapping.source,
+            %target,
+            "the table is another one, copying the collection again"
+        );
     } else if followed {
-        tracing::warn!(source = mapping.source, "the mapping changed, copying its collection again");
+        tracing::warn!(
+            event = "copied_again",
+            severity = "warning",
+            source = mapping.source,
+            "the mapping changed, copying its collection again"
+        );
     } else if mapping.deletes == Deletes::Keep {
-        tracing::warn!(source = mapping.source, "the collection was not followed, copying it again");
+        tracing::warn!(
+            event = "copied_again",
+            severity = "warning",
+            source = mapping.source,
+            "the collection was not followed, copying it again"
+        );
     } else {
         let deleted = drop_rows(connection, pipeline, mapped, portion).await?;
         tracing::warn!(
+            event = "copied_again",
+            severity = "warning",
             source = mapping.source,
             deleted,
             "the collection was not followed, its rows were deleted and are copied again"

@@ -228,7 +228,7 @@ fn sort(plan: &Plan, changes: Vec<Change>, time: Option<ClusterTime>) -> Vec<Sou
 }
 
 /// What an error of the source means for the session.
-pub(super) fn read(error: source::Error) -> Error {
+pub(crate) fn read(error: source::Error) -> Error {
     match error.disposition() {
         source::Disposition::Retry => Error::retry("read", error),
         source::Disposition::Halt { hint } => Error::halt(Error::chain(&error), hint),

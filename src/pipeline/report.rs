@@ -364,6 +364,7 @@ impl Report {
             }
             if let Some((_, rejection)) = tally.held.first() {
                 tracing::warn!(
+                    event = "held",
                     severity = "error",
                     source = names.sources[place],
                     table = names.tables[place],

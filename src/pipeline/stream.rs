@@ -135,6 +135,8 @@ impl Reading {
         }
         if reply.continuity == Continuity::TokenNotFound {
             tracing::error!(
+                event = "history_lost",
+                severity = "error",
                 "the resume token is not in the oplog; mongodb may have been restored: copying everything again"
             );
             self.gatherer.copy_again();

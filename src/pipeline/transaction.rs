@@ -389,7 +389,7 @@ impl<'a> Open<'a> {
         held::resolve(transaction, pipeline, name, source_ids).await.map_err(state)
     }
 
-    async fn hold(&mut self, batch: &SourceBatch, refused: &[Refused]) -> Result<(), Error> {
+    pub(super) async fn hold(&mut self, batch: &SourceBatch, refused: &[Refused]) -> Result<(), Error> {
         let Some(first) = refused.first() else { return Ok(()) };
         let mapped = self.for_whom.plan.of(batch.source);
         if mapped.mapping.critical {

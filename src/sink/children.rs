@@ -58,7 +58,8 @@ pub async fn replace_children(
     refusal: Refusal,
     portion: Portion,
 ) -> Result<(Outcome, u64), Error> {
-    let present = present(conn, target, parent, families).await?;
+    let owners: Vec<&[u8]> = families.iter().map(|family| family.owner.as_slice()).collect();
+    let present = keys_of_owners(conn, target, parent, &owners).await?;
     let changes: Vec<Change<'_>> = families
         .iter()
         .zip(present)
@@ -134,21 +135,21 @@ impl Attempt<Change<'_>> for Replace<'_> {
     }
 }
 
-/// The keys of the rows that are there, by family.
-async fn present(
+/// The keys of the rows that are there, by owner: what they have in the parent's column.
+pub async fn keys_of_owners(
     conn: &mut PgConnection,
     target: &Target,
     parent: usize,
-    families: &[Family],
+    owners: &[&[u8]],
 ) -> Result<Vec<Vec<RowKey>>, Error> {
     let table = &target.mapping.table;
     let failed = |source| Error::from_sqlx(table, "look for the rows of documents", source);
     let sql = statement::rows_of_owners(&target.mapping, parent);
     let types = [target.wire_types[parent]];
-    let mut present = vec![Vec::new(); families.len()];
-    for (number, part) in families.chunks(OWNERS).enumerate() {
-        let owners: Vec<Vec<u8>> = part.iter().map(|family| [&[0, 1], &family.owner[..]].concat()).collect();
-        let arguments = arrays::arguments(&types, owners.iter().map(Vec::as_slice))
+    let mut present = vec![Vec::new(); owners.len()];
+    for (number, part) in owners.chunks(OWNERS).enumerate() {
+        let tuples: Vec<Vec<u8>> = part.iter().map(|owner| [&[0, 1], *owner].concat()).collect();
+        let arguments = arrays::arguments(&types, tuples.iter().map(Vec::as_slice))
             .map_err(|source| Error::Malformed { table: table.clone(), source })?;
         let rows =
             sqlx::query_with(statement::safe(&sql), arguments).fetch_all(&mut *conn).await.map_err(failed)?;

@@ -7,6 +7,7 @@
 mod arrays;
 mod catalog;
 mod children;
+mod compare;
 mod copy;
 mod error;
 mod exchange;
@@ -14,6 +15,7 @@ mod find;
 mod guard;
 mod isolate;
 mod keyed;
+mod owned;
 mod sequence;
 mod statement;
 mod write;
@@ -25,12 +27,14 @@ use crate::mapping::Mapping;
 
 pub use catalog::{create_sql, create_table, existing_comment, fingerprint, missing_tables, read_table};
 pub use children::{
-    Family, Refusal, drop_children, referring_parents, remember, replace_children, take_back,
+    Family, Refusal, drop_children, keys_of_owners, referring_parents, remember, replace_children, take_back,
 };
+pub use compare::{Comparison, Deviation, ask};
 pub use error::{Disposition, Error, MalformedTuple, ServerError};
 pub use find::{Candidate, candidates, delete_stub, find, insert_stubs, referrers};
 pub use guard::{guard, lock, lock_error};
 pub use keyed::{Rekeyed, adoptable, delete, has_unowned_rows, insert, present, rekey};
+pub use owned::has_row;
 pub use sequence::{Greatest, keep_sequences};
 pub use write::{Dropped, analyze, drop_rows, insert_new, mark_held, source_ids_after, upsert};
 

@@ -7,6 +7,7 @@
 //! no object of ours depends on a user's type.
 
 mod children;
+mod compare;
 mod create;
 mod key;
 mod marks;
@@ -16,6 +17,7 @@ use std::fmt::Write;
 use sqlx::AssertSqlSafe;
 
 pub(super) use children::{drop_children, referring_parents, rows_of_owners};
+pub(super) use compare::{count_owned, deviations, living, sample_source_ids};
 pub(super) use create::{create, named_in_comment};
 pub(super) use key::{KeyStatements, give_way, key_wire, placeholder};
 use marks::Going;
@@ -78,6 +80,14 @@ pub(super) fn safe(text: &str) -> AssertSqlSafe<&str> {
 
 pub(super) fn is_empty(table: &TableName) -> Sql {
     AssertSqlSafe(format!("select not exists (select from {})", qualified(table)))
+}
+
+/// `$1`: the source_id; `$2`: the source, or null where the table has no column for it.
+pub(super) fn has_row(table: &TableName, source: Option<&str>, source_id: &str) -> Sql {
+    let (table, source_id) = (qualified(table), quoted(source_id));
+    let of_source =
+        source.map_or_else(|| "$2::text is null".to_owned(), |source| format!("{} = $2", quoted(source)));
+    AssertSqlSafe(format!("select exists (select from {table} where {source_id} = $1 and {of_source})"))
 }
 
 /// Insert, or update where the stored form differs: an equal row is not written again.

@@ -71,7 +71,8 @@ pub(super) fn batch(reply: &[u8]) -> Option<&[u8]> {
         .and_then(|element| element.array())
 }
 
-fn found(reply: &Bytes) -> Result<Vec<Found>, Error> {
+/// The documents of a reply of any cursor.
+pub(super) fn found(reply: &Bytes) -> Result<Vec<Found>, Error> {
     const DOCUMENT: Error = Error::Malformed { what: "a document" };
     let batch = batch(reply).ok_or(Error::Malformed { what: "a reply to find" })?;
     elements(batch)

@@ -21,11 +21,34 @@ pub async fn lookup(
     ids: &[CanonicalId],
     after: ClusterTime,
 ) -> Result<Vec<Found>, Error> {
+    find_all(client, namespace, ids, |ids| command(namespace, ids, after)).await
+}
+
+/// Which of these ids have a document, as `lookup`. Reads the index alone.
+pub async fn existing(
+    client: &Client,
+    namespace: &Namespace,
+    ids: &[CanonicalId],
+    after: ClusterTime,
+) -> Result<Vec<CanonicalId>, Error> {
+    let only_ids = |ids: &[CanonicalId]| {
+        command(namespace, ids, after).document("projection", Writer::new().int("_id", 1))
+    };
+    let found = find_all(client, namespace, ids, only_ids).await?;
+    Ok(found.into_iter().map(|(id, _)| id).collect())
+}
+
+async fn find_all(
+    client: &Client,
+    namespace: &Namespace,
+    ids: &[CanonicalId],
+    command: impl Fn(&[CanonicalId]) -> Writer,
+) -> Result<Vec<Found>, Error> {
     let mut found = Vec::with_capacity(ids.len());
     let mut rest = ids;
     while !rest.is_empty() {
         let (now, later) = rest.split_at(fitting(rest));
-        let command = command(namespace, now, after);
+        let command = command(now);
         let mut replies =
             find(client, namespace, command, IDS_PER_FIND as u32 + 1, "look documents up").await?;
         while let Some(documents) = replies.next().await? {

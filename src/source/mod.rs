@@ -22,12 +22,12 @@ pub use client::{connect, operation_time};
 pub use error::{Disposition, Error, Fault, FaultKind};
 pub use event::{CollectionIndex, Continuity, Event, EventKind, Reply, Scope};
 pub use find::Found;
-pub use lookup::lookup;
+pub use lookup::{existing, lookup};
 pub use preflight::{
     CollectionFacts, CollectionKind, Facts, Finding, OplogWindow, Topology, collections, oplog_window,
     preflight, sample_id_types,
 };
-pub use sample::sample_documents;
+pub use sample::{sample_documents, sample_ids};
 pub use snapshot::{Chunk, next_boundary, read_chunk};
 pub use stream::{Stream, StreamState, open};
 pub use token::token_time;

@@ -9,8 +9,8 @@ use mongodb::Client;
 
 use super::element::elements;
 use super::error::{Disposition, Error};
-use super::find::{OwnedBatch, batch};
-use crate::domain::{Document, Namespace};
+use super::find::{OwnedBatch, batch, found};
+use crate::domain::{CanonicalId, Document, Namespace};
 
 /// Types that fewer than one document in some hundred has may be missed.
 const DOCUMENTS: i64 = 1_000;
@@ -29,6 +29,25 @@ pub async fn sample_documents(client: &Client, namespace: &Namespace) -> Result<
         }
         sampled => sampled,
     }
+}
+
+/// The `_id`s of so many documents at random, in no order; one may come twice. More than a twentieth of the
+/// collection makes the server sort all of it.
+pub async fn sample_ids(
+    client: &Client,
+    namespace: &Namespace,
+    size: i64,
+) -> Result<Vec<CanonicalId>, Error> {
+    let failed = Error::collection("sample the documents", namespace);
+    let collection = client.database(&namespace.database).collection::<bson::Document>(&namespace.collection);
+    let stages = [doc! { "$sample": { "size": size } }, doc! { "$project": { "_id": 1 } }];
+    let mut batches = collection.aggregate(stages).batch_size(10_000).batch().await.map_err(&failed)?;
+    let mut ids = Vec::new();
+    while let Some(reply) = batches.try_next().await.map_err(&failed)? {
+        let reply = Bytes::from_owner(OwnedBatch(reply));
+        ids.extend(found(&reply)?.into_iter().map(|(id, _)| id));
+    }
+    Ok(ids)
 }
 
 async fn documents(

@@ -1,12 +1,19 @@
 //! Changes that could not be applied, one per document, with their reason. A later success of the
 //! same key resolves the entry.
 
+mod entries;
+
 use std::time::Duration;
 
 use sqlx::postgres::types::PgInterval;
 use sqlx::{PgConnection, Row};
 
-use crate::domain::{CanonicalId, Rejection};
+pub use entries::{
+    After, Filter, Group, HeldChange, Kept, Page, State, WaitsFor, discard, find, is_led, kept, list, retry,
+    summary, waits,
+};
+
+use crate::domain::{CanonicalId, Reason, Rejection};
 
 /// What is written when a change is held.
 #[derive(Debug, Clone)]
@@ -46,6 +53,14 @@ fn interval(duration: Duration) -> PgInterval {
     PgInterval { months: 0, days: 0, microseconds: duration.as_micros() as i64 }
 }
 
+/// A row that is not there yet may come by itself; everything else needs somebody.
+fn state_of(rejection: &Rejection) -> State {
+    match rejection.reason {
+        Reason::UnresolvedReference => State::Waiting,
+        _ => State::Failed,
+    }
+}
+
 /// Holds these changes; one that was held before counts an attempt more, and waits twice as long.
 pub async fn hold(
     connection: &mut PgConnection,
@@ -59,7 +74,7 @@ pub async fn hold(
             "insert into rowstream.held as h
                  (pipeline, source, source_id, id, state, reason, message, column_name, next_attempt_at,
                   document, document_bytes)
-             values ($1, $2, $3, $4, 'failed', $5, $6, $7, now() + $8::interval, $10, $11)
+             values ($1, $2, $3, $4, $12, $5, $6, $7, now() + $8::interval, $10, $11)
              on conflict (pipeline, source, source_id) do update set
                  id = excluded.id, state = excluded.state, reason = excluded.reason, message = excluded.message,
                  column_name = excluded.column_name, document = excluded.document,
@@ -80,6 +95,7 @@ pub async fn hold(
         .bind(interval(backoff.max))
         .bind(&entry.document)
         .bind(entry.document_bytes)
+        .bind(state_of(&entry.rejection).as_str())
         .execute(&mut *connection)
         .await?;
     }

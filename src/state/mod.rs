@@ -7,10 +7,13 @@ pub mod checkpoint;
 pub mod chunk;
 pub mod held;
 pub mod lease;
+pub mod link;
 pub mod mapping;
 pub mod overview;
+pub mod reconcile;
 pub mod row;
 mod schema;
+pub mod touch;
 pub mod wait;
 
 pub use schema::{MigrateError, SchemaState, grant, migrate, schema_state};

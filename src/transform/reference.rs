@@ -98,6 +98,15 @@ impl Seek {
         Ok(Self { plan, aim })
     }
 
+    /// In the row of a junction.
+    pub(super) fn of_pair(&self, of: &CanonicalId, other: &CanonicalId) -> Vec<(u16, Sought)> {
+        let id = match &self.aim {
+            SeekAim::Parent => of,
+            SeekAim::Document { .. } | SeekAim::Row { .. } => other,
+        };
+        vec![(0, Sought::Document(id.clone()))]
+    }
+
     /// The rows that may be meant, best first; nothing where the document refers to nothing.
     pub(super) fn choices(
         &self,

@@ -107,6 +107,15 @@ struct Input<'a> {
     /// Of an element: what tells it from the others of its document.
     element: Option<&'a [u8]>,
     inside: Option<Inside<'a>>,
+    pair: Option<Pair<'a>>,
+}
+
+/// The other document of a junction's row.
+#[derive(Clone, Copy)]
+struct Pair<'a> {
+    other: &'a CanonicalId,
+    /// Whose ids are made.
+    source: &'a str,
 }
 
 impl Transformer {
@@ -206,6 +215,7 @@ impl Transformer {
             transformer: self,
             element: None,
             inside: None,
+            pair: None,
         };
         let collected = self.collected(&fields)?;
         let (tuple, (coercions, references)) = tuples.tuple(|tuple| self.append(&input, tuple))?;
@@ -277,6 +287,7 @@ impl Transformer {
             transformer: self,
             element: None,
             inside: None,
+            pair: None,
         };
         let mut tuple = (self.columns.len() as i16).to_be_bytes().to_vec();
         for (place, (column, plan)) in self.columns.iter().zip(&self.mapping.columns).enumerate() {
@@ -292,9 +303,11 @@ impl Transformer {
     }
 
     /// UUIDv5 of (namespace, source, source_id); of an element also of its table and what tells it apart.
-    fn key(&self, source_id: &str, element: Option<&[u8]>) -> Uuid {
-        let mut name = Vec::with_capacity(self.mapping.source.len() + 1 + source_id.len());
-        name.extend_from_slice(self.mapping.source.as_bytes());
+    fn key(&self, input: &Input<'_>) -> Uuid {
+        let Input { source_id, element, pair, .. } = input;
+        let source = pair.map_or(self.mapping.source.as_str(), |pair| pair.source);
+        let mut name = Vec::with_capacity(source.len() + 1 + source_id.len());
+        name.extend_from_slice(source.as_bytes());
         name.push(0);
         name.extend_from_slice(source_id.as_bytes());
         if let Some(element) = element {
@@ -433,15 +446,18 @@ impl Column {
                 None => append_instead(&self.if_absent, "absent", plan, tuple)?,
             },
             Write::KeyUuid => measured(tuple, |tuple| {
-                let key = input.transformer.key(input.source_id, input.element);
+                let key = input.transformer.key(input);
                 encode(&Value::Binary { subtype: 4, bytes: key.as_bytes() }, column, tuple)
             })?,
             Write::KeyPrefixed(prefix) => measured(tuple, |tuple| {
-                let text = format!("{prefix}{}", ulid(input.transformer.key(input.source_id, input.element)));
+                let text = format!("{prefix}{}", ulid(input.transformer.key(input)));
                 encode(&Value::String(text.as_bytes()), column, tuple)
             })?,
             Write::Reference(seek) => {
-                let choices = seek.choices(input.id, input.fields)?;
+                let choices = match input.pair {
+                    Some(pair) => seek.of_pair(input.id, pair.other),
+                    None => seek.choices(input.id, input.fields)?,
+                };
                 if choices.is_empty() {
                     append_instead(&self.if_absent, "absent", plan, tuple)?;
                 } else {

@@ -115,7 +115,13 @@ impl Daemon {
 
     /// As `get`, by any method.
     pub(crate) async fn ask(&self, method: &str, path: &str) -> Result<(u16, String)> {
-        http(&self.address().await?, method, path).await
+        http(&self.address().await?, method, path, "").await
+    }
+
+    /// Status code and answer.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<(u16, Value)> {
+        let (code, answer) = http(&self.address().await?, "POST", path, &body.to_string()).await?;
+        Ok((code, serde_json::from_str(&answer)?))
     }
 
     pub(crate) async fn status(&self) -> Result<Value> {
@@ -220,10 +226,15 @@ impl Drop for Daemon {
     }
 }
 
-async fn http(address: &str, method: &str, path: &str) -> Result<(u16, String)> {
+async fn http(address: &str, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
     let exchange = async {
         let mut stream = tokio::net::TcpStream::connect(address).await?;
-        let request = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+        let length = match body.len() {
+            0 => String::new(),
+            length => format!("content-length: {length}\r\n"),
+        };
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\n{length}connection: close\r\n\r\n{body}");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await?;

@@ -271,7 +271,7 @@ pub(super) fn sought_by(finder: &Finder, name: &[u8]) -> Sought {
 }
 
 /// A row's key as a tuple of the columns that [`SoughtColumn::of_mapping`] gives.
-pub(in crate::pipeline) fn tuple_of_key(mapping: &Mapping, key: &RowKey) -> Vec<u8> {
+pub(crate) fn tuple_of_key(mapping: &Mapping, key: &RowKey) -> Vec<u8> {
     let has_source = mapping.key.source().is_some();
     let count = mapping.key.columns.len() + usize::from(has_source);
     let mut tuple = (count as i16).to_be_bytes().to_vec();

@@ -58,7 +58,10 @@ impl Plan {
             for (place, of) in mapped.all_referring().enumerate() {
                 let child = place.checked_sub(1);
                 let of_parent = of.child.map(|child| child.plan().parent_reference);
-                for (reference, plan) in of.mapping.references.iter().enumerate() {
+                // The rows of a junction go with either of their documents, and come with either.
+                let is_junction = of.child.is_some_and(|child| child.plan().junction.is_some());
+                let references = of.mapping.references.iter().enumerate();
+                for (reference, plan) in references.filter(|_| !is_junction) {
                     for (finder, found) in plan.finders.iter().enumerate() {
                         let points = match &found.target {
                             Some(of) => of.index == target,

@@ -24,7 +24,7 @@ use crate::transform::ChildTransformer;
 
 pub use fill::{LeftOut, Settled};
 pub use find::Finding;
-pub(super) use find::tuple_of_key;
+pub(crate) use find::tuple_of_key;
 pub use stub::StubMaker;
 pub(super) use wait::Waiting;
 

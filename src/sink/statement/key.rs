@@ -66,7 +66,7 @@ fn key_plans(mapping: &Mapping) -> impl Iterator<Item = &ColumnPlan> {
 }
 
 /// The keys as a relation, `key1`, `key2`, …, with their places if asked for.
-fn wanted(mapping: &Mapping, name: &str, place: &str) -> String {
+pub(super) fn wanted(mapping: &Mapping, name: &str, place: &str) -> String {
     let first = first_array(mapping);
     let arrays: Vec<String> = mapping
         .key
@@ -83,7 +83,7 @@ fn wanted(mapping: &Mapping, name: &str, place: &str) -> String {
     format!("unnest({}){ordinality} as {name} ({})", arrays.join(", "), names.join(", "))
 }
 
-fn is_wanted(mapping: &Mapping, name: &str) -> String {
+pub(super) fn is_wanted(mapping: &Mapping, name: &str) -> String {
     let mut conditions: Vec<String> = source_is(mapping, "target").into_iter().collect();
     for (number, plan) in key_plans(mapping).enumerate() {
         let cast = key_cast(mapping, plan);
@@ -175,7 +175,7 @@ pub(in crate::sink) fn give_way(mapping: &Mapping, columns: &[usize]) -> String 
 }
 
 /// The rows of the merge as a relation, `value1`, `value2`, …, with their places.
-fn given(columns: &[ColumnPlan], first: usize) -> String {
+pub(super) fn given(columns: &[ColumnPlan], first: usize) -> String {
     let arrays: Vec<String> = columns
         .iter()
         .enumerate()

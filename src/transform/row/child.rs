@@ -3,9 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Counted, Input, Made, Row, Transformer};
+use super::{Counted, Input, Made, Pair, Row, Transformer};
 use crate::config::{ChildFrom, ElementError, NotArray, ValueSpec};
-use crate::domain::{CanonicalId, ClusterTime, Coercion, Document, Reference, Rejection, Sought, Tuples};
+use crate::domain::{
+    CanonicalId, ClusterTime, Coercion, Document, Reference, Rejection, Side, Sought, Tuples,
+};
 use crate::mapping::{ChildPlan, Mapping, Problem};
 use crate::transform::expression::Inside;
 use crate::transform::fault::Fault;
@@ -81,6 +83,37 @@ impl ChildTransformer {
             }
         }
         Ok(left_out)
+    }
+
+    /// The row of a junction for a document and one of the other side, whichever lists the other.
+    pub fn pair(&self, id: &CanonicalId, other: &CanonicalId, tuples: &mut Tuples) -> Result<Row, Rejection> {
+        let Some((junction, target)) = self.plan.other_side() else {
+            return Err(Fault::malformed().in_column(None));
+        };
+        // Made ids are the left side's, so that both sides make the same.
+        let (own_type, own_source) = (self.plan.mapping.id_type, self.plan.mapping.source.as_str());
+        let (left, right, source) = match junction.side {
+            Side::Left => (id.source_id(own_type), other, own_source),
+            Side::Right => (other.source_id(target.id_type), id, target.source.as_str()),
+        };
+        // As `identity` has it: the reference is null so far, and known by what it is looked for with.
+        let element = [&(-1_i32).to_be_bytes(), right.as_bytes()].concat();
+        let input = Input {
+            id,
+            source_id: &left,
+            document: &[],
+            fields: &[],
+            given: &[],
+            time: None,
+            transformer: &self.transformer,
+            element: Some(&element),
+            inside: None,
+            pair: Some(Pair { other, source }),
+        };
+        let (tuple, (coercions, references)) =
+            tuples.tuple(|tuple| self.transformer.append(&input, tuple))?;
+        let (id, source_id) = (id.clone(), id.source_id(own_type));
+        Ok(Row { id, source_id, tuple, coercions, references, element: 0, collected: None })
     }
 
     /// The row of a stub that one of a document's elements refers to.
@@ -159,6 +192,7 @@ impl ChildTransformer {
             transformer,
             element: None,
             inside: Some(Inside { element, index }),
+            pair: None,
         };
         let is_own = std::ptr::eq(transformer, &self.transformer);
         let identity = match self.makes_ids && is_own {

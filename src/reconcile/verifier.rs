@@ -1,0 +1,469 @@
+//! One run from its beginning to its report.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mongodb::Client;
+use serde_json::{Value, json};
+use sqlx::PgConnection;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::finding::Suspect;
+use super::look::{Comparisons, Sight};
+use super::report::{AssertionReport, Report, SourceReport};
+use super::settle::{Settled, Settling};
+use super::walk::{Budget, Ground, Step, Walk};
+use crate::config::Deletes;
+use crate::domain::{CanonicalId, ClusterTime, SourceIndex};
+use crate::pipeline::{Error, Moment, Plan, read, state};
+use crate::state::mapping::SnapshotState;
+use crate::state::reconcile::Finding;
+use crate::state::{mapping, reconcile};
+use crate::{sink, source};
+
+/// Suspects that are kept before they are looked at again: enough to wait for the pipeline seldom, and a few
+/// megabytes.
+const SUSPECTS: usize = 5_000;
+
+/// Findings that are written down for a source; the others are only counted. Whoever repairs these finds the
+/// next ones.
+const KEPT: u64 = 100_000;
+
+/// Sampled documents of one look.
+const AT_ONCE: usize = 1_000;
+
+/// A collection of fewer documents than so many samples is compared as a whole.
+const SAMPLES: u64 = 20;
+
+/// How much is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Every document and every row.
+    Full,
+    /// So many documents and rows of each mapping, at random.
+    Sample(u64),
+}
+
+impl Extent {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Sample(_) => "sample",
+        }
+    }
+}
+
+/// What the operator holds to be true of the tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assertion {
+    pub name: String,
+    /// Gives one value.
+    pub sql: String,
+    /// That value as text; `None`: null, or no row.
+    pub expect: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub extent: Extent,
+    /// Empty: all of them.
+    pub sources: Vec<String>,
+    /// `None`: as fast as it goes.
+    pub documents_per_second: Option<u64>,
+    /// How long the pipeline may take to pass a look.
+    pub patience: Duration,
+    pub lease_ttl: Duration,
+    pub assertions: Vec<Assertion>,
+}
+
+/// Everything one run works with.
+#[derive(Debug)]
+pub struct Verifier {
+    pub client: Client,
+    pub plan: Arc<Plan>,
+    pub pipeline: Arc<str>,
+    /// The run's number in the state; it has begun.
+    pub run: i64,
+    pub options: Options,
+    /// Read only by their own setting; at least one.
+    pub comparing: Vec<PgConnection>,
+    pub state: PgConnection,
+    pub stop: watch::Receiver<bool>,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub enum Outcome {
+    Done(Report),
+    /// It was stopped; where somebody could go on is written down.
+    Stopped,
+}
+
+impl Verifier {
+    /// Compares, settles, and writes report and findings down.
+    pub async fn run(self) -> Result<Outcome, Error> {
+        let Self { client, plan, pipeline, run, options, comparing, state, stop } = self;
+        let ground = Ground {
+            client,
+            comparisons: Comparisons::of(&plan),
+            plan,
+            pipeline,
+            budget: Budget::new(options.documents_per_second),
+            stop,
+        };
+        let mut running = Running {
+            ground: Arc::new(ground),
+            run,
+            options,
+            comparing,
+            state,
+            suspects: Vec::new(),
+            reports: BTreeMap::new(),
+            seen: Instant::now(),
+        };
+        let began = Instant::now();
+        let started = Moment::now();
+        match running.compare().await {
+            Ok(true) => {
+                let report = running.report(started, began.elapsed()).await?;
+                let value = serde_json::to_value(&report).unwrap_or(Value::Null);
+                let pipeline = Arc::clone(&running.ground.pipeline);
+                reconcile::finish(&mut running.state, &pipeline, run, "done", Some(&value))
+                    .await
+                    .map_err(self::state)?;
+                Ok(Outcome::Done(report))
+            }
+            Ok(false) => Ok(Outcome::Stopped),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+struct Running {
+    ground: Arc<Ground>,
+    run: i64,
+    options: Options,
+    comparing: Vec<PgConnection>,
+    state: PgConnection,
+    suspects: Vec<Suspect>,
+    reports: BTreeMap<SourceIndex, SourceReport>,
+    /// When the state was told last that the run lives.
+    seen: Instant,
+}
+
+impl Running {
+    /// `false`: it was stopped.
+    async fn compare(&mut self) -> Result<bool, Error> {
+        let plan = Arc::clone(&self.ground.plan);
+        let known = mapping::load(&mut self.state, &self.ground.pipeline).await.map_err(state)?;
+        for mapped in &plan.mapped {
+            let mapping = &mapped.mapping;
+            if !self.options.sources.is_empty() && !self.options.sources.contains(&mapping.source) {
+                continue;
+            }
+            let mut report = SourceReport::new(mapping);
+            let known = known.iter().find(|known| known.source == mapping.source);
+            report.is_copied = known.is_some_and(|known| known.snapshot == SnapshotState::Done);
+            let is_copied = report.is_copied;
+            self.reports.insert(mapping.index, report);
+            if !is_copied {
+                continue;
+            }
+            let compared = match self.options.extent {
+                Extent::Sample(size) if mapped.documents_estimated > size.saturating_mul(SAMPLES) => {
+                    self.sample(mapping.index, size).await?
+                }
+                Extent::Full | Extent::Sample(_) => self.walk(mapping.index).await?,
+            };
+            if !compared {
+                return Ok(false);
+            }
+        }
+        self.settle().await?;
+        self.forget().await?;
+        Ok(!self.is_stopping())
+    }
+
+    fn is_stopping(&self) -> bool {
+        *self.ground.stop.borrow()
+    }
+
+    fn report_of(&mut self, source: SourceIndex) -> &mut SourceReport {
+        let mapping = &self.ground.plan.of(source).mapping;
+        self.reports.entry(source).or_insert_with(|| SourceReport::new(mapping))
+    }
+
+    /// Every document and every row of a mapping; `false`: stopped.
+    async fn walk(&mut self, source: SourceIndex) -> Result<bool, Error> {
+        self.report_of(source).is_whole = true;
+        let after = self.now().await?;
+        let walk = Arc::new(Walk::new(Arc::clone(&self.ground), source, after, None));
+        let (sender, mut steps) = mpsc::channel(2);
+        let mut workers: JoinSet<Result<PgConnection, Error>> = JoinSet::new();
+        let mut others: Vec<PgConnection> = std::mem::take(&mut self.comparing);
+        // Suspects are looked at again while the others go on.
+        let spare = others.pop();
+        for connection in others {
+            let (walk, sender) = (Arc::clone(&walk), sender.clone());
+            workers.spawn(async move { walk.work(connection, sender).await });
+        }
+        drop(sender);
+        self.comparing.extend(spare);
+        while let Some(step) = steps.recv().await {
+            self.step(source, step).await?;
+        }
+        while let Some(worker) = workers.join_next().await {
+            self.comparing.insert(0, worker.map_err(|error| Error::retry("compare", error))??);
+        }
+        if self.is_stopping() {
+            return Ok(false);
+        }
+        if self.ground.plan.of(source).mapping.deletes != Deletes::Keep {
+            self.back(source, &walk).await?;
+        }
+        let count = self.count(source).await?;
+        self.report_of(source).rows = count;
+        Ok(!self.is_stopping())
+    }
+
+    async fn back(&mut self, source: SourceIndex, walk: &Arc<Walk>) -> Result<(), Error> {
+        let Some(mut connection) = (self.comparing.len() > 1).then(|| self.comparing.remove(0)) else {
+            return Err(Error::halt("a comparison needs two connections", ""));
+        };
+        let (sender, mut steps) = mpsc::channel(2);
+        let going_back = Arc::clone(walk);
+        let worker = tokio::spawn(async move {
+            let unreadable = going_back.back(&mut connection, &sender).await?;
+            Ok::<_, Error>((connection, unreadable))
+        });
+        while let Some(step) = steps.recv().await {
+            self.step(source, step).await?;
+        }
+        let (connection, unreadable) = worker.await.map_err(|error| Error::retry("compare", error))??;
+        self.comparing.insert(0, connection);
+        self.report_of(source).unreadable += unreadable;
+        Ok(())
+    }
+
+    async fn count(&mut self, source: SourceIndex) -> Result<Option<u64>, Error> {
+        let ground = Arc::clone(&self.ground);
+        let Some(connection) = self.comparing.first_mut() else { return Ok(None) };
+        let comparison = &ground.comparisons[usize::from(source.0)].own;
+        comparison.count(connection).await.map_err(crate::pipeline::apply)
+    }
+
+    /// Some documents and some rows of a mapping, at random, and everything that an earlier run has found.
+    async fn sample(&mut self, source: SourceIndex, size: u64) -> Result<bool, Error> {
+        let after = self.now().await?;
+        let mapping = Arc::clone(&self.ground.plan.of(source).mapping);
+        let limit = i64::try_from(size).unwrap_or(i64::MAX);
+        let sampled = source::sample_ids(&self.ground.client, &mapping.namespace, limit).await;
+        let mut ids: Vec<CanonicalId> = sampled.map_err(read)?;
+        let known =
+            reconcile::known(&mut self.state, &self.ground.pipeline, &mapping.source, None, KEPT as i64);
+        ids.extend(known.await.map_err(state)?.into_iter().filter_map(|known| known.finding.id));
+        let mut once = HashSet::new();
+        ids.retain(|id| once.insert(id.clone()));
+        let ground = Arc::clone(&self.ground);
+        for part in ids.chunks(AT_ONCE) {
+            if self.is_stopping() {
+                return Ok(false);
+            }
+            let (documents, sight) = ground.look_at(self.connection()?, source, part, after).await?;
+            self.step(source, Step { documents, sight }).await?;
+            let id_type = mapping.id_type;
+            let looked: Vec<String> = part.iter().map(|id| id.source_id(id_type)).collect();
+            self.report_of(source).looked_at.extend(looked);
+        }
+        if mapping.deletes == Deletes::Keep {
+            return Ok(true);
+        }
+        let ids = self.sampled_rows(source, limit).await?;
+        for part in ids.chunks(AT_ONCE) {
+            let sight = ground.look_for(self.connection()?, source, part, after).await?;
+            self.step(source, Step { documents: 0, sight }).await?;
+        }
+        Ok(true)
+    }
+
+    async fn sampled_rows(&mut self, source: SourceIndex, limit: i64) -> Result<Vec<CanonicalId>, Error> {
+        let ground = Arc::clone(&self.ground);
+        let mapped = ground.plan.of(source);
+        let mapping = &mapped.mapping;
+        // Twice as many pages as hold so many rows; all of them, where that finds none.
+        let share = 200.0 * limit as f32 / mapped.documents_estimated.max(1) as f32;
+        for percent in [share.clamp(0.01, 100.0), 100.0] {
+            let ids: Vec<CanonicalId> = if mapping.key.is_claimed() {
+                let (pipeline, name) = (&ground.pipeline, &mapping.source);
+                let claims = reconcile::sample_claims(&mut self.state, pipeline, name, percent, limit);
+                claims.await.map_err(state)?.into_iter().map(|(_, id)| id).collect()
+            } else {
+                let comparison = &ground.comparisons[usize::from(source.0)].own;
+                let texts = comparison.sample(self.connection()?, percent, limit).await;
+                let texts = texts.map_err(crate::pipeline::apply)?;
+                texts.iter().filter_map(|text| CanonicalId::from_source_id(text, mapping.id_type)).collect()
+            };
+            if !ids.is_empty() {
+                return Ok(ids);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    fn connection(&mut self) -> Result<&mut PgConnection, Error> {
+        let none = || Error::halt("a comparison needs a connection", "");
+        self.comparing.first_mut().ok_or_else(none)
+    }
+
+    async fn now(&self) -> Result<ClusterTime, Error> {
+        source::operation_time(&self.ground.client).await.map_err(read)
+    }
+
+    async fn step(&mut self, source: SourceIndex, step: Step) -> Result<(), Error> {
+        let Step { documents, sight } = step;
+        let Sight { suspects, compared, filtered, held } = sight;
+        let report = self.report_of(source);
+        report.documents += documents;
+        report.compared += compared;
+        report.filtered += filtered;
+        report.held += held;
+        self.suspects.extend(suspects);
+        if self.suspects.len() >= SUSPECTS {
+            self.settle().await?;
+        }
+        self.alive().await
+    }
+
+    /// Tells the state now and then; whoever finds the run taken away stops.
+    async fn alive(&mut self) -> Result<(), Error> {
+        const EVERY: Duration = Duration::from_secs(5);
+        if self.seen.elapsed() < EVERY {
+            return Ok(());
+        }
+        self.seen = Instant::now();
+        let progress = json!({
+            "sources": self.reports.values().map(|report| json!({
+                "source": report.source, "documents": report.documents,
+            })).collect::<Vec<_>>(),
+        });
+        let pipeline = Arc::clone(&self.ground.pipeline);
+        let ours = reconcile::progressed(&mut self.state, &pipeline, self.run, Some(&progress)).await;
+        match ours.map_err(state)? {
+            true => Ok(()),
+            false => Err(Error::Rebuild { because: "another comparison has taken over" }),
+        }
+    }
+
+    /// The second look at what differed so far.
+    async fn settle(&mut self) -> Result<(), Error> {
+        let suspects = std::mem::take(&mut self.suspects);
+        if suspects.is_empty() || self.is_stopping() {
+            return Ok(());
+        }
+        let ground = Arc::clone(&self.ground);
+        let Some(comparing) = self.comparing.last_mut() else { return Ok(()) };
+        let mut settling = Settling {
+            client: &ground.client,
+            plan: &ground.plan,
+            pipeline: &ground.pipeline,
+            comparisons: &ground.comparisons,
+            comparing,
+            state: &mut self.state,
+            patience: self.options.patience,
+            lease_ttl: self.options.lease_ttl,
+        };
+        let Settled { findings, pending, unsettled } = settling.settle(suspects).await?;
+        for suspect in pending {
+            self.report_of(suspect.source).pending += 1;
+        }
+        for suspect in unsettled {
+            self.report_of(suspect.source).unsettled += 1;
+        }
+        self.keep(&findings).await
+    }
+
+    /// Writes findings down.
+    async fn keep(&mut self, findings: &[Suspect]) -> Result<(), Error> {
+        let mut kept = Vec::new();
+        for suspect in findings {
+            let source = self.ground.plan.of(suspect.source).mapping.source.clone();
+            let report = self.report_of(suspect.source);
+            let has_room = report.findings() < KEPT;
+            report.found(suspect);
+            for deviating in suspect.deviating.iter().filter(|_| has_room) {
+                kept.push(Finding {
+                    source: source.clone(),
+                    source_id: suspect.source_id.clone(),
+                    id: suspect.id.clone(),
+                    target: deviating.table.clone(),
+                    kind: deviating.kind.as_str().to_owned(),
+                    columns: deviating.columns.clone(),
+                });
+            }
+        }
+        let pipeline = Arc::clone(&self.ground.pipeline);
+        reconcile::found(&mut self.state, &pipeline, self.run, &kept).await.map_err(state)
+    }
+
+    /// What earlier runs have found and this one has not is over.
+    async fn forget(&mut self) -> Result<(), Error> {
+        let pipeline = Arc::clone(&self.ground.pipeline);
+        for report in self.reports.values_mut().filter(|report| report.is_copied) {
+            // Whoever was not judged may be one of them.
+            if report.pending + report.unsettled > 0 {
+                continue;
+            }
+            let source = &report.source;
+            if report.is_whole {
+                reconcile::forget_others(&mut self.state, &pipeline, self.run, source)
+                    .await
+                    .map_err(state)?;
+                continue;
+            }
+            let looked = std::mem::take(&mut report.looked_at);
+            let ids: Vec<&str> = looked.iter().map(String::as_str).collect();
+            reconcile::settled(&mut self.state, &pipeline, self.run, source, &ids).await.map_err(state)?;
+        }
+        Ok(())
+    }
+
+    async fn report(&mut self, started: Moment, took: Duration) -> Result<Report, Error> {
+        let pipeline = Arc::clone(&self.ground.pipeline);
+        for (source, first_found_at, stubborn) in
+            reconcile::oldest(&mut self.state, &pipeline).await.map_err(state)?
+        {
+            if let Some(report) = self.reports.values_mut().find(|report| report.source == source) {
+                report.oldest = Some(first_found_at);
+                report.not_converging = stubborn.unsigned_abs();
+            }
+        }
+        for (source, held) in reconcile::held_counts(&mut self.state, &pipeline).await.map_err(state)? {
+            if let Some(report) = self.reports.values_mut().find(|report| report.source == source) {
+                report.held = held.unsigned_abs();
+            }
+        }
+        let assertions = self.assertions().await?;
+        let sources = std::mem::take(&mut self.reports).into_values().collect();
+        Ok(Report::new(self.run, &pipeline, self.options.extent, started, took, sources, assertions))
+    }
+
+    async fn assertions(&mut self) -> Result<Vec<AssertionReport>, Error> {
+        let asked = std::mem::take(&mut self.options.assertions);
+        let mut reports = Vec::with_capacity(asked.len());
+        for assertion in asked {
+            let found = sink::ask(self.connection()?, &assertion.sql).await;
+            reports.push(AssertionReport::new(&assertion, found.map_err(|error| error.to_string())));
+        }
+        Ok(reports)
+    }
+}
+
+impl SourceReport {
+    fn found(&mut self, suspect: &Suspect) {
+        for deviating in &suspect.deviating {
+            self.count(deviating.kind, &deviating.table, &deviating.columns, &suspect.source_id);
+        }
+    }
+}

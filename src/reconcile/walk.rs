@@ -1,0 +1,269 @@
+//! All documents of a mapping, chunk by chunk as the snapshot reads them, and then all rows that say they are
+//! its own.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use mongodb::Client;
+use sqlx::PgConnection;
+use tokio::sync::{Mutex, mpsc, watch};
+
+use super::look::{Comparisons, Looker, Sight};
+use crate::domain::{CanonicalId, ClusterTime, Document, SourceIndex};
+use crate::pipeline::{Error, Plan, SourceBatch, apply, claimed, claims_of, read, state};
+use crate::state::row;
+use crate::{sink, source};
+
+/// Documents that are remembered as seen, in 16 bytes each or so. Rows of those beyond it are looked for in
+/// MongoDB one by one, which only takes longer.
+const REMEMBERED: usize = 2_000_000;
+
+/// Claims of one page.
+const PAGE: i64 = 10_000;
+
+/// What every worker of a run shares.
+#[derive(Debug)]
+pub(super) struct Ground {
+    pub client: Client,
+    pub plan: Arc<Plan>,
+    pub pipeline: Arc<str>,
+    pub comparisons: Vec<Comparisons>,
+    pub budget: Budget,
+    pub stop: watch::Receiver<bool>,
+}
+
+/// How many documents may be read in a second.
+#[derive(Debug)]
+pub(super) struct Budget {
+    per_second: Option<u64>,
+    began: Instant,
+    taken: AtomicU64,
+}
+
+impl Budget {
+    pub(super) fn new(per_second: Option<u64>) -> Self {
+        Self { per_second, began: Instant::now(), taken: AtomicU64::new(0) }
+    }
+
+    /// Waits until so many documents more were allowed to be read.
+    pub(super) async fn spend(&self, documents: u64) {
+        let taken = self.taken.fetch_add(documents, Ordering::Relaxed) + documents;
+        if let Some(per_second) = self.per_second {
+            let due = Duration::from_secs_f64(taken as f64 / per_second.max(1) as f64);
+            tokio::time::sleep_until((self.began + due).into()).await;
+        }
+    }
+}
+
+/// The documents of one mapping that were met, by hashes of their source_ids. Two with one hash would hide a row
+/// that is too much: with a million rows, one time in ten million runs.
+#[derive(Debug, Default)]
+pub(super) struct Met {
+    hasher: RandomState,
+    hashes: StdMutex<HashSet<u64>>,
+}
+
+impl Met {
+    fn extend<'s>(&self, source_ids: impl Iterator<Item = &'s str>) {
+        let hashes: Vec<u64> = source_ids.map(|source_id| self.hasher.hash_one(source_id)).collect();
+        let mut met = self.hashes.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = REMEMBERED.saturating_sub(met.len());
+        met.extend(hashes.into_iter().take(room));
+    }
+
+    fn has(&self, source_id: &str) -> bool {
+        let hash = self.hasher.hash_one(source_id);
+        self.hashes.lock().unwrap_or_else(PoisonError::into_inner).contains(&hash)
+    }
+}
+
+/// The documents of one mapping.
+#[derive(Debug)]
+pub(super) struct Walk {
+    pub ground: Arc<Ground>,
+    pub source: SourceIndex,
+    pub after: ClusterTime,
+    /// Where the next chunk begins, `None` at the end.
+    next: Mutex<Option<Lower>>,
+    pub met: Met,
+}
+
+type Lower = Option<CanonicalId>;
+
+/// What one chunk has come to.
+#[derive(Debug)]
+pub(super) struct Step {
+    pub documents: u64,
+    pub sight: Sight,
+}
+
+impl Walk {
+    pub(super) fn new(ground: Arc<Ground>, source: SourceIndex, after: ClusterTime, lower: Lower) -> Self {
+        Self { ground, source, after, next: Mutex::new(Some(lower)), met: Met::default() }
+    }
+
+    /// One worker: compares chunks until there are none.
+    pub(super) async fn work(
+        &self,
+        mut connection: PgConnection,
+        steps: mpsc::Sender<Step>,
+    ) -> Result<PgConnection, Error> {
+        while !*self.ground.stop.borrow() {
+            let Some((lower, upper)) = self.next().await? else { break };
+            let batch = self.read(lower.as_ref(), upper.as_ref()).await?;
+            let documents = (batch.documents.len() + batch.deletes.len() + batch.kept.len()) as u64;
+            let id_type = self.ground.plan.id_type(self.source);
+            let texts: Vec<String> = batch.documents.iter().map(|(id, _)| id.source_id(id_type)).collect();
+            let gone = batch.deletes.iter().map(|(_, source_id)| source_id.as_str());
+            self.met.extend(texts.iter().map(String::as_str).chain(gone));
+            let sight = self.ground.looker(&mut connection).look(batch).await?;
+            if steps.send(Step { documents, sight }).await.is_err() {
+                break;
+            }
+        }
+        Ok(connection)
+    }
+
+    async fn next(&self) -> Result<Option<(Lower, Option<CanonicalId>)>, Error> {
+        let mut next = self.next.lock().await;
+        let Some(lower) = next.take() else { return Ok(None) };
+        let mapped = self.ground.plan.of(self.source);
+        let namespace = &mapped.mapping.namespace;
+        let documents = mapped.chunk_documents;
+        let upper = source::next_boundary(&self.ground.client, namespace, lower.as_ref(), documents)
+            .await
+            .map_err(read)?;
+        *next = upper.clone().map(Some);
+        Ok(Some((lower, upper)))
+    }
+
+    /// While one reply is transformed, the next is on its way.
+    async fn read(
+        &self,
+        lower: Option<&CanonicalId>,
+        upper: Option<&CanonicalId>,
+    ) -> Result<SourceBatch, Error> {
+        let ground = &self.ground;
+        let namespace = &ground.plan.of(self.source).mapping.namespace;
+        let reading = source::read_chunk(&ground.client, namespace, lower, upper, self.after).await;
+        let mut reading = reading.map_err(read)?;
+        let mut batch = SourceBatch::new(self.source);
+        let mut documents = reading.next().await.map_err(read)?;
+        while let Some(reply) = documents {
+            ground.budget.spend(reply.len() as u64).await;
+            let (transformed, next) = tokio::join!(ground.transform(batch, reply), reading.next());
+            batch = transformed?;
+            documents = next.map_err(read)?;
+        }
+        Ok(batch)
+    }
+
+    /// Rows that say they are the mapping's and whose documents were not met. `seen` is told of each page, and
+    /// of how many of its rows nobody can read the id back.
+    pub(super) async fn back(
+        &self,
+        connection: &mut PgConnection,
+        steps: &mpsc::Sender<Step>,
+    ) -> Result<u64, Error> {
+        let mapped = self.ground.plan.of(self.source);
+        let mapping = &mapped.mapping;
+        let mut last: Option<String> = None;
+        let mut unreadable = 0;
+        while !*self.ground.stop.borrow() {
+            let mut ids: Vec<CanonicalId> = Vec::new();
+            let mut hashed: Vec<String> = Vec::new();
+            if mapping.key.is_claimed() {
+                let target = claimed(mapping);
+                let scope = claims_of(&self.ground.pipeline, &target, mapping);
+                let claims = row::page(connection, scope, last.as_deref(), PAGE).await.map_err(state)?;
+                last = claims.last().map(|claim| claim.source_id.clone());
+                let of_rows = claims.into_iter().filter(|claim| claim.key.is_some() && !claim.kept);
+                ids.extend(of_rows.filter(|claim| !self.met.has(&claim.source_id)).map(|claim| claim.id));
+            } else {
+                let page = sink::source_ids_after(connection, &mapped.target, last.as_deref());
+                let page = page.await.map_err(apply)?;
+                last = page.last().cloned();
+                for text in page.into_iter().filter(|text| !self.met.has(text)) {
+                    match CanonicalId::from_source_id(&text, mapping.id_type) {
+                        Some(id) => ids.push(id),
+                        None => hashed.push(text),
+                    }
+                }
+            }
+            let sight = self.ground.look_for(connection, self.source, &ids, self.after).await?;
+            let hashed: Vec<&str> = hashed.iter().map(String::as_str).collect();
+            unreadable += self.ground.looker(connection).living(mapping, &hashed).await?.len() as u64;
+            if last.is_none() || steps.send(Step { documents: 0, sight }).await.is_err() {
+                break;
+            }
+        }
+        Ok(unreadable)
+    }
+}
+
+impl Ground {
+    pub(super) fn looker<'a>(&'a self, connection: &'a mut PgConnection) -> Looker<'a> {
+        Looker { connection, pipeline: &self.pipeline, plan: &self.plan, comparisons: &self.comparisons }
+    }
+
+    /// Looks at those of these documents that are not there.
+    pub(super) async fn look_for(
+        &self,
+        connection: &mut PgConnection,
+        source: SourceIndex,
+        ids: &[CanonicalId],
+        after: ClusterTime,
+    ) -> Result<Sight, Error> {
+        if ids.is_empty() {
+            return Ok(Sight::default());
+        }
+        let namespace = &self.plan.of(source).mapping.namespace;
+        let found = source::existing(&self.client, namespace, ids, after).await.map_err(read)?;
+        let found: HashSet<CanonicalId> = found.into_iter().collect();
+        let mut batch = SourceBatch::new(source);
+        let missing = ids.iter().filter(|id| !found.contains(id));
+        missing.for_each(|id| batch.gone(&self.plan, id.clone()));
+        let sight = self.looker(connection).look(batch).await?;
+        Ok(Sight { filtered: 0, ..sight })
+    }
+
+    /// Looks at these documents, be they there or not; how many are.
+    pub(super) async fn look_at(
+        self: &Arc<Self>,
+        connection: &mut PgConnection,
+        source: SourceIndex,
+        ids: &[CanonicalId],
+        after: ClusterTime,
+    ) -> Result<(u64, Sight), Error> {
+        let namespace = &self.plan.of(source).mapping.namespace;
+        self.budget.spend(ids.len() as u64).await;
+        let found = source::lookup(&self.client, namespace, ids, after).await.map_err(read)?;
+        let documents = found.len() as u64;
+        let mut missing: HashSet<CanonicalId> = ids.iter().cloned().collect();
+        found.iter().for_each(|(id, _)| {
+            missing.remove(id);
+        });
+        let mut batch = self.transform(SourceBatch::new(source), found).await?;
+        missing.into_iter().for_each(|id| batch.gone(&self.plan, id));
+        Ok((documents, self.looker(connection).look(batch).await?))
+    }
+
+    /// Tens of milliseconds of one core for each reply: not on a thread that serves others.
+    async fn transform(
+        &self,
+        mut batch: SourceBatch,
+        documents: Vec<(CanonicalId, Document)>,
+    ) -> Result<SourceBatch, Error> {
+        let plan = Arc::clone(&self.plan);
+        let transformed = tokio::task::spawn_blocking(move || {
+            for (id, document) in documents {
+                batch.put(&plan, &id, document, None);
+            }
+            batch
+        });
+        transformed.await.map_err(|error| Error::retry("transform", error))
+    }
+}
