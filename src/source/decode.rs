@@ -406,7 +406,7 @@ mod tests {
             event("insert", "shop", "orders", full),
             event("update", "shop", "orders", doc! { "documentKey": key("asia") }),
         ])?;
-        assert_eq!(moved, ["touch 0", "put 0 27", "touch 0"]);
+        assert_eq!(moved, ["touch 0", "put 0 29", "touch 0"]);
         Ok(())
     }
 
