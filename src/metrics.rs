@@ -219,10 +219,14 @@ impl Metrics {
             let name = table.table;
             add(&self.events_applied.with_label_values(&[name, "put"]), table.puts);
             add(&self.events_applied.with_label_values(&[name, "delete"]), table.deletes);
-            add(&self.rows_written.with_label_values(&[name, "insert"]), table.rows.inserted);
-            add(&self.rows_written.with_label_values(&[name, "update"]), table.rows.updated);
-            add(&self.rows_written.with_label_values(&[name, "delete"]), table.rows.deleted);
+            self.rows_written(name, &table.rows);
         }
+    }
+
+    pub fn rows_written(&self, table: &str, rows: &RowCounts) {
+        add(&self.rows_written.with_label_values(&[table, "insert"]), rows.inserted);
+        add(&self.rows_written.with_label_values(&[table, "update"]), rows.updated);
+        add(&self.rows_written.with_label_values(&[table, "delete"]), rows.deleted);
     }
 
     pub fn coerced(&self, table: &str, column: &str, rule: &'static str, count: u64) {

@@ -90,10 +90,6 @@ fn mapping(mut section: Section<'_>) -> Option<(Place<'_>, MappingSpec)> {
     let filter = section.field("filter").and_then(filter);
     let columns = section.field_or_null("columns").map(|field| columns(field, &key));
     let children = section.field("children").map(children::children).unwrap_or_default();
-    if !children.is_empty() && shared {
-        let hint = "their documents would replace each other's rows";
-        section.mistake_at("children", "must not be given together with shared: true", hint);
-    }
     if !children.is_empty() && columns.is_none() {
         section.mistake_at("children", "must not be given without columns", "list the columns of the table");
     }

@@ -2,7 +2,7 @@
 
 use super::compile::ColumnPlan;
 use super::problem::{Problems, literal};
-use crate::config::{ColumnSpec, Deletes, KeySpec, MappingSpec, Scalar, ValueSpec};
+use crate::config::{ColumnSpec, Deletes, MappingSpec, Scalar, ValueSpec};
 use crate::domain::{ColumnType, Table};
 
 const SYNCED: &str = "SYNCED";
@@ -17,16 +17,16 @@ pub struct SyncPlan {
     pub at: Option<ColumnPlan>,
 }
 
+impl SyncPlan {
+    /// Whether a row says that its document is held.
+    pub fn marks_held(&self) -> bool {
+        self.status.is_some() || self.error.is_some()
+    }
+}
+
 /// The marks as columns that each row is written with: not deleted, synced, without an error.
 pub(super) fn written_marks(spec: &MappingSpec, table: &Table, problems: &mut Problems) -> Vec<ColumnSpec> {
     let mut marks = Vec::new();
-    if let (Deletes::Soft { column }, KeySpec::Columns(_)) = (&spec.deletes, &spec.key) {
-        problems.fatal(
-            Some(column),
-            "is for soft deletes, but a marked row would not say whose it was",
-            "use the key source_id, or deletes: hard",
-        );
-    }
     if let Deletes::Soft { column } = &spec.deletes {
         let found = table.column(column);
         let value = match found.map(|column| &column.column_type) {
@@ -85,13 +85,6 @@ pub(super) fn sync_plan(
     problems: &mut Problems,
 ) -> SyncPlan {
     let Some(sync) = &spec.sync else { return SyncPlan::default() };
-    if let (KeySpec::Columns(_), Some(name)) = (&spec.key, &sync.status) {
-        problems.warning(
-            Some(name),
-            "rows of held documents are not marked where the key is a list of columns",
-            "rowstream.held names them",
-        );
-    }
     let plan = |name: &Option<String>| columns.iter().find(|plan| Some(&plan.name) == name.as_ref()).cloned();
     let found = SyncPlan { status: plan(&sync.status), error: plan(&sync.error), at };
     if let Some(ColumnPlan { name, column_type: ColumnType::Enum { labels }, type_sql, .. }) = &found.status {

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use sqlx::PgConnection;
 
 use super::Error;
+use super::claims::Claims;
 use super::commit::{Coerced, apply, state};
 use super::plan::Mapped;
 use super::prepare::{Refused, SourceBatch};
 use super::references::{Leaving, tuple_of_key};
+use super::status::RowCounts;
 use super::transaction::{Open, Way};
 use crate::config::{Deletes, ElementError};
-use crate::domain::{CanonicalId, Coercion, Portion, Reason, Rejection, Row};
+use crate::domain::{CanonicalId, Coercion, Portion, Reason, Rejection, Row, SourceIndex};
 use crate::mapping::{ChildPlan, Mapping};
 use crate::sink::{self, Family, Outcome, Refusal};
 use crate::state::wait::Wait;
@@ -36,6 +38,7 @@ struct Raised {
     refused: Vec<Refused>,
     waits: Vec<Wait>,
     coerced: Vec<Coerced>,
+    rows: ChildCounts,
 }
 
 /// What came of documents with their children.
@@ -44,7 +47,11 @@ pub(super) struct Families {
     pub outcome: Outcome,
     pub waits: Vec<Wait>,
     pub coerced: Vec<Coerced>,
+    pub rows: ChildCounts,
 }
+
+/// What was written and deleted, by child table.
+pub(super) type ChildCounts = Vec<(String, RowCounts)>;
 
 impl Open<'_> {
     /// Writes the rows of documents with their children. A document one of whose rows is refused has its rows as
@@ -63,6 +70,7 @@ impl Open<'_> {
             let not_there: HashSet<&CanonicalId> = outcome.rejected.iter().map(|(id, _)| id).collect();
             let written: Vec<CanonicalId> =
                 batch.rows.iter().map(|row| &row.id).filter(|id| !not_there.contains(id)).cloned().collect();
+            let written = self.writers(batch.source, written).await?;
             let mut raised = self.raise(batch, &written, leaving).await?;
             let failed: HashSet<CanonicalId> =
                 raised.refused.iter().map(|refused| refused.id.clone()).collect();
@@ -70,6 +78,7 @@ impl Open<'_> {
                 families.outcome = outcome;
                 families.waits.append(&mut raised.waits);
                 families.coerced = raised.coerced;
+                families.rows = raised.rows;
                 break;
             }
             // What they wait for holds; all else is tried again without them.
@@ -85,6 +94,35 @@ impl Open<'_> {
         let refused = refused.into_iter().map(|refused| (refused.id, refused.rejection));
         families.outcome.rejected.extend(refused);
         Ok(families)
+    }
+
+    /// Of documents that share a row, the one that writes it also writes its child rows.
+    async fn writers(
+        &mut self,
+        source: SourceIndex,
+        ids: Vec<CanonicalId>,
+    ) -> Result<Vec<CanonicalId>, Error> {
+        let id_type = self.plan().id_type(source);
+        let Some(claims) = self.claims(source).filter(Claims::is_shared) else { return Ok(ids) };
+        let source_ids: Vec<String> = ids.iter().map(|id| id.source_id(id_type)).collect();
+        let asked: Vec<&str> = source_ids.iter().map(String::as_str).collect();
+        let written = claims.written(&asked).await?;
+        let is_writer = |(id, source_id): (_, &String)| written.contains_key(source_id).then_some(id);
+        Ok(ids.into_iter().zip(&source_ids).filter_map(is_writer).collect())
+    }
+
+    /// Of documents that share a row, those that take it with them.
+    async fn last(
+        &mut self,
+        source: SourceIndex,
+        going: &[(CanonicalId, String)],
+    ) -> Result<Vec<CanonicalId>, Error> {
+        let all = || going.iter().map(|(id, _)| id.clone()).collect();
+        let Some(claims) = self.claims(source).filter(Claims::is_shared) else { return Ok(all()) };
+        let asked: Vec<&str> = going.iter().map(|(_, source_id)| source_id.as_str()).collect();
+        let last = claims.last(&asked).await?;
+        let going = going.iter().filter(|(_, source_id)| last.contains(source_id));
+        Ok(going.map(|(id, _)| id.clone()).collect())
     }
 
     /// The child rows of documents whose own rows are there.
@@ -134,6 +172,7 @@ impl Open<'_> {
             };
             let replaced = self.replace(&child.target, compiled.parent, &families, refusal).await;
             let (outcome, left_out) = replaced.map_err(apply)?;
+            raised.rows.push(counts(&compiled.mapping, &outcome));
             let rejected = outcome.rejected.into_iter();
             raised.refused.extend(
                 rejected
@@ -152,9 +191,9 @@ impl Open<'_> {
         batch: &SourceBatch,
         gone: &[CanonicalId],
         leaving: &Leaving,
-    ) -> Result<Vec<(CanonicalId, Rejection)>, Error> {
+    ) -> Result<(Vec<(CanonicalId, Rejection)>, ChildCounts), Error> {
         let plan = Arc::clone(self.plan());
-        let mut refused = Vec::new();
+        let (mut refused, mut rows) = (Vec::new(), ChildCounts::new());
         for child in plan.of(batch.source).children.iter().rev() {
             let compiled = child.transformer.plan();
             if let Some(listing) = child.listing() {
@@ -165,20 +204,24 @@ impl Open<'_> {
             let (families, _) = families(compiled, gone, owners, Vec::new());
             let replaced = self.replace(&child.target, compiled.parent, &families, Refusal::OfFamily).await;
             let (outcome, _) = replaced.map_err(apply)?;
+            rows.push(counts(&compiled.mapping, &outcome));
             let rejected = outcome.rejected.into_iter();
             refused.extend(rejected.map(|(id, rejection)| (id, in_table(&compiled.mapping, rejection))));
         }
-        Ok(refused)
+        Ok((refused, rows))
     }
 
     /// Rows go with their children, those first. A document one of whose rows is refused keeps all of them.
-    pub(super) async fn remove_families(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
+    pub(super) async fn remove_families(
+        &mut self,
+        batch: &SourceBatch,
+    ) -> Result<(Outcome, ChildCounts), Error> {
         let mut going = batch.deletes.clone();
         let mut refused = Vec::new();
         self.remember(batch).await?;
         loop {
-            let ids: Vec<CanonicalId> = going.iter().map(|(id, _)| id.clone()).collect();
-            let mut stay = self.remove_children(batch, &ids, &Leaving::default()).await?;
+            let ids = self.last(batch.source, &going).await?;
+            let (mut stay, rows) = self.remove_children(batch, &ids, &Leaving::default()).await?;
             let mut outcome = Outcome::default();
             if stay.is_empty() {
                 outcome = self.remove(batch.source, &going).await?;
@@ -186,7 +229,7 @@ impl Open<'_> {
             }
             if stay.is_empty() {
                 outcome.rejected = refused;
-                return Ok(outcome);
+                return Ok((outcome, rows));
             }
             going.retain(|(id, _)| stay.iter().all(|(other, _)| other != id));
             refused.append(&mut stay);
@@ -303,6 +346,11 @@ fn coerced(mapping: &Mapping, coercions: &[Coercion]) -> Vec<Coerced> {
             count,
         })
         .collect()
+}
+
+fn counts(mapping: &Mapping, outcome: &Outcome) -> (String, RowCounts) {
+    let Outcome { inserted, updated, unchanged, deleted, .. } = *outcome;
+    (mapping.table.to_string(), RowCounts { inserted, updated, unchanged, deleted })
 }
 
 fn counted(mapping: &Mapping, rule: &'static str, count: u64) -> Option<Coerced> {

@@ -14,6 +14,7 @@ use super::Error;
 use super::commit::{apply, state};
 use super::plan::Mapped;
 use super::prepare::SourceBatch;
+use crate::config::Deletes;
 use crate::domain::{CanonicalId, Portion, Reason, Rejection, Row, RowKey};
 use crate::mapping::{KeyPlan, Mapping, NoKey};
 use crate::sink::{self, Dropped, Outcome, Rekeyed};
@@ -124,8 +125,20 @@ impl<'a> Claims<'a> {
         outcome.deleted += deleted.deleted;
         // Those that were refused are tried once more with the other deletes, and held there.
         let stay: HashSet<&CanonicalId> = deleted.rejected.iter().map(|(id, _)| id).collect();
-        claims.retain(|claim| !is_leaving(claim) || stay.contains(&claim.id));
+        let rows_stay = self.rows_stay();
+        claims.retain_mut(|claim| {
+            if !is_leaving(claim) || stay.contains(&claim.id) {
+                return true;
+            }
+            claim.kept = true;
+            rows_stay && claim.key.is_some()
+        });
         Ok(())
+    }
+
+    /// Whether a row outlives its document, marked.
+    fn rows_stay(&self) -> bool {
+        matches!(self.mapped.mapping.deletes, Deletes::Soft { .. })
     }
 
     /// Claims on rows that are there without an owner, for documents that have none.
@@ -388,11 +401,41 @@ impl<'a> Claims<'a> {
             sink::delete(self.connection, &self.mapped.target, &keyed, self.portion).await.map_err(apply)?;
         let refused: HashSet<&CanonicalId> = outcome.rejected.iter().map(|(id, _)| id).collect();
         let gone: Vec<&Claim> = claims.iter().filter(|claim| !refused.contains(&claim.id)).collect();
-        let ids: Vec<&str> = gone.iter().map(|claim| claim.source_id.as_str()).collect();
-        self.forget(&ids).await?;
+        let rows_stay = self.rows_stay();
+        let (kept, forgotten): (Vec<&Claim>, Vec<&Claim>) =
+            gone.iter().copied().partition(|claim| rows_stay && claim.key.is_some());
+        let forgotten: Vec<&str> = forgotten.iter().map(|claim| claim.source_id.as_str()).collect();
+        self.forget(&forgotten).await?;
+        let kept: Vec<&str> = kept.iter().map(|claim| claim.source_id.as_str()).collect();
+        if !kept.is_empty() {
+            let source = &self.mapped.mapping.source;
+            row::keep(self.connection, self.pipeline, source, &kept).await.map_err(state)?;
+        }
         let free: Vec<&RowKey> = gone.iter().filter_map(|claim| claim.key.as_ref()).collect();
         row::release(self.connection, self.pipeline, &self.target, &free).await.map_err(state)?;
         Ok(outcome)
+    }
+
+    /// The keys of the rows that these documents have written.
+    pub(super) async fn written(self, source_ids: &[&str]) -> Result<HashMap<String, RowKey>, Error> {
+        let scope = scope(self.pipeline, &self.target, &self.mapped.mapping);
+        let claims = row::of_documents(self.connection, scope, source_ids).await.map_err(state)?;
+        let mut keys: HashMap<String, RowKey> = claims
+            .into_iter()
+            .filter(|claim| !claim.kept)
+            .filter_map(|claim| Some((claim.source_id, claim.key?)))
+            .collect();
+        if self.key().shared {
+            let wanted: Vec<&RowKey> = keys.values().collect();
+            let all = row::load(self.connection, scope, &[], &wanted).await.map_err(state)?;
+            let writers = shared::writers(&all, &self.mapped.mapping.source);
+            keys.retain(|source_id, _| writers.contains(source_id.as_str()));
+        }
+        Ok(keys)
+    }
+
+    pub(super) fn is_shared(&self) -> bool {
+        self.key().shared
     }
 
     /// The next documents of the source that have rows, after the one with the source_id `last`, which becomes

@@ -18,6 +18,7 @@ use super::pace::Pace;
 use super::plan::{Mapped, Plan};
 use super::prepare::{Prepared, SourceBatch};
 use super::references::{Leaving, Waiting};
+use super::status::RowCounts;
 use super::transaction::{Open, Way};
 use crate::domain::{CanonicalId, ClusterTime, Portion, SourceIndex};
 use crate::sink::{self, Greatest, Target};
@@ -79,6 +80,8 @@ pub struct Tally {
     pub fell_back: bool,
     /// Of child tables.
     pub coerced: Vec<Coerced>,
+    /// Rows of child tables, by table.
+    pub children: Vec<(String, RowCounts)>,
 }
 
 /// Values of one column that a rule altered, or elements that it left out.

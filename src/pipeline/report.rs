@@ -337,16 +337,21 @@ impl Report {
         }
     }
 
-    fn coerced_children(&self, committed: &Committed) {
-        for coerced in committed.sources.iter().flat_map(|(_, tally)| &tally.coerced) {
-            self.metrics.coerced(&coerced.table, &coerced.column, coerced.rule, coerced.count);
+    fn children(&self, committed: &Committed) {
+        for (_, tally) in &committed.sources {
+            for coerced in &tally.coerced {
+                self.metrics.coerced(&coerced.table, &coerced.column, coerced.rule, coerced.count);
+            }
+            for (table, rows) in &tally.children {
+                self.metrics.rows_written(table, rows);
+            }
         }
     }
 
     fn committed(&self, puts: &[(SourceIndex, u64, u64)], committed: &Committed, lag: Option<Duration>) {
         let now = Moment::now();
         let Some(names) = self.names() else { return };
-        self.coerced_children(committed);
+        self.children(committed);
         let mut tables = Vec::new();
         for (source, tally) in &committed.sources {
             let place = usize::from(source.0);

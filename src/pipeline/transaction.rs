@@ -48,7 +48,7 @@ impl<'a> Open<'a> {
         Self { transaction, for_whom, portion: for_whom.pace.portion(), sequences }
     }
 
-    fn claims(&mut self, source: SourceIndex) -> Option<Claims<'_>> {
+    pub(super) fn claims(&mut self, source: SourceIndex) -> Option<Claims<'_>> {
         let mapped = self.for_whom.plan.of(source);
         let is_claimed = mapped.mapping.key.is_claimed();
         is_claimed.then(|| Claims::new(&mut self.transaction, &self.for_whom.pipeline, mapped, self.portion))
@@ -130,13 +130,19 @@ impl<'a> Open<'a> {
     }
 
     /// With their children, if they have any.
-    async fn remove_with_children(&mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
+    async fn remove_with_children(
+        &mut self,
+        batch: &SourceBatch,
+        tallies: &mut Tallies,
+    ) -> Result<Outcome, Error> {
         let mapped = self.for_whom.plan.of(batch.source);
         // A row that is only marked keeps its children.
         if mapped.children.is_empty() || mapped.mapping.deletes != Deletes::Hard {
             return self.remove(batch.source, &batch.deletes).await;
         }
-        self.remove_families(batch).await
+        let (outcome, rows) = self.remove_families(batch).await?;
+        tallies.entry(batch.source).or_default().children.extend(rows);
+        Ok(outcome)
     }
 
     /// References first, then the rows; what waits from now on.
@@ -157,7 +163,9 @@ impl<'a> Open<'a> {
         } else {
             let families = self.put_families(batch, leaving, way).await?;
             filled.waits.extend(families.waits);
-            tallies.entry(batch.source).or_default().coerced.extend(families.coerced);
+            let tally = tallies.entry(batch.source).or_default();
+            tally.coerced.extend(families.coerced);
+            tally.children.extend(families.rows);
             families.outcome
         };
         self.keep_sequences(batch, &outcome).await?;
@@ -203,7 +211,7 @@ impl<'a> Open<'a> {
         let mut batches: Vec<&SourceBatch> = with_deletes.chain(&also).collect();
         batches.sort_by_key(|batch| batch.source);
         for batch in batches.into_iter().rev() {
-            let outcome = self.remove_with_children(batch).await?;
+            let outcome = self.remove_with_children(batch, tallies).await?;
             self.settle(batch, batch.deleted(), &[], outcome, tallies).await?;
             self.no_longer_wait(batch).await?;
         }
@@ -315,7 +323,7 @@ impl<'a> Open<'a> {
             }
             let also = self.let_go(vec![(source, ids)], &mut leaving, read_after, tallies).await?;
             for batch in also.iter().rev() {
-                let outcome = self.remove_with_children(batch).await?;
+                let outcome = self.remove_with_children(batch, tallies).await?;
                 self.settle(batch, batch.deleted(), &[], outcome, tallies).await?;
                 self.no_longer_wait(batch).await?;
             }
@@ -431,14 +439,38 @@ impl<'a> Open<'a> {
             };
             (entry.source_id.clone(), status, entry.rejection.to_string())
         };
-        let marks: Vec<_> = entries.iter().map(mark).collect();
+        let marks: Vec<(String, &str, String)> = match mapped.mapping.sync.marks_held() {
+            true => entries.iter().map(mark).collect(),
+            false => Vec::new(),
+        };
         let collides = |entry: &&Entry| entry.rejection.reason == Reason::UniqueViolation;
         let colliding: Vec<&str> =
             entries.iter().filter(collides).map(|entry| entry.source_id.as_str()).collect();
         if !colliding.is_empty() {
             held::try_together(transaction, pipeline, name, &colliding).await.map_err(state)?;
         }
-        sink::mark_held(&mut self.transaction, &mapped.target, &marks).await.map_err(apply)
+        self.mark_held(batch.source, marks).await
+    }
+
+    /// Rows of held documents stay as they are, but for the columns that say so.
+    async fn mark_held(
+        &mut self,
+        source: SourceIndex,
+        marks: Vec<(String, &str, String)>,
+    ) -> Result<(), Error> {
+        if marks.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<&str> = marks.iter().map(|(source_id, ..)| source_id.as_str()).collect();
+        let keys: HashMap<String, RowKey> = match self.claims(source) {
+            Some(claims) => claims.written(&ids).await?,
+            None => ids.into_iter().map(|id| (id.to_owned(), RowKey::of_text(id))).collect(),
+        };
+        let with_row =
+            |(source_id, status, error): (String, _, _)| Some((keys.get(&source_id)?.clone(), status, error));
+        let marks: Vec<(RowKey, &str, String)> = marks.into_iter().filter_map(with_row).collect();
+        let target = &self.for_whom.plan.of(source).target;
+        sink::mark_held(&mut self.transaction, target, &marks).await.map_err(apply)
     }
 
     pub(super) async fn advance(&mut self, position: &Position, seq: i64) -> Result<(), Error> {

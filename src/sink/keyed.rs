@@ -1,4 +1,4 @@
-//! Rows by their keys: delete, look up, move to another key, take over.
+//! Rows by their keys: delete, look up, move to another key, take over, mark.
 //!
 //! A [`RowKey`] comes from [`crate::mapping::KeyPlan::row_key`] or from `rowstream.row`. Every function takes any
 //! number of them for one statement or a few.
@@ -146,6 +146,24 @@ pub(super) async fn take_over(conn: &mut PgConnection, target: &Target, rows: &[
             .map_err(|source| failed(target, "adopt rows", source))?;
     }
     Ok(())
+}
+
+/// Marks the rows of documents that are held, where the mapping has columns for it, with status and error. What is
+/// marked so already is left alone.
+pub async fn mark_held(
+    conn: &mut PgConnection,
+    target: &Target,
+    held: &[(RowKey, &str, String)],
+) -> Result<(), Error> {
+    let Some(mark) = &target.statements.mark else { return Ok(()) };
+    let statuses: Vec<&str> = held.iter().map(|(_, status, _)| *status).collect();
+    let errors: Vec<&str> = held.iter().map(|(_, _, error)| error.as_str()).collect();
+    let keys = held.iter().map(|(key, _, _)| key);
+    let mut arguments = key_arguments(target, keys).map_err(|source| malformed(target, source))?;
+    arguments.add(statuses).map_err(|_| malformed(target, MalformedTuple))?;
+    arguments.add(errors).map_err(|_| malformed(target, MalformedTuple))?;
+    let done = sqlx::query_with(statement::safe(mark), arguments).execute(conn).await;
+    done.map(drop).map_err(|source| failed(target, "mark rows as held", source))
 }
 
 pub(super) fn key_arguments<'k>(

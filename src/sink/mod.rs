@@ -33,10 +33,10 @@ pub use compare::{Comparison, Deviation, ask};
 pub use error::{Disposition, Error, MalformedTuple, ServerError};
 pub use find::{Candidate, candidates, delete_stub, find, insert_stubs, referrers};
 pub use guard::{guard, lock, lock_error};
-pub use keyed::{Rekeyed, adoptable, delete, has_unowned_rows, insert, present, rekey};
+pub use keyed::{Rekeyed, adoptable, delete, has_unowned_rows, insert, mark_held, present, rekey};
 pub use owned::has_row;
 pub use sequence::{Greatest, keep_sequences};
-pub use write::{Dropped, analyze, drop_rows, insert_new, mark_held, source_ids_after, upsert};
+pub use write::{Dropped, analyze, drop_rows, insert_new, source_ids_after, upsert};
 
 /// One mapping's table with its statements. A mapping that is compiled again is a new target.
 #[derive(Debug, Clone)]

@@ -80,25 +80,6 @@ pub async fn insert_new(
     }
 }
 
-/// Marks the rows of documents that are held, where the mapping has columns for it: (source_id, status,
-/// error). What is marked so already is left alone.
-pub async fn mark_held(
-    conn: &mut PgConnection,
-    target: &Target,
-    held: &[(String, &str, String)],
-) -> Result<(), Error> {
-    let Some(mark) = &target.statements.mark else { return Ok(()) };
-    let ids: Vec<&str> = held.iter().map(|(id, _, _)| id.as_str()).collect();
-    let statuses: Vec<&str> = held.iter().map(|(_, status, _)| *status).collect();
-    let errors: Vec<&str> = held.iter().map(|(_, _, error)| error.as_str()).collect();
-    let mut query = sqlx::query(statement::safe(mark)).bind(ids).bind(statuses).bind(errors);
-    if target.mapping.key.source().is_some() {
-        query = query.bind(&target.mapping.source);
-    }
-    let done = query.execute(conn).await;
-    done.map(drop).map_err(|source| Error::from_sqlx(&target.mapping.table, "mark rows as held", source))
-}
-
 /// Deletes every row of the mapping's source; how many there were.
 async fn delete_source(conn: &mut PgConnection, target: &Target) -> Result<u64, Error> {
     let mut query = sqlx::query(statement::safe(&target.statements.delete_source));

@@ -384,6 +384,7 @@ async fn documents_of_sixteen_megabytes_are_copied_inserted_replaced_and_updated
         |id: i64, letter: &str, less: usize| doc! { "_id": id, "text": letter.repeat(LARGEST - less) };
     things.insert_one(large(1, "a", 60)).await?;
     let daemon = Daemon::start(&stage.config(&stage.whole("things")))?;
+    daemon.logged("snapshot done").await?;
     stage.settled(&daemon, "things").await?;
     let lengths = "select string_agg(length(document->>'text')::text, ' ' order by source_id) from things";
     assert_eq!(stage.text(lengths).await?, Some((LARGEST - 60).to_string()), "copied");

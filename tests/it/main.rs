@@ -26,6 +26,7 @@ mod junctions;
 mod keys;
 mod kills;
 mod kinds;
+mod language;
 mod layering;
 mod lease;
 mod log_events;

@@ -59,6 +59,12 @@ fn by_key(claims: &[Claim]) -> HashMap<&RowKey, Vec<&Claim>> {
     found
 }
 
+/// The documents of the source that write the rows of these claims: of each key the one with the lowest source_id.
+pub(super) fn writers<'c>(claims: &'c [Claim], source: &str) -> HashSet<&'c str> {
+    let firsts = by_key(claims).into_values().filter_map(|claims| claims.first().copied());
+    firsts.filter(|claim| claim.source == source).map(|claim| claim.source_id.as_str()).collect()
+}
+
 impl Claims<'_> {
     pub(super) async fn put_shared(mut self, batch: &SourceBatch) -> Result<Outcome, Error> {
         let mut outcome = Outcome::default();
@@ -84,6 +90,8 @@ impl Claims<'_> {
     pub(super) async fn delete_shared(mut self, claims: Vec<Claim>) -> Result<Outcome, Error> {
         self.lock().await?;
         let mut outcome = Outcome::default();
+        // Rows that outlive their documents are nobody's to delete once more.
+        let claims: Vec<Claim> = claims.into_iter().filter(|claim| !claim.kept).collect();
         let keys: BTreeSet<&RowKey> = claims.iter().filter_map(|claim| claim.key.as_ref()).collect();
         let keys: Vec<&RowKey> = keys.into_iter().collect();
         let scope = scope(self.pipeline, &self.target, &self.mapped.mapping);
@@ -92,6 +100,20 @@ impl Claims<'_> {
         self.forget(&ids).await?;
         self.settle_shared(&before, &keys, &[], &mut outcome).await?;
         Ok(outcome)
+    }
+
+    /// Those of the documents after which nobody is left who has their row.
+    pub(in crate::pipeline) async fn last(self, source_ids: &[&str]) -> Result<HashSet<String>, Error> {
+        let scope = scope(self.pipeline, &self.target, &self.mapped.mapping);
+        let own = row::of_documents(self.connection, scope, source_ids).await.map_err(state)?;
+        let keys: BTreeSet<&RowKey> = own.iter().filter_map(|claim| claim.key.as_ref()).collect();
+        let keys: Vec<&RowKey> = keys.into_iter().collect();
+        let all = row::load(self.connection, scope, &[], &keys).await.map_err(state)?;
+        let going: HashSet<&str> = source_ids.iter().copied().collect();
+        let source = &self.mapped.mapping.source;
+        let goes = |claim: &&Claim| claim.source == *source && going.contains(claim.source_id.as_str());
+        let of_nobody = by_key(&all).into_values().filter(|claims| claims.iter().all(goes));
+        Ok(of_nobody.flatten().map(|claim| claim.source_id.clone()).collect())
     }
 
     async fn lock(&mut self) -> Result<(), Error> {
@@ -156,7 +178,12 @@ impl Claims<'_> {
         let deleted =
             sink::delete(self.connection, &self.mapped.target, &keyed, self.portion).await.map_err(apply)?;
         let refused: HashSet<&CanonicalId> = deleted.rejected.iter().map(|(id, _)| id).collect();
-        let stay: Vec<Claim> = gone.into_iter().filter(|claim| refused.contains(&claim.id)).collect();
+        let rows_stay = self.rows_stay();
+        let stay = |claim: Claim| {
+            let is_refused = refused.contains(&claim.id);
+            (is_refused || rows_stay).then_some(Claim { kept: !is_refused, ..claim })
+        };
+        let stay: Vec<Claim> = gone.into_iter().filter_map(stay).collect();
         self.insert(&stay).await?;
         outcome.add(deleted);
         Ok(())

@@ -67,20 +67,31 @@ fn key_plans(mapping: &Mapping) -> impl Iterator<Item = &ColumnPlan> {
 
 /// The keys as a relation, `key1`, `key2`, …, with their places if asked for.
 pub(super) fn wanted(mapping: &Mapping, name: &str, place: &str) -> String {
-    let first = first_array(mapping);
-    let arrays: Vec<String> = mapping
-        .key
-        .columns
-        .iter()
-        .enumerate()
-        .map(|(number, column)| format!("${}::{}[]", first + number, key_wire(mapping, column).name))
-        .collect();
+    let arrays = key_arrays(mapping);
     let mut names: Vec<String> = (1..=arrays.len()).map(|number| format!("key{number}")).collect();
     let ordinality = if place.is_empty() { "" } else { " with ordinality" };
     if !place.is_empty() {
         names.push(place.to_owned());
     }
     format!("unnest({}){ordinality} as {name} ({})", arrays.join(", "), names.join(", "))
+}
+
+fn key_arrays(mapping: &Mapping) -> Vec<String> {
+    let first = first_array(mapping);
+    let columns = mapping.key.columns.iter().enumerate();
+    columns
+        .map(|(number, column)| format!("${}::{}[]", first + number, key_wire(mapping, column).name))
+        .collect()
+}
+
+/// The keys as [`wanted`], beside each a `status` and an `error`.
+pub(super) fn marked(mapping: &Mapping, name: &str) -> String {
+    let mut arrays = key_arrays(mapping);
+    let next = first_array(mapping) + arrays.len();
+    let mut names: Vec<String> = (1..=arrays.len()).map(|number| format!("key{number}")).collect();
+    arrays.extend([format!("${next}::text[]"), format!("${}::text[]", next + 1)]);
+    names.extend(["status".to_owned(), "error".to_owned()]);
+    format!("unnest({}) as {name} ({})", arrays.join(", "), names.join(", "))
 }
 
 pub(super) fn is_wanted(mapping: &Mapping, name: &str) -> String {

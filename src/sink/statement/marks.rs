@@ -1,7 +1,8 @@
 //! Statements for the columns that rowstream fills by itself: soft deletes and sync columns.
 
-use super::{list, own_rows, quoted, text_cast, wire_cast};
-use crate::config::{Deletes, KeySpec};
+use super::key::{is_wanted, marked};
+use super::{list, list_with, own_rows, quoted, wire_cast};
+use crate::config::Deletes;
 use crate::domain::ColumnType;
 use crate::mapping::{ColumnPlan, Mapping};
 
@@ -39,8 +40,8 @@ pub(super) fn now(column: Option<&ColumnPlan>) -> &'static str {
     }
 }
 
-/// (source_ids, statuses, errors, source) or without source: marks rows whose documents are held. `None`:
-/// the mapping has no such columns.
+/// Marks rows whose documents are held. Parameters: as for keys, then their statuses and errors. `None`: the mapping
+/// has no such columns.
 pub(super) fn mark(mapping: &Mapping) -> Option<String> {
     let cast = |plan: &ColumnPlan| wire_cast(plan).map_or_else(String::new, |cast| format!("::{cast}"));
     let status = mapping.sync.status.as_ref().map(|plan| (plan, format!("held.status{}", cast(plan))));
@@ -55,22 +56,15 @@ pub(super) fn mark(mapping: &Mapping) -> Option<String> {
     if marks.is_empty() {
         return None;
     }
-    // Where the key is of other columns, the row does not say whose it is.
-    let KeySpec::SourceId { source, source_id: key } = &mapping.key.spec else { return None };
-    let of_source = source.as_ref().map_or_else(String::new, |source| {
-        format!(" and target.{} = $4::text{}", quoted(source), text_cast(mapping, source))
-    });
+    let changes = |(plan, value): &(&ColumnPlan, String)| {
+        format!("target.{} is distinct from {value}", quoted(&plan.name))
+    };
     Some(format!(
-        "update {} as target set {} from unnest($1::text[], $2::text[], $3::text[]) as held (id, status, error) \
-         where target.{} = held.id{}{of_source} and ({})",
+        "update {} as target set {} from {} where {} and ({})",
         own_rows(mapping),
         list(&marks, |(plan, value)| format!("{} = {value}", quoted(&plan.name))),
-        quoted(key),
-        text_cast(mapping, key),
-        marks
-            .iter()
-            .map(|(plan, value)| format!("target.{} is distinct from {value}", quoted(&plan.name)))
-            .collect::<Vec<_>>()
-            .join(" or "),
+        marked(mapping, "held"),
+        is_wanted(mapping, "held"),
+        list_with(&marks, " or ", changes),
     ))
 }
