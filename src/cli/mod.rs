@@ -172,7 +172,13 @@ async fn execute(command: Command, config: Config) -> Exit {
                 complain(&format!("  {}", PipelineError::RESUME));
                 Exit::Findings
             }
-            _ => Exit::Unreachable,
+            _ => {
+                let of_mongodb = error.downcast_ref::<source::Error>().map(source::Error::disposition);
+                if let Some(source::Disposition::Halt { hint }) = of_mongodb {
+                    complain(&format!("  {hint}"));
+                }
+                Exit::Unreachable
+            }
         }
     })
 }

@@ -381,6 +381,62 @@ mod tests {
     }
 
     #[test]
+    fn shard_keys_beside_the_id_make_a_delete_a_second_look() -> Result<(), Box<dyn std::error::Error>> {
+        let delete = |key: bson::Document| event("delete", "shop", "orders", doc! { "documentKey": key });
+        let keys = [
+            doc! { "region": "eu", "_id": 1 },
+            doc! { "_id": 1, "region": "eu" },
+            doc! { "address.country": "at", "_id": 1 },
+            doc! { "address": { "country": "at", "_id": 2 }, "_id": 1 },
+            doc! { "hashed": bson::Bson::Null, "_id": 1 },
+        ];
+        let decoded = decode(keys.into_iter().map(delete).collect())?;
+        let one = CanonicalId::from_bson(&bson::Bson::Int32(1));
+        for event in &decoded.reply.events {
+            let is_touch = matches!(&event.kind, EventKind::Document { id, change: ChangeKind::Touch, .. } if *id == one);
+            assert!(is_touch, "{event:?}");
+        }
+        assert_eq!(decoded.reply.events.len(), 5);
+
+        // Moved to another shard: gone there, and here again.
+        let key = |region: &str| doc! { "region": region, "_id": 1 };
+        let full = doc! { "documentKey": key("us"), "fullDocument": { "_id": 1, "region": "us" } };
+        let moved = told(vec![
+            delete(key("eu")),
+            event("insert", "shop", "orders", full),
+            event("update", "shop", "orders", doc! { "documentKey": key("asia") }),
+        ])?;
+        assert_eq!(moved, ["touch 0", "put 0 29", "touch 0"]);
+        Ok(())
+    }
+
+    #[test]
+    fn what_other_servers_leave_out_or_add_changes_nothing() -> Result<(), Box<dyn std::error::Error>> {
+        let namespace = |fields: bson::Document| doc! { "ns": fields, "documentKey": { "_id": 1 } };
+        let mut old = event("delete", "shop", "orders", doc! { "documentKey": { "_id": 1 } });
+        old.remove("clusterTime");
+        let decoded = decode(vec![
+            old,
+            event("delete", "", "", namespace(doc! { "coll": "users", "uuid": 1, "db": "shop" })),
+            event(
+                "delete",
+                "shop",
+                "orders",
+                doc! { "documentKey": { "_id": 1 }, "wallTime": bson::DateTime::from_millis(5), "lsid": { "id": 1 },
+                "collectionUUID": 1, "operationDescription": {}, "someday": [1, { "a": 1 }] },
+            ),
+            event("delete", "", "", doc! { "ns": "shop.orders", "documentKey": { "_id": 1 } }),
+            event("reshardCollection", "shop", "orders", doc! { "documentKey": 7, "fullDocument": "x" }),
+        ])?;
+        let events = &decoded.reply.events;
+        assert_eq!(events.iter().map(tell).collect::<Vec<_>>(), ["delete 0", "delete 1", "delete 0"]);
+        // The time of its token stands for that of the event.
+        assert_eq!((events[0].time, events[0].wall_time), (ClusterTime::new(0x6B01_034A, 4), None));
+        assert_eq!((events[2].time, events[2].wall_time), (ClusterTime::new(7, 9), Some(5)));
+        Ok(())
+    }
+
+    #[test]
     fn an_event_that_is_not_understood_is_an_error() {
         for rest in [doc! {}, doc! { "documentKey": { "other": 1 } }, doc! { "documentKey": 1 }] {
             assert!(decode(vec![event("insert", "shop", "orders", rest)]).is_err());

@@ -332,6 +332,34 @@ async fn a_transaction_has_one_time_and_is_over_at_an_empty_reply() -> Result<()
 }
 
 #[tokio::test]
+async fn a_transaction_can_be_resumed_after_each_of_its_events() -> Result<()> {
+    let source = Source::new("inside").await?;
+    for name in ["a", "b"] {
+        source.writer.database(&source.name).create_collection(name).await?;
+    }
+    let mut follower = source.follow(source.scope(&["a", "b"])).await?;
+    let mut session = source.writer.start_session().await?;
+    session.start_transaction().await?;
+    for number in 0..4 {
+        source.collection("a").insert_one(doc! { "_id": number }).session(&mut session).await?;
+        source.collection("b").insert_one(doc! { "_id": number }).session(&mut session).await?;
+        source.collection("a").delete_one(doc! { "_id": number }).session(&mut session).await?;
+    }
+    session.commit_transaction().await?;
+    source.collection("b").insert_one(doc! { "_id": 9 }).await?;
+    follower.catch_up(&source).await?;
+    let told = follower.told();
+    assert_eq!(told.len(), 13, "{told:?}");
+    for (behind, event) in (1..).zip(follower.events()) {
+        let position = Position { token: Some(event.token.clone()), time: event.time };
+        let mut again = source.follow_from(source.scope(&["a", "b"]), position);
+        again.catch_up(&source).await?;
+        assert_eq!(again.told(), told[behind..], "behind {behind} events");
+    }
+    source.done().await
+}
+
+#[tokio::test]
 async fn an_aborted_transaction_leaves_no_event() -> Result<()> {
     let source = Source::new("abort").await?;
     source.writer.database(&source.name).create_collection("a").await?;
@@ -399,6 +427,32 @@ async fn a_dropped_database_is_told_and_the_stream_goes_on() -> Result<()> {
         assert_eq!(told.last().map(String::as_str), Some("put 0 2"), "{told:?}");
         for index in 0..names.len() {
             assert!(told.contains(&format!("dropped {index}")), "{told:?}");
+        }
+        source.done().await?;
+    }
+    Ok(())
+}
+
+/// A start by time begins with what happened at that time, be it the end of everything.
+#[tokio::test]
+async fn a_stream_that_starts_at_the_very_drop_of_its_database_goes_on() -> Result<()> {
+    for names in [&["a"][..], &["a", "b"]] {
+        let source = Source::new(&format!("at_drop{}", names.len())).await?;
+        for name in names {
+            source.collection(name).insert_one(doc! { "_id": 1 }).await?;
+        }
+        let mut follower = source.follow(source.scope(names)).await?;
+        source.writer.database(&source.name).drop().await?;
+        follower.catch_up(&source).await?;
+        source.collection("a").insert_one(doc! { "_id": 2 }).await?;
+        let times: Vec<_> = follower.events().map(|event| event.time).collect();
+        assert!(times.len() >= names.len(), "{:?}", follower.told());
+        for time in times {
+            let mut again = source.follow_from(source.scope(names), Position { token: None, time });
+            again.catch_up(&source).await?;
+            let told = again.told();
+            assert!(told.first().is_some_and(|first| first.starts_with("dropped")), "{told:?}");
+            assert_eq!(told.last().map(String::as_str), Some("put 0 2"), "{told:?}");
         }
         source.done().await?;
     }
@@ -487,6 +541,33 @@ async fn resumable_errors_lose_nothing() -> Result<()> {
     expected.push("put 0 200".into());
     assert_eq!(follower.told(), expected);
     assert!(follower.replies.iter().all(|reply| reply.continuity == Continuity::Unbroken));
+    source.done().await
+}
+
+#[tokio::test]
+async fn an_unknown_error_is_resumable_only_if_the_server_says_so() -> Result<()> {
+    let source = Source::new("label").await?;
+    let mut follower = source.follow(source.scope(&["a", "b"])).await?;
+    let unknown = doc! { "failCommands": ["getMore"], "errorCode": 4711 };
+    let mut labelled = unknown.clone();
+    labelled.insert("errorLabels", ["ResumableChangeStreamError"].as_slice());
+    let failure = source.fail(2, labelled).await?;
+    source.collection("a").insert_one(doc! { "_id": 1 }).await?;
+    follower.read_until(failure.happened()).await?;
+    follower.catch_up(&source).await?;
+    assert_eq!(follower.told(), ["put 0 1"]);
+
+    let failure = source.fail(1, unknown).await?;
+    let error = loop {
+        match tokio::time::timeout(PATIENCE, follower.stream.next()).await?.context("no error")? {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    let source::Disposition::Halt { hint } = error.disposition() else { bail!("{error:?} is retried") };
+    assert!(hint.contains("look the code up"), "{hint}");
+    assert!(follower.stream.next().await.is_none());
+    failure.happened().await?;
     source.done().await
 }
 
