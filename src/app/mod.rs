@@ -24,7 +24,7 @@ pub use summary::Summary;
 use crate::config::Config;
 use crate::domain::Namespace;
 use crate::metrics::Metrics;
-use crate::pipeline::{Error, Finish, HeldPolicy, Limits, Moment, Pace, Report, Session, Status};
+use crate::pipeline::{Error, FailPoint, Finish, HeldPolicy, Limits, Moment, Pace, Report, Session, Status};
 use crate::state::held::{self, Backoff};
 use crate::state::lease::{self, Acquired, Epoch};
 use crate::state::{self, SchemaState};
@@ -267,6 +267,7 @@ impl App {
         self.report.postgresql_up();
         ensure_schema(&mut keeper).await?;
         let ttl = self.config.lease.ttl;
+        FailPoint::TakeLease.reach().await?;
         let epoch = match lease::acquire(&mut keeper, &self.config.pipeline, &self.owner, ttl).await {
             Ok(Acquired::Leader(epoch)) => epoch,
             Ok(Acquired::Standby(holder)) => {
@@ -276,6 +277,7 @@ impl App {
             }
             Err(error) => return Err(Error::retry("take the lease", error)),
         };
+        FailPoint::LeaseTaken.reach().await?;
         let mut stopped = self.shutdown.clone();
         let session = tokio::select! {
             session = self.session(client, keeper, epoch) => session?,

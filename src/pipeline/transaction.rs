@@ -9,6 +9,7 @@ use sqlx::PgConnection;
 use super::Error;
 use super::claims::Claims;
 use super::commit::{ForWhom, HeldPolicy, Tally, Tx, apply, drop_rows, state};
+use super::fail_point::FailPoint;
 use super::plan::Plan;
 use super::prepare::{Refused, SourceBatch, read};
 use super::references::{Leaving, Settling};
@@ -56,6 +57,9 @@ impl<'a> Open<'a> {
 
     /// The rows of the documents themselves.
     pub(super) async fn write(&mut self, batch: &SourceBatch, way: Way) -> Result<Outcome, Error> {
+        if way == Way::Straight {
+            FailPoint::Copy.reach().await?;
+        }
         if let Some(claims) = self.claims(batch.source) {
             return claims.put(batch, way == Way::Straight).await;
         }
@@ -429,6 +433,7 @@ impl<'a> Open<'a> {
                 }
             })
             .collect();
+        FailPoint::Hold.reach().await?;
         self.for_whom.holding.mark(batch.source);
         let (transaction, pipeline, name) = self.named(batch.source);
         held::hold(transaction, pipeline, name, &entries, policy.backoff).await.map_err(state)?;

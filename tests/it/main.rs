@@ -14,6 +14,8 @@ mod command_line;
 mod custom;
 mod demo;
 mod exchange;
+#[cfg(feature = "failpoints")]
+mod fail_points;
 mod filter;
 mod health;
 mod held;
