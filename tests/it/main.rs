@@ -4,6 +4,7 @@
 mod support;
 
 mod daemon;
+mod following;
 mod oracle;
 mod stage;
 
@@ -37,6 +38,7 @@ mod namespaces;
 mod operations;
 mod outages;
 mod path;
+mod proxy;
 mod reconcile;
 mod references;
 mod reliability;
