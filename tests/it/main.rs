@@ -34,6 +34,7 @@ mod mapping_change;
 mod mapping_docs;
 mod marks;
 mod migrations;
+mod model;
 mod namespaces;
 mod one_writer;
 mod operations;
