@@ -14,6 +14,7 @@ mod chunk_order;
 mod command_line;
 mod custom;
 mod demo;
+mod elections;
 mod exchange;
 #[cfg(feature = "failpoints")]
 mod fail_points;
