@@ -10,6 +10,7 @@ mod claims;
 mod commit;
 mod error;
 mod fail_point;
+mod hold_limit;
 mod holding;
 mod junctions;
 mod load;
@@ -32,6 +33,7 @@ pub use commit::HeldPolicy;
 pub(crate) use commit::{apply, state};
 pub use error::Error;
 pub use fail_point::FailPoint;
+pub use hold_limit::HoldLimit;
 pub use load::{Loaded, load};
 pub use moment::Moment;
 pub use pace::Pace;
@@ -43,6 +45,7 @@ pub use references::{Finding, LeftOut, Referring, Settled, StubMaker};
 pub use report::Report;
 pub use session::{Finish, Session, SessionState};
 pub use status::{
-    Checkpoint, EventTime, Halt, HeldCounts, LAG_FRESH_FOR, Lag, LastRejection, Link, LinkState, Oplog, Role,
-    RowCounts, STALLED_AFTER, SnapshotState, SnapshotStatus, SourceStatus, Status, StatusSnapshot,
+    Checkpoint, Drift, EventTime, Halt, HeldCounts, LAG_FRESH_FOR, Lag, LastRejection, Link, LinkState,
+    Oplog, Role, RowCounts, STALLED_AFTER, Sighting, SnapshotState, SnapshotStatus, SourceStatus, Status,
+    StatusSnapshot,
 };

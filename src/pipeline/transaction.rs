@@ -10,6 +10,7 @@ use super::Error;
 use super::claims::Claims;
 use super::commit::{ForWhom, HeldPolicy, Tally, Tx, apply, drop_rows, state};
 use super::fail_point::FailPoint;
+use super::hold_limit::Part;
 use super::plan::Plan;
 use super::prepare::{Refused, SourceBatch, read};
 use super::references::{Leaving, Settling};
@@ -28,6 +29,9 @@ pub(super) struct Open<'a> {
     for_whom: &'a ForWhom,
     portion: Portion,
     sequences: &'a mut HashMap<SourceIndex, Greatest>,
+    part: Part,
+    /// Why the first of those was held that nobody had held before.
+    first_held: String,
 }
 
 /// How rows come into a table.
@@ -46,7 +50,8 @@ impl<'a> Open<'a> {
         for_whom: &'a ForWhom,
         sequences: &'a mut HashMap<SourceIndex, Greatest>,
     ) -> Self {
-        Self { transaction, for_whom, portion: for_whom.pace.portion(), sequences }
+        let portion = for_whom.pace.portion();
+        Self { transaction, for_whom, portion, sequences, part: Part::default(), first_held: String::new() }
     }
 
     pub(super) fn claims(&mut self, source: SourceIndex) -> Option<Claims<'_>> {
@@ -379,6 +384,7 @@ impl<'a> Open<'a> {
         let applied: Vec<&str> =
             tried.filter(|(id, _)| !by_target.contains(id)).map(|(_, source_id)| source_id).collect();
         let resolved = self.resolve(batch.source, &applied).await?;
+        self.part.changes += (applied.len() + by_target.len() + before.len()) as u64;
         let by_target = outcome.rejected.into_iter().map(|(id, rejection)| Refused { id, rejection });
         let refused: Vec<Refused> = before.iter().cloned().chain(by_target).collect();
         self.hold(batch, &refused).await?;
@@ -436,7 +442,12 @@ impl<'a> Open<'a> {
         FailPoint::Hold.reach().await?;
         self.for_whom.holding.mark(batch.source);
         let (transaction, pipeline, name) = self.named(batch.source);
-        held::hold(transaction, pipeline, name, &entries, policy.backoff).await.map_err(state)?;
+        let new = held::hold(transaction, pipeline, name, &entries, policy.backoff).await.map_err(state)?;
+        if self.part.newly_held == 0 && new > 0 {
+            self.first_held = format!("{}, of mapping {}", first.rejection, mapped.mapping.source);
+        }
+        self.part.newly_held += new;
+        let (transaction, pipeline, name) = self.named(batch.source);
         let mark = |entry: &Entry| {
             let status = match entry.rejection.reason {
                 Reason::UnresolvedReference => PENDING,
@@ -491,9 +502,12 @@ impl<'a> Open<'a> {
     }
 
     pub(super) async fn commit(self) -> Result<(), Error> {
+        self.for_whom.limit.check(self.part, &self.first_held)?;
         // An error here leaves open whether it happened. The next session takes the lease, which waits
         // for this transaction to end either way, and only then loads the state.
-        self.transaction.commit().await.map_err(|error| Error::retry("commit", error))
+        self.transaction.commit().await.map_err(|error| Error::retry("commit", error))?;
+        self.for_whom.limit.committed(self.part);
+        Ok(())
     }
 }
 

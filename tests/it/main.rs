@@ -14,6 +14,7 @@ mod chunk_order;
 mod command_line;
 mod custom;
 mod demo;
+mod drift;
 mod elections;
 mod exchange;
 #[cfg(feature = "failpoints")]
@@ -41,6 +42,7 @@ mod one_writer;
 mod operations;
 mod outages;
 mod path;
+mod pause;
 mod proxy;
 mod reconcile;
 mod references;
