@@ -45,14 +45,14 @@ demo: ## watch an expense tracker's MongoDB being copied and followed into Postg
 
 test: ## all tests, on real servers
 	@$(need_cargo)
-	@$(with_servers); cargo test --locked
+	@$(with_servers); cargo test --locked --features failpoints
 
 lint: ## formatting, clippy without warnings, shell syntax; cargo deny and shellcheck where installed
 	@$(need_cargo)
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || { \
 		echo "rustfmt and clippy are needed: rustup component add rustfmt clippy" >&2; exit 1; }
 	cargo fmt --check
-	cargo clippy --locked --all-targets --quiet -- -D warnings
+	cargo clippy --locked --all-targets --all-features --quiet -- -D warnings
 	bash -n deploy/local/provision .ci/run
 	@if command -v shellcheck >/dev/null; then shellcheck deploy/local/provision .ci/run; \
 		else echo "shellcheck is not installed: skipped" >&2; fi
@@ -63,6 +63,7 @@ bench: ## throughput and latency, each beside the limit measured in the same run
 	@$(need_cargo)
 	@$(with_servers); cargo bench --locked --bench rowstream
 
-soak: ## kill -9 in mid-stream, again and again, while somebody writes (SOAK_MINUTES=60)
+soak: ## kill -9 and random faults, again and again, while somebody writes (SOAK_MINUTES=60, MODEL_SEED=1)
 	@$(need_cargo)
-	@$(with_servers); SOAK_MINUTES="$${SOAK_MINUTES:-60}" cargo test --locked --test it killed_in_mid_stream
+	@$(with_servers); SOAK_MINUTES="$${SOAK_MINUTES:-60}" cargo test --locked --features failpoints \
+		--test it -- killed_in_mid_stream fail_points:: model::

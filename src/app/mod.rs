@@ -26,7 +26,9 @@ pub use summary::Summary;
 use crate::config::Config;
 use crate::domain::Namespace;
 use crate::metrics::Metrics;
-use crate::pipeline::{Error, Finish, HeldPolicy, HoldLimit, Limits, Moment, Pace, Report, Session, Status};
+use crate::pipeline::{
+    Error, FailPoint, Finish, HeldPolicy, HoldLimit, Limits, Moment, Pace, Report, Session, Status,
+};
 use crate::state::held::{self, Backoff};
 use crate::state::lease::{self, Acquired, Epoch};
 use crate::state::{self, SchemaState};
@@ -289,6 +291,7 @@ impl App {
             return Err(Error::Paused { since });
         }
         let ttl = self.config.lease.ttl;
+        FailPoint::TakeLease.reach().await?;
         let epoch = match lease::acquire(&mut keeper, &self.config.pipeline, &self.owner, ttl).await {
             Ok(Acquired::Leader(epoch)) => epoch,
             Ok(Acquired::Standby(holder)) => {
@@ -298,6 +301,7 @@ impl App {
             }
             Err(error) => return Err(Error::retry("take the lease", error)),
         };
+        FailPoint::LeaseTaken.reach().await?;
         let mut stopped = self.shutdown.clone();
         let session = tokio::select! {
             session = self.session(client, keeper, epoch) => session?,

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::Error;
 use super::claims::Claims;
+use super::fail_point::FailPoint;
 use super::hold_limit::HoldLimit;
 use super::holding::Holding;
 use super::pace::Pace;
@@ -163,11 +164,14 @@ impl Writer {
         }
         open.delete(&prepared.sources, leaving, prepared.read_after, &mut tallies).await?;
         open.repaired(&prepared.sources).await?;
+        FailPoint::RowsWritten.reach().await?;
         if let Some(position) = &prepared.position {
             open.advance(position, seq).await?;
         }
         let apply = began.elapsed();
+        FailPoint::Commit.reach().await?;
         open.commit().await?;
+        FailPoint::Committed.reach().await?;
         let commit = began.elapsed().saturating_sub(apply);
         let mut sources: Vec<_> = tallies.into_iter().collect();
         sources.sort_by_key(|(source, _)| *source);
@@ -197,7 +201,9 @@ impl Writer {
         // Documents that do not belong, whose rows an earlier snapshot may have left.
         open.delete(std::slice::from_ref(batch), leaving, read_after, &mut tallies).await?;
         let apply = began.elapsed();
+        FailPoint::CommitChunk.reach().await?;
         open.commit().await?;
+        FailPoint::ChunkCommitted.reach().await?;
         let commit = began.elapsed().saturating_sub(apply);
         if !waits.is_empty() {
             // A parent that was committed beside this transaction could not see who waits for it here.
@@ -235,6 +241,7 @@ impl Writer {
         if last {
             mapping::planned(transaction, pipeline, name).await.map_err(state)?;
         }
+        FailPoint::PlanChunk.reach().await?;
         open.commit().await
     }
 

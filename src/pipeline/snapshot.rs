@@ -7,6 +7,7 @@ use mongodb::Client;
 use tokio::sync::{Mutex, Notify, RwLock, Semaphore};
 
 use super::commit::{ChunkOutcome, Writer};
+use super::fail_point::FailPoint;
 use super::outstanding::{Outstanding, Registration, Settled};
 use super::pace::Pace;
 use super::plan::Plan;
@@ -233,7 +234,9 @@ impl Copying {
     async fn copy(&self, source: SourceIndex, chunk: &Chunk) -> Result<(), Error> {
         loop {
             let registration = self.outstanding.register(source);
+            FailPoint::ReadChunk.reach().await?;
             let mut batch = self.read(source, chunk, &registration).await?;
+            FailPoint::ChunkRead.reach().await?;
             let documents = (batch.documents.len() + batch.deletes.len() + batch.kept.len()) as u64;
             let mut writer = self.writers.take().await?;
             let turn = self.turn.read().await;

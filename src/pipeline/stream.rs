@@ -12,6 +12,7 @@ use tokio::sync::{RwLock, Semaphore, mpsc};
 use super::ahead::{Ahead, Place, look_up};
 use super::batch::{Gatherer, Stop};
 use super::commit::Writer;
+use super::fail_point::FailPoint;
 use super::outstanding::Outstanding;
 use super::pace::Pace;
 use super::plan::Plan;
@@ -200,6 +201,7 @@ impl Reading {
 
     async fn prepare(&mut self) -> Result<Prepared, Error> {
         let batch = self.gatherer.take();
+        FailPoint::LookUp.reach().await?;
         prepare(&self.client, &self.plan, batch, self.ahead.take(), self.outstanding.last_handed()).await
     }
 

@@ -9,6 +9,7 @@ use sqlx::PgConnection;
 use super::Error;
 use super::claims::Claims;
 use super::commit::{ForWhom, HeldPolicy, Tally, Tx, apply, state};
+use super::fail_point::FailPoint;
 use super::hold_limit::Part;
 use super::plan::Plan;
 use super::prepare::{Refused, SourceBatch};
@@ -74,6 +75,9 @@ impl<'a> Open<'a> {
 
     /// The rows of the documents themselves.
     pub(super) async fn write(&mut self, batch: &SourceBatch, way: Way) -> Result<Outcome, Error> {
+        if way == Way::Straight {
+            FailPoint::Copy.reach().await?;
+        }
         let (source, plan) = (batch.source, Arc::clone(self.plan()));
         let none = Leaving::default();
         let stubbed = self.settling(&none).stubbed(source, &batch.rows).await?;
@@ -306,6 +310,7 @@ impl<'a> Open<'a> {
                 }
             })
             .collect();
+        FailPoint::Hold.reach().await?;
         self.for_whom.holding.mark(batch.source);
         let (transaction, pipeline, name) = self.named(batch.source);
         let new = held::hold(transaction, pipeline, name, &entries, policy.backoff).await.map_err(state)?;

@@ -58,6 +58,11 @@ impl Daemon {
     }
 
     pub(crate) fn start_with(config: &str, arguments: &[&str]) -> Result<Self> {
+        Self::start_in(config, arguments, &[])
+    }
+
+    /// With these variables in its environment.
+    pub(crate) fn start_in(config: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Result<Self> {
         let folder = TempDir::new()?;
         let file = folder.path().join("rowstream.yaml");
         std::fs::write(&file, config)?;
@@ -67,6 +72,7 @@ impl Daemon {
             .arg("--config")
             .arg(&file)
             .env_remove("RUST_LOG")
+            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

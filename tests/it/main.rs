@@ -4,6 +4,7 @@
 mod support;
 
 mod daemon;
+mod following;
 mod oracle;
 mod stage;
 
@@ -18,6 +19,8 @@ mod documents;
 mod drift;
 mod elections;
 mod exchange;
+#[cfg(feature = "failpoints")]
+mod fail_points;
 mod fence;
 mod filter;
 mod health;
@@ -37,11 +40,15 @@ mod mapping_change;
 mod mapping_docs;
 mod marks;
 mod migrations;
+mod model;
 mod namespaces;
+mod one_writer;
 mod operations;
 mod outages;
 mod path;
+mod primaries;
 mod pause;
+mod proxy;
 mod reconcile;
 mod reference_arrays;
 mod references;
@@ -56,6 +63,7 @@ mod stubs;
 mod systems;
 mod timeouts;
 mod transactions;
+mod trouble;
 mod types;
 mod users;
 mod whole_database;

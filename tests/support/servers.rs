@@ -69,7 +69,10 @@ impl Mongod {
             .map(|(id, host)| doc! { "_id": id, "host": host, "priority": if id == 0 { 2.0 } else { 1.0 } })
             .collect();
         members[0]
-            .run_admin(doc! { "replSetInitiate": { "_id": REPLICA_SET, "members": listed } })
+            .run_admin(doc! { "replSetInitiate": {
+                // Ten seconds are for networks; here they would only be waited for.
+                "_id": REPLICA_SET, "members": listed, "settings": { "electionTimeoutMillis": 3_000 },
+            } })
             .await
             .context("initiating the replica set")?;
         members[0].wait_for("isWritablePrimary").await?;
@@ -282,6 +285,11 @@ impl Postgres {
     /// A clean, fast shutdown: sessions are told `57P01`.
     pub(crate) async fn stop(&self) -> Result<()> {
         self.process.end("INT").await
+    }
+
+    /// An immediate shutdown: sessions are cut off, and the next start recovers as after a crash.
+    pub(crate) async fn stop_at_once(&self) -> Result<()> {
+        self.process.end("QUIT").await
     }
 
     /// Starts it again, on the same port and data, after `kill9` or `stop`.
@@ -759,6 +767,7 @@ for lock in "$1/data/postmaster.pid" "$1/data/mongod.lock" "$1/pid"; do
     done
     grep -qF -- "$1" "/proc/$pid/cmdline" && kill -s KILL "$pid"
 done
+umount -l "$1/disk"
 rm -rf -- "$1"
 "#;
 

@@ -4,6 +4,7 @@
 //! computes the rows by itself, and a table of bad data with the outcome of each kind.
 
 mod bad_data;
+mod churn;
 mod decimal;
 mod moment;
 mod scene;

@@ -142,6 +142,14 @@ impl Scene {
         self.daemon.as_ref().context("the scene was not started")
     }
 
+    /// As by kill -9; what would take the lease's time-out happens at once.
+    pub(crate) async fn dies(&mut self) -> Result<()> {
+        self.daemon.take().context("the scene was not started")?.kill9()?;
+        // Killed before it had made its schema, there is no lease.
+        let _ = self.stage.execute("update rowstream.lease set heartbeat = 'epoch'").await;
+        Ok(())
+    }
+
     pub(crate) async fn stop(&mut self) -> Result<()> {
         let daemon = self.daemon.take().context("the scene was not started")?;
         let words = daemon.last_words();

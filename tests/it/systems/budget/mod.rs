@@ -2,6 +2,7 @@
 
 mod documents;
 mod expected;
+mod killed;
 
 use anyhow::{Context, Result};
 use bson::{Bson, Document, doc};

@@ -3,6 +3,7 @@
 
 mod documents;
 mod expected;
+mod killed;
 
 use anyhow::{Context, Result, ensure};
 use bson::{Bson, Document, doc};

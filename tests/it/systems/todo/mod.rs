@@ -5,6 +5,7 @@ mod bad;
 mod documents;
 mod expected;
 mod half_filled;
+mod killed;
 mod large;
 mod snapshot;
 mod stream;

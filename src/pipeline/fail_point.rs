@@ -1,0 +1,113 @@
+//! Places where tests make the pipeline fail, wait or die: before and after each durable step. Without the feature
+//! `failpoints` they are nothing.
+
+use super::Error;
+
+/// Where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailPoint {
+    TakeLease,
+    LeaseTaken,
+    /// A chunk is written down, not committed.
+    PlanChunk,
+    /// Registered and not read.
+    ReadChunk,
+    /// Read and not settled with what the stream brought meanwhile.
+    ChunkRead,
+    /// Inside its transaction, before the first row.
+    Copy,
+    CommitChunk,
+    /// The answer is lost.
+    ChunkCommitted,
+    /// A batch of the stream, before its documents are read.
+    LookUp,
+    /// Rows are written, the checkpoint is not.
+    RowsWritten,
+    Hold,
+    Commit,
+    /// The answer is lost.
+    Committed,
+}
+
+impl FailPoint {
+    pub const ALL: [Self; 13] = [
+        Self::TakeLease,
+        Self::LeaseTaken,
+        Self::PlanChunk,
+        Self::ReadChunk,
+        Self::ChunkRead,
+        Self::Copy,
+        Self::CommitChunk,
+        Self::ChunkCommitted,
+        Self::LookUp,
+        Self::RowsWritten,
+        Self::Hold,
+        Self::Commit,
+        Self::Committed,
+    ];
+
+    /// As in the variable FAILPOINTS.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TakeLease => "take_lease",
+            Self::LeaseTaken => "lease_taken",
+            Self::PlanChunk => "plan_chunk",
+            Self::ReadChunk => "read_chunk",
+            Self::ChunkRead => "chunk_read",
+            Self::Copy => "copy",
+            Self::CommitChunk => "commit_chunk",
+            Self::ChunkCommitted => "chunk_committed",
+            Self::LookUp => "look_up",
+            Self::RowsWritten => "rows_written",
+            Self::Hold => "hold",
+            Self::Commit => "commit",
+            Self::Committed => "committed",
+        }
+    }
+
+    /// Does what FAILPOINTS says about this point, if anything.
+    #[cfg(not(feature = "failpoints"))]
+    pub fn reach(self) -> impl Future<Output = Result<(), Error>> {
+        std::future::ready(Ok(()))
+    }
+
+    /// Does what FAILPOINTS says about this point, if anything: `return(error)`, `return(panic)`, `return(abort)`,
+    /// `return(2000)` for so many milliseconds, and what the crate `fail` knows besides.
+    #[cfg(feature = "failpoints")]
+    pub async fn reach(self) -> Result<(), Error> {
+        let Some(action) = armed::action(self.name()) else { return Ok(()) };
+        tracing::warn!(point = self.name(), action, "fail point reached");
+        match action.as_str() {
+            "error" => Err(Error::retry("fail", armed::Failed(self.name()))),
+            "panic" => panic!("fail point {}", self.name()),
+            "abort" => std::process::abort(),
+            milliseconds => {
+                let milliseconds = milliseconds.parse().expect("error, panic, abort or milliseconds");
+                tokio::time::sleep(std::time::Duration::from_millis(milliseconds)).await;
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(feature = "failpoints")]
+mod armed {
+    use std::sync::Once;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("fail point {0}")]
+    pub(super) struct Failed(pub(super) &'static str);
+
+    /// What is to be done at this point now; each asking counts.
+    pub(super) fn action(point: &str) -> Option<String> {
+        static READ: Once = Once::new();
+        READ.call_once(|| {
+            let all = std::env::var("FAILPOINTS").unwrap_or_default();
+            for (name, actions) in all.split(';').filter_map(|one| one.split_once('=')) {
+                fail::cfg(name.trim(), actions).expect("FAILPOINTS is point=actions;…");
+            }
+        });
+        fail::fail_point!(point, |action: Option<String>| action);
+        None
+    }
+}
