@@ -304,8 +304,10 @@ pub(super) async fn begin_fenced<'a>(
     if !answers.iter().any(lease::is_fence) {
         return Err(Error::Fenced);
     }
-    answers.iter().try_for_each(sink::changed).map_err(apply)?;
-    Ok(Tx(connection))
+    match answers.iter().find_map(sink::changed) {
+        Some(error) => Err(apply(error)),
+        None => Ok(Tx(connection)),
+    }
 }
 
 /// Deletes the rows of a collection that was dropped, or is another one now: all of them, or it halts. Without

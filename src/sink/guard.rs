@@ -42,10 +42,10 @@ pub fn guard(targets: &[&Target]) -> Option<Sql> {
     if wanted.is_empty() { None } else { Some(statement::guard(&wanted)) }
 }
 
-/// An error if the row of a guard names a table: it has other columns now.
-pub fn changed(row: &PgRow) -> Result<(), Error> {
+/// The error of a row of a guard: the table it names has other columns now.
+pub fn changed(row: &PgRow) -> Option<Error> {
     match (row.try_get("changed_schema"), row.try_get("changed_table")) {
-        (Ok(schema), Ok(name)) => Err(Error::CatalogChanged { table: TableName { schema, name } }),
-        _ => Ok(()),
+        (Ok(schema), Ok(name)) => Some(Error::CatalogChanged { table: TableName { schema, name } }),
+        _ => None,
     }
 }

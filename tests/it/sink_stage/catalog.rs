@@ -258,7 +258,7 @@ async fn guarded(conn: &mut PgConnection, targets: &[&Target]) -> Result<(), sin
     };
     sqlx::raw_sql("deallocate rowstream_guard").execute(&mut *transaction).await.expect("deallocate");
     transaction.rollback().await.expect("rollback");
-    rows.iter().try_for_each(sink::changed)
+    rows.iter().find_map(sink::changed).map_or(Ok(()), Err)
 }
 
 #[tokio::test]
