@@ -19,7 +19,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use crate::config::Config;
 use crate::domain::Transformers;
@@ -59,6 +60,11 @@ enum Command {
     Verify(verify::Arguments),
     /// Look at the configuration as it is understood
     Config(config::Arguments),
+    /// Print the completions of a shell: `rowstream completions bash > /etc/bash_completion.d/rowstream`
+    Completions {
+        #[arg(value_enum)]
+        shell: Shell,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -110,6 +116,10 @@ pub fn main_with(
             return ExitCode::from(error.exit_code().clamp(0, 255) as u8);
         }
     };
+    if let Command::Completions { shell } = arguments.command {
+        clap_complete::generate(shell, &mut Arguments::command(), "rowstream", &mut std::io::stdout());
+        return Exit::Fine.into();
+    }
     let config = match configuration::load(arguments.config.as_deref(), &environment) {
         Ok(config) => Config { transformers, ..config },
         Err(error) => {
@@ -146,6 +156,8 @@ async fn execute(command: Command, config: Config) -> Exit {
         Command::Held(arguments) => held::run(arguments, config).await,
         Command::Verify(arguments) => verify::run(arguments, config).await,
         Command::Config(arguments) => Ok(config::run(&arguments, &config)),
+        // Printed before there was a configuration.
+        Command::Completions { .. } => Ok(Exit::Fine),
     };
     result.unwrap_or_else(|error| {
         complain(&in_one_line(&error));
