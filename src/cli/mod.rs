@@ -22,7 +22,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use crate::config::Config;
 use crate::domain::Transformers;
@@ -68,6 +69,11 @@ enum Command {
     Reset(reset::Arguments),
     /// Look at the configuration as it is understood
     Config(config::Arguments),
+    /// Print the completions of a shell: `rowstream completions bash > /etc/bash_completion.d/rowstream`
+    Completions {
+        #[arg(value_enum)]
+        shell: Shell,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -119,6 +125,10 @@ pub fn main_with(
             return ExitCode::from(error.exit_code().clamp(0, 255) as u8);
         }
     };
+    if let Command::Completions { shell } = arguments.command {
+        clap_complete::generate(shell, &mut Arguments::command(), "rowstream", &mut std::io::stdout());
+        return Exit::Fine.into();
+    }
     let config = match configuration::load(arguments.config.as_deref(), &environment) {
         Ok(config) => Config { transformers, ..config },
         Err(error) => {
@@ -158,6 +168,8 @@ async fn execute(command: Command, config: Config) -> Exit {
         Command::Reset(arguments) => reset::run(arguments, config).await,
         Command::Repair(arguments) => repair::run(arguments, config).await,
         Command::Config(arguments) => Ok(config::run(&arguments, &config)),
+        // Printed before there was a configuration.
+        Command::Completions { .. } => Ok(Exit::Fine),
     };
     result.unwrap_or_else(|error| {
         complain(&in_one_line(&error));

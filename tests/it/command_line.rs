@@ -46,6 +46,17 @@ fn help_says_what_there_is() -> Result<()> {
 }
 
 #[test]
+fn completions_know_every_verb_and_need_no_configuration() -> Result<()> {
+    let output = std::process::Command::new(daemon::binary()).args(["completions", "bash"]).output()?;
+    let text = String::from_utf8(output.stdout)?;
+    assert!(output.status.success());
+    for verb in ["run", "check", "held", "status", "pause", "resume", "--until-caught-up"] {
+        assert!(text.contains(verb), "{verb}");
+    }
+    Ok(())
+}
+
+#[test]
 fn usage_and_configuration_mistakes_end_with_2_and_are_told_all_at_once() -> Result<()> {
     for arguments in [&["run", "--nonsense"][..], &["nonsense"], &[]] {
         let (code, _, complaint) = ask(arguments, &minimal())?;
