@@ -4,10 +4,11 @@ create table rowstream.lease (
     pipeline text primary key,
     owner text not null,
     epoch bigint not null,
-    heartbeat timestamptz not null
+    heartbeat timestamptz not null,
+    paused_at timestamptz
 );
 comment on table rowstream.lease is
-    'who may write: one owner at a time, its epoch checked in every transaction; time is this server''s clock';
+    'who may write: one owner at a time, its epoch checked in every transaction; nobody while paused_at is set; time is this server''s clock';
 
 create table rowstream.checkpoint (
     pipeline text primary key,

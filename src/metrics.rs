@@ -110,6 +110,7 @@ pub struct Metrics {
     coercions: IntCounterVec,
     held: IntCounterVec,
     retries: IntCounterVec,
+    unmapped: IntCounterVec,
 }
 
 impl Metrics {
@@ -185,6 +186,11 @@ impl Metrics {
                 "Changes that were held, once per attempt.",
                 &["source", "reason"],
             )?,
+            unmapped: counters(
+                "rowstream_unmapped_fields_total",
+                "Fields that no mapping reads, in those documents that are looked at for them: one of 16.",
+                &["source"],
+            )?,
             retries: counters(
                 "rowstream_retries_total",
                 "Attempts that failed and are repeated.",
@@ -235,6 +241,10 @@ impl Metrics {
 
     pub fn held(&self, source: &str, reason: Reason) {
         self.held.with_label_values(&[source, reason.as_str()]).inc();
+    }
+
+    pub fn unmapped_seen(&self, source: &str, sightings: u64) {
+        add(&self.unmapped.with_label_values(&[source]), sightings);
     }
 
     pub fn retried(&self, stage: Stage) {
@@ -347,6 +357,11 @@ fn per_source(registry: &Registry, sources: &[SourceStatus]) -> prometheus::Resu
         "Until the copy is complete, by the pace so far.",
         &["source"],
     )?;
+    let unmapped = gauges(
+        "rowstream_unmapped_paths",
+        "Different fields that were seen since the start and that no mapping reads, up to 50.",
+        &["source"],
+    )?;
     let documents = register(
         registry,
         IntCounterVec::new(
@@ -361,6 +376,7 @@ fn per_source(registry: &Registry, sources: &[SourceStatus]) -> prometheus::Resu
         held.with_label_values(&[source, "resolved"]).set(one.held.resolved as f64);
         state.with_label_values(&[source]).set(state_number(one.snapshot.state));
         add(&documents.with_label_values(&[source]), one.snapshot.documents);
+        unmapped.with_label_values(&[source]).set(one.drift.fields.len() as f64);
         if let Some(count) = one.snapshot.documents_estimated {
             estimated.with_label_values(&[source]).set(count as f64);
         }
@@ -413,6 +429,7 @@ mod tests {
         metrics.looked_up(7, 1);
         metrics.coerced("public.transactions", "amount", "scale", 2);
         metrics.held("venmo", Reason::OutOfRange);
+        metrics.unmapped_seen("venmo", 2);
         metrics.retried(Stage::Commit);
         let rows = RowCounts { inserted: 4, updated: 1, unchanged: 2, deleted: 1 };
         metrics.batch_committed(&BatchSummary {
@@ -461,6 +478,8 @@ mod tests {
         rowstream_snapshot_eta_seconds gauge
         rowstream_snapshot_state gauge
         rowstream_source_lag_seconds gauge
+        rowstream_unmapped_fields_total counter
+        rowstream_unmapped_paths gauge
         ");
         #[cfg(target_os = "linux")]
         assert!(text.contains("process_resident_memory_bytes "));

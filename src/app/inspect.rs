@@ -20,7 +20,7 @@ use crate::sink::{self, Target};
 use crate::source::{self, CollectionFacts, CollectionIndex, Facts, OplogWindow, Scope};
 use crate::state::mapping::Known;
 use crate::state::{self, SchemaState};
-use crate::transform::{ChildTransformer, Transformer};
+use crate::transform::{ChildTransformer, Transformer, Unread};
 
 /// What may be done about tables that do not exist and may be created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -412,12 +412,14 @@ impl Inspection {
                     format!("{} → {}, {} columns", mapping.namespace, mapping.table, mapping.columns.len()),
                     "",
                 );
+                let unread = unread_by(&config.mappings, &mapping);
                 let fit = config.snapshot.chunk_bytes / facts.average_size.unwrap_or(0).max(1);
                 self.mapped.push(Mapped {
                     target: Target::new(Arc::clone(&mapping)),
                     mapping,
                     stubs,
                     children,
+                    unread,
                     collection,
                     transformer,
                     documents_estimated: facts.documents.unwrap_or(0),
@@ -504,6 +506,16 @@ pub(super) async fn specs(
     }
 }
 
+/// By all mappings of its collection together.
+fn unread_by(mappings: &Mappings, mapping: &Mapping) -> Option<Unread> {
+    match mappings {
+        Mappings::WholeDatabase { .. } => None,
+        Mappings::Listed(specs) => {
+            Unread::new(specs.iter().filter(|spec| spec.enabled && spec.collection == mapping.namespace))
+        }
+    }
+}
+
 fn whole(collection: Namespace, schema: &str) -> MappingSpec {
     MappingSpec {
         source: collection.collection.clone(),
@@ -520,6 +532,7 @@ fn whole(collection: Namespace, schema: &str) -> MappingSpec {
         filter: None,
         columns: None,
         children: Vec::new(),
+        ignore: Vec::new(),
         deletes: crate::config::Deletes::Hard,
         sync: None,
         schema: SchemaMode::Create,

@@ -24,7 +24,7 @@ pub use summary::Summary;
 use crate::config::Config;
 use crate::domain::Namespace;
 use crate::metrics::Metrics;
-use crate::pipeline::{Error, Finish, HeldPolicy, Limits, Moment, Pace, Report, Session, Status};
+use crate::pipeline::{Error, Finish, HeldPolicy, HoldLimit, Limits, Moment, Pace, Report, Session, Status};
 use crate::state::held::{self, Backoff};
 use crate::state::lease::{self, Acquired, Epoch};
 use crate::state::{self, SchemaState};
@@ -79,6 +79,7 @@ pub async fn run(
     let app = App {
         owner: owner(),
         pace: Pace::new(whole),
+        hold_limit: HoldLimit::new(config.held.limit),
         config,
         report,
         until_caught_up,
@@ -115,6 +116,7 @@ struct App {
     config: Config,
     report: Report,
     pace: Pace,
+    hold_limit: HoldLimit,
     owner: String,
     until_caught_up: bool,
     shutdown: watch::Receiver<bool>,
@@ -167,6 +169,7 @@ impl App {
                     }
                     match error {
                         Error::Halt { .. } => HALTED_LOOKS_EVERY,
+                        Error::Paused { .. } => STANDBY_LOOKS_EVERY,
                         Error::Discovered { namespace } => {
                             self.discovered.push(namespace);
                             continue;
@@ -206,7 +209,7 @@ impl App {
     fn gives_up(&self, error: &Error, failing_since: Instant) -> bool {
         self.until_caught_up
             && match error {
-                Error::Halt { .. } => true,
+                Error::Halt { .. } | Error::Paused { .. } => true,
                 Error::Retry { .. } | Error::TimedOut { .. } => {
                     failing_since.elapsed() >= self.config.health.outage_failing
                 }
@@ -221,6 +224,12 @@ impl App {
             Error::Halt { reason, hint } => {
                 if self.report.halted(reason, hint) {
                     tracing::error!(event = "halted", severity = "critical", reason, hint, "halted");
+                }
+                return;
+            }
+            Error::Paused { .. } => {
+                if self.report.halted(&text, Error::RESUME) {
+                    tracing::warn!(event = "paused", severity = "warning", reason = text, "paused");
                 }
                 return;
             }
@@ -269,6 +278,11 @@ impl App {
         let mut keeper = self.connect("connect to postgresql").await?;
         self.report.postgresql_up();
         ensure_schema(&mut keeper).await?;
+        // Before the lease is taken: a paused pipeline has no use for it.
+        let paused = lease::paused_since(&mut keeper, &self.config.pipeline).await;
+        if let Some(since) = paused.map_err(|error| Error::retry("look at the lease", error))? {
+            return Err(Error::Paused { since });
+        }
         let ttl = self.config.lease.ttl;
         let epoch = match lease::acquire(&mut keeper, &self.config.pipeline, &self.owner, ttl).await {
             Ok(Acquired::Leader(epoch)) => epoch,
@@ -352,6 +366,7 @@ impl App {
                 max_document_bytes: config.held.max_document_bytes,
                 backoff: Backoff { initial: config.held.retry_initial, max: config.held.retry_max },
             },
+            limit: self.hold_limit.clone(),
             retention: config.held.retention,
             lease_ttl: config.lease.ttl,
             stream_connection: self.connect("connect the stream's writer").await?,

@@ -6,6 +6,7 @@ mod check;
 mod config;
 mod held;
 mod migrate;
+mod pause;
 mod run;
 mod schema;
 mod status;
@@ -48,6 +49,10 @@ enum Command {
     Migrate(migrate::Arguments),
     /// Show how far the pipeline is, from the state in PostgreSQL
     Status(status::Arguments),
+    /// Let the daemon stop applying changes until `resume`, also through restarts
+    Pause,
+    /// Let a paused pipeline go on
+    Resume,
     /// Look after changes that could not be applied
     Held(held::Arguments),
     /// Compare the rows with the documents they come from; change nothing
@@ -136,6 +141,8 @@ async fn execute(command: Command, config: Config) -> Exit {
         Command::Schema(arguments) => schema::run(arguments, config).await,
         Command::Migrate(arguments) => migrate::run(arguments, config).await,
         Command::Status(arguments) => status::run(arguments, config).await,
+        Command::Pause => pause::pause(config).await,
+        Command::Resume => pause::resume(config).await,
         Command::Held(arguments) => held::run(arguments, config).await,
         Command::Verify(arguments) => verify::run(arguments, config).await,
         Command::Config(arguments) => Ok(config::run(&arguments, &config)),
@@ -147,6 +154,10 @@ async fn execute(command: Command, config: Config) -> Exit {
                 if !hint.is_empty() {
                     complain(&format!("  {hint}"));
                 }
+                Exit::Findings
+            }
+            Some(PipelineError::Paused { .. }) => {
+                complain(&format!("  {}", PipelineError::RESUME));
                 Exit::Findings
             }
             _ => Exit::Unreachable,

@@ -94,6 +94,10 @@ pub(super) const HELD_RETRY_INITIAL: Setting<Duration> =
 pub(super) const HELD_RETRY_MAX: Setting<Duration> =
     Setting { default: minutes(10), allowed: seconds(1)..=days(7) };
 
+/// With more than half of the last 10,000 changes, a systemic fault. Too low: a bad import stops what could go on.
+/// Too high: a wrong mapping drains its collection into `held` before anybody looks.
+pub(super) const HELD_LIMIT: Setting<u64> = Setting { default: 1_000, allowed: 0..=1_000_000_000 };
+
 /// A week of history to look back on. Higher: a larger `held` table, with documents in it.
 pub(super) const HELD_RETENTION: Setting<Duration> =
     Setting { default: days(7), allowed: minutes(1)..=days(3_650) };

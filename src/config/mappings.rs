@@ -90,6 +90,7 @@ fn mapping(mut section: Section<'_>) -> Option<(Place<'_>, MappingSpec)> {
     let filter = section.field("filter").and_then(filter);
     let columns = section.field_or_null("columns").map(|field| columns(field, &key));
     let children = section.field("children").map(children::children).unwrap_or_default();
+    let ignore = section.field("ignore").map(ignored).unwrap_or_default();
     if !children.is_empty() && columns.is_none() {
         section.mistake_at("children", "must not be given without columns", "list the columns of the table");
     }
@@ -127,6 +128,7 @@ fn mapping(mut section: Section<'_>) -> Option<(Place<'_>, MappingSpec)> {
         filter,
         columns,
         children,
+        ignore,
         deletes: deletes.unwrap_or(Deletes::Hard),
         sync,
         schema,
@@ -137,6 +139,11 @@ fn mapping(mut section: Section<'_>) -> Option<(Place<'_>, MappingSpec)> {
         allow_empty,
     };
     Some((place, spec))
+}
+
+/// Paths of fields.
+fn ignored(field: Field<'_>) -> Vec<String> {
+    field.items().into_iter().flatten().filter_map(|item| item.text()).collect()
 }
 
 fn deletes(field: Field<'_>) -> Option<Deletes> {

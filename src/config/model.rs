@@ -141,6 +141,8 @@ pub struct Held {
     pub max_document_bytes: usize,
     pub retry_initial: Duration,
     pub retry_max: Duration,
+    /// Newly held changes above which the pipeline halts, if they are more than half of the latest; 0: never.
+    pub limit: u64,
     /// How long a resolved entry is kept.
     pub retention: Duration,
 }
@@ -187,6 +189,8 @@ pub struct MappingSpec {
     pub columns: Option<Vec<ColumnSpec>>,
     /// Rows of other tables that are made from inside of the documents.
     pub children: Vec<ChildSpec>,
+    /// Fields that are known to be mapped to nothing.
+    pub ignore: Vec<String>,
     pub deletes: Deletes,
     pub sync: Option<SyncSpec>,
     pub schema: SchemaMode,

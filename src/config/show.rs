@@ -89,6 +89,7 @@ fn work(out: &mut String, config: &Config) {
     line(out, 1, "max_document_bytes", &show_bytes(held.max_document_bytes as u64));
     line(out, 1, "retry_initial", &show_duration(held.retry_initial));
     line(out, 1, "retry_max", &show_duration(held.retry_max));
+    line(out, 1, "limit", &held.limit.to_string());
     line(out, 1, "retention", &show_duration(held.retention));
     line(out, 0, "lease", "");
     line(out, 1, "ttl", &show_duration(config.lease.ttl));
@@ -141,6 +142,9 @@ fn mapping(out: &mut String, spec: &MappingSpec) {
         }
     }
     children::show(out, &spec.children);
+    if !spec.ignore.is_empty() {
+        line(out, 2, "ignore", &list(&spec.ignore));
+    }
     let deletes = match &spec.deletes {
         Deletes::Hard => "hard".to_owned(),
         Deletes::Keep => "keep".to_owned(),

@@ -7,6 +7,7 @@ mod connection;
 mod health;
 mod held;
 mod page;
+mod pause;
 
 use std::future::Future;
 use std::io;
@@ -32,7 +33,7 @@ use crate::operator::Operator;
 use crate::pipeline::{Moment, Role, Status, StatusSnapshot};
 
 /// What can be asked; also the answer to everything else.
-const ENDPOINTS: [&str; 11] = [
+const ENDPOINTS: [&str; 13] = [
     "/",
     "/health",
     "/livez",
@@ -42,6 +43,8 @@ const ENDPOINTS: [&str; 11] = [
     "/status/{source}/{source_id}",
     "/held",
     "/held/summary",
+    "POST /pause",
+    "POST /resume",
     "POST /held/retry",
     "POST /held/discard",
 ];
@@ -164,6 +167,8 @@ fn router(http: Http) -> Router {
         .route("/status/{source}/{source_id}", get(held::document))
         .route("/held", get(held::list))
         .route("/held/summary", get(held::summary))
+        .route("/pause", post(pause::pause))
+        .route("/resume", post(pause::resume))
         .route("/held/retry", post(held::retry))
         .route("/held/discard", post(held::discard))
         .fallback(not_found)

@@ -401,6 +401,7 @@ pub(super) fn mapping_spec(
         filter: None,
         columns: Some(columns),
         children: Vec::new(),
+        ignore: Vec::new(),
         deletes: Deletes::Hard,
         sync: None,
         schema: SchemaMode::Expect,

@@ -118,6 +118,7 @@ fn venmo() -> MappingSpec {
             },
         ]),
         children: Vec::new(),
+        ignore: Vec::new(),
         deletes: Deletes::Hard,
         sync: None,
         schema: SchemaMode::Expect,

@@ -17,6 +17,7 @@ pub use document::{ClaimStatus, DocumentState, DocumentStatus, RowStatus, status
 
 use crate::config::Mappings;
 use crate::state::held::{self, After, Filter, Group, Page};
+use crate::state::lease;
 
 /// Requests that ask the database at a time. Too low: people wait for each other. Too high: a script that asks
 /// without end takes connections from the application.
@@ -126,6 +127,25 @@ impl Operator {
             let mut connection = self.connection().await?;
             let discarded = held::discard(&mut connection, &self.pipeline, filter).await;
             ended(connection, discarded.map_err(unavailable)).await
+        })
+        .await
+    }
+
+    pub async fn pause(&self) -> Result<(), Unavailable> {
+        self.answer(async {
+            let mut connection = self.connection().await?;
+            let paused = lease::pause(&mut connection, &self.pipeline).await;
+            ended(connection, paused.map_err(unavailable)).await
+        })
+        .await
+    }
+
+    /// `false`: it was not paused.
+    pub async fn resume(&self) -> Result<bool, Unavailable> {
+        self.answer(async {
+            let mut connection = self.connection().await?;
+            let resumed = lease::resume(&mut connection, &self.pipeline).await;
+            ended(connection, resumed.map_err(unavailable)).await
         })
         .await
     }

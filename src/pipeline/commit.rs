@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use super::Error;
 use super::claims::Claims;
+use super::hold_limit::HoldLimit;
 use super::holding::Holding;
 use super::pace::Pace;
 use super::plan::{Mapped, Plan};
@@ -51,6 +52,7 @@ pub(super) struct ForWhom {
     pub pipeline: Arc<str>,
     pub epoch: Epoch,
     pub policy: HeldPolicy,
+    pub limit: HoldLimit,
     pub holding: Arc<Holding>,
     pub pace: Pace,
     /// Documents whose rows refer to rows that go are read again.

@@ -31,12 +31,19 @@ pub enum Error {
         #[source]
         source: Box<sink::Error>,
     },
+    /// An operator wants nothing to be applied until they say so.
+    #[error("paused by an operator since {since}")]
+    Paused { since: String },
     /// Going on would lose or falsify something, or cannot work.
     #[error("{reason}")]
     Halt { reason: String, hint: String },
 }
 
 impl Error {
+    /// What lets a paused pipeline go on.
+    pub const RESUME: &str =
+        "`rowstream resume` or POST /resume lets it go on; mind the oplog headroom until then";
+
     pub fn retry(stage: &'static str, source: impl StdError + Send + Sync + 'static) -> Self {
         Self::Retry { stage, source: Box::new(source) }
     }

@@ -10,6 +10,7 @@ mod claims;
 mod commit;
 mod departure;
 mod error;
+mod hold_limit;
 mod holding;
 mod junctions;
 mod load;
@@ -31,6 +32,7 @@ pub(crate) use claims::{scope as claims_of, target as claimed};
 pub use commit::HeldPolicy;
 pub(crate) use commit::{apply, state};
 pub use error::Error;
+pub use hold_limit::HoldLimit;
 pub use load::{Loaded, load};
 pub use moment::Moment;
 pub use pace::Pace;
@@ -42,6 +44,7 @@ pub use references::{Finding, LeftOut, Referring, Settled, StubMaker};
 pub use report::Report;
 pub use session::{Finish, Session, SessionState};
 pub use status::{
-    Checkpoint, EventTime, Halt, HeldCounts, LAG_FRESH_FOR, Lag, LastRejection, Link, LinkState, Oplog, Role,
-    RowCounts, STALLED_AFTER, SnapshotState, SnapshotStatus, SourceStatus, Status, StatusSnapshot,
+    Checkpoint, Drift, EventTime, Halt, HeldCounts, LAG_FRESH_FOR, Lag, LastRejection, Link, LinkState,
+    Oplog, Role, RowCounts, STALLED_AFTER, Sighting, SnapshotState, SnapshotStatus, SourceStatus, Status,
+    StatusSnapshot,
 };

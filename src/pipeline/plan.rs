@@ -9,7 +9,7 @@ use crate::mapping::Mapping;
 use crate::pipeline::batch::{OnDropRoute, Route};
 use crate::sink::Target;
 use crate::source::{CollectionIndex, Scope};
-use crate::transform::{ChildTransformer, Transformer};
+use crate::transform::{ChildTransformer, Transformer, Unread};
 
 /// One mapping, ready to work.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct Mapped {
     pub stubs: Vec<Option<StubMaker>>,
     /// By child of the mapping.
     pub children: Vec<MappedChild>,
+    /// `None`: whole documents are read.
+    pub unread: Option<Unread>,
     pub documents_estimated: u64,
     /// Documents in a chunk, by the collection's average size.
     pub chunk_documents: u64,

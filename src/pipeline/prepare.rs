@@ -9,11 +9,16 @@ use super::Error;
 use super::batch::Batch;
 use super::children::ChildRows;
 use super::plan::{Mapped, Plan};
+use super::status::Drift;
 use crate::config::Deletes;
 use crate::domain::{
     CanonicalId, Change, ChangeKind, ClusterTime, Document, Position, Rejection, Row, SourceIndex, Tuples,
 };
 use crate::source::{self, CollectionIndex};
+
+/// One of so many documents is looked at for fields that nobody reads: what is new in a collection is in many
+/// of its documents, and a look costs about as much as a row of a few columns.
+const LOOKED_AT: usize = 16;
 
 /// A batch, ready to be written.
 #[derive(Debug, Default)]
@@ -47,6 +52,8 @@ pub struct SourceBatch {
     pub held: HashSet<CanonicalId>,
     /// Documents of this batch, to be kept beside those that are held.
     pub documents: Vec<(CanonicalId, Document)>,
+    /// What its documents hold that no mapping expects.
+    pub drift: Drift,
     tuples: Tuples,
 }
 
@@ -79,8 +86,21 @@ impl SourceBatch {
             refused: Vec::new(),
             held: HashSet::new(),
             documents: Vec::new(),
+            drift: Drift::default(),
             tuples: Tuples::default(),
         }
+    }
+
+    /// Every so many documents, the first of the batch among them.
+    fn look_for_drift(&mut self, mapped: &Mapped, id: &CanonicalId, document: &Document) {
+        let Some(unread) = &mapped.unread else { return };
+        if !self.documents.len().is_multiple_of(LOOKED_AT) {
+            return;
+        }
+        self.drift.documents += 1;
+        unread.find(document.as_bytes(), |path| {
+            self.drift.field_seen(path, 1, [id.source_id(mapped.mapping.id_type)]);
+        });
     }
 
     /// Every document of the batch.
@@ -130,6 +150,7 @@ impl SourceBatch {
             Ok(false) => return self.gone(plan, id.clone()),
             Err(rejection) => self.refused.push(Refused { id: id.clone(), rejection }),
         }
+        self.look_for_drift(mapped, id, &document);
         self.documents.push((id.clone(), document));
     }
 

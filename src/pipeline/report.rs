@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::commit::Committed;
 use super::load::Loaded;
 use super::plan::Plan;
-use super::prepare::Prepared;
-use super::{HeldCounts, Moment, RowCounts, SourceStatus, Status};
-use crate::domain::{ChangeKind, ClusterTime, SourceIndex, TableName};
+use super::prepare::{Prepared, SourceBatch};
+use super::{Drift, HeldCounts, Moment, RowCounts, SourceStatus, Status};
+use crate::domain::{ChangeKind, ClusterTime, IdType, Reason, SourceIndex, TableName};
 use crate::metrics::{BatchSummary, EventOp, Metrics, Stage, TableSummary};
 use crate::source::{Event, EventKind, OplogWindow, Reply, StreamState};
 use crate::state::held::Count;
@@ -44,6 +44,7 @@ struct Names {
     tables: Vec<String>,
     sources: Vec<String>,
     columns: Vec<Vec<String>>,
+    id_types: Vec<IdType>,
 }
 
 impl Report {
@@ -227,6 +228,7 @@ impl Report {
         let names = Names {
             tables: plan.mapped.iter().map(|mapped| mapped.mapping.table.to_string()).collect(),
             sources: plan.mapped.iter().map(|mapped| mapped.mapping.source.clone()).collect(),
+            id_types: plan.mapped.iter().map(|mapped| mapped.mapping.id_type).collect(),
             columns: plan
                 .mapped
                 .iter()
@@ -319,6 +321,7 @@ impl Report {
             .collect();
         for batch in &batch.sources {
             self.coerced(batch.source, &batch.rows);
+            self.drifted(batch);
         }
         if !batch.is_empty() {
             self.committed(&puts, committed, batch.written_at.map(lag_of));
@@ -334,6 +337,30 @@ impl Report {
         for coercion in rows.iter().flat_map(|row| &row.coercions) {
             let column = names.columns[place].get(usize::from(coercion.column)).map_or("", String::as_str);
             self.metrics.coerced(&names.tables[place], column, coercion.rule, 1);
+        }
+    }
+
+    /// What the documents of a batch hold that no mapping expects.
+    fn drifted(&self, batch: &SourceBatch) {
+        let Some(names) = self.names() else { return };
+        let place = usize::from(batch.source.0);
+        let mut drift = batch.drift.clone();
+        for row in &batch.rows {
+            for coercion in row.coercions.iter().filter(|coercion| coercion.rule == "otherwise") {
+                let column =
+                    names.columns[place].get(usize::from(coercion.column)).map_or("", String::as_str);
+                drift.label_seen(column, 1, [row.source_id.clone()]);
+            }
+        }
+        let unnamed =
+            batch.refused.iter().filter(|refused| refused.rejection.reason == Reason::UnknownEnumLabel);
+        for refused in unnamed {
+            let column = refused.rejection.column.as_deref().unwrap_or_default();
+            drift.label_seen(column, 1, [refused.id.source_id(names.id_types[place])]);
+        }
+        if drift != Drift::default() {
+            self.metrics.unmapped_seen(&names.sources[place], drift.sightings());
+            self.status.drifted(batch.source, &drift);
         }
     }
 
@@ -432,6 +459,7 @@ impl Report {
             }
         });
         self.coerced(source, &batch.rows);
+        self.drifted(batch);
         self.committed(&[(source, documents, 0)], committed, None);
     }
 

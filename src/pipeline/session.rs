@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use super::Error;
 use super::batch::Gatherer;
 use super::commit::{ForWhom, HeldPolicy, Writer, apply, state};
+use super::hold_limit::HoldLimit;
 use super::holding::Holding;
 use super::outstanding::Outstanding;
 use super::pace::Pace;
@@ -64,6 +65,7 @@ pub struct Session {
     pub pace: Pace,
     pub linger: Duration,
     pub policy: HeldPolicy,
+    pub limit: HoldLimit,
     pub retention: Duration,
     pub lease_ttl: Duration,
     /// For the batches of the stream.
@@ -129,6 +131,7 @@ impl Session {
             pipeline: Arc::clone(&self.pipeline),
             epoch: self.epoch,
             policy: self.policy,
+            limit: self.limit,
             holding: Arc::new(Holding::new(self.plan.mapped.len(), &self.held)),
             pace: self.pace.clone(),
             client: self.client.clone(),
@@ -303,6 +306,9 @@ impl Keeper {
     async fn keep(&mut self, purged: &mut Instant, measured: &mut Option<Instant>) -> Result<(), Error> {
         if !lease::heartbeat(&mut self.connection, &self.pipeline, self.epoch).await.map_err(state)? {
             return Err(Error::Fenced);
+        }
+        if let Some(since) = lease::paused_since(&mut self.connection, &self.pipeline).await.map_err(state)? {
+            return Err(Error::Paused { since });
         }
         self.measure().await;
         if measured.is_none_or(|at| at.elapsed() >= OPLOG_MEASURED_EVERY) {

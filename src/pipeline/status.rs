@@ -8,8 +8,10 @@ use std::time::Duration;
 use super::Moment;
 use crate::domain::{ClusterTime, Rejection, SourceIndex};
 
+mod drift;
 mod model;
 
+pub use drift::{Drift, Sighting};
 pub use model::{
     Checkpoint, EventTime, Halt, HeldCounts, LAG_FRESH_FOR, Lag, LastRejection, Link, LinkState, Oplog, Role,
     RowCounts, SnapshotState, SnapshotStatus, SourceStatus, StatusSnapshot,
@@ -247,6 +249,10 @@ impl Status {
 
     pub fn rows_committed(&self, index: SourceIndex, rows: RowCounts) {
         self.with_source(index, |source| source.rows.add(rows));
+    }
+
+    pub fn drifted(&self, index: SourceIndex, drift: &Drift) {
+        self.with_source(index, |source| source.drift.add(drift));
     }
 
     pub fn held_counted(&self, index: SourceIndex, held: HeldCounts) {

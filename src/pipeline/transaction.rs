@@ -9,6 +9,7 @@ use sqlx::PgConnection;
 use super::Error;
 use super::claims::Claims;
 use super::commit::{ForWhom, HeldPolicy, Tally, Tx, apply, state};
+use super::hold_limit::Part;
 use super::plan::Plan;
 use super::prepare::{Refused, SourceBatch};
 use super::references::{Leaving, Settling};
@@ -29,6 +30,9 @@ pub(super) struct Open<'a> {
     sequences: &'a mut HashMap<SourceIndex, Greatest>,
     /// Rows whose last document has another one now; they go when everything is written.
     pub(super) abandoned: Vec<(SourceIndex, Claim)>,
+    part: Part,
+    /// Why the first of those was held that nobody had held before.
+    first_held: String,
 }
 
 /// How rows come into a table.
@@ -47,7 +51,15 @@ impl<'a> Open<'a> {
         for_whom: &'a ForWhom,
         sequences: &'a mut HashMap<SourceIndex, Greatest>,
     ) -> Self {
-        Self { transaction, for_whom, portion: for_whom.pace.portion(), sequences, abandoned: Vec::new() }
+        Self {
+            transaction,
+            for_whom,
+            portion: for_whom.pace.portion(),
+            sequences,
+            abandoned: Vec::new(),
+            part: Part::default(),
+            first_held: String::new(),
+        }
     }
 
     pub(super) fn claims(&mut self, source: SourceIndex) -> Option<Claims<'_>> {
@@ -224,6 +236,7 @@ impl<'a> Open<'a> {
         let applied: Vec<&str> =
             tried.filter(|(id, _)| !by_target.contains(id)).map(|(_, source_id)| source_id).collect();
         let resolved = self.resolve(batch.source, &applied).await?;
+        self.part.changes += (applied.len() + by_target.len() + before.len()) as u64;
         let by_target = outcome.rejected.into_iter().map(|(id, rejection)| Refused { id, rejection });
         let refused: Vec<Refused> = before.iter().cloned().chain(by_target).collect();
         self.hold(batch, &refused).await?;
@@ -280,7 +293,12 @@ impl<'a> Open<'a> {
             .collect();
         self.for_whom.holding.mark(batch.source);
         let (transaction, pipeline, name) = self.named(batch.source);
-        held::hold(transaction, pipeline, name, &entries, policy.backoff).await.map_err(state)?;
+        let new = held::hold(transaction, pipeline, name, &entries, policy.backoff).await.map_err(state)?;
+        if self.part.newly_held == 0 && new > 0 {
+            self.first_held = format!("{}, of mapping {}", first.rejection, mapped.mapping.source);
+        }
+        self.part.newly_held += new;
+        let (transaction, pipeline, name) = self.named(batch.source);
         let mark = |entry: &Entry| {
             let status = match entry.rejection.reason {
                 Reason::UnresolvedReference => PENDING,
@@ -335,9 +353,12 @@ impl<'a> Open<'a> {
     }
 
     pub(super) async fn commit(self) -> Result<(), Error> {
+        self.for_whom.limit.check(self.part, &self.first_held)?;
         // An error here leaves open whether it happened. The next session takes the lease, which waits
         // for this transaction to end either way, and only then loads the state.
-        self.transaction.commit().await.map_err(|error| Error::retry("commit", error))
+        self.transaction.commit().await.map_err(|error| Error::retry("commit", error))?;
+        self.for_whom.limit.committed(self.part);
+        Ok(())
     }
 }
 

@@ -61,16 +61,18 @@ fn state_of(rejection: &Rejection) -> State {
     }
 }
 
-/// Holds these changes; one that was held before counts an attempt more, and waits twice as long.
+/// Holds these changes; one that was held before counts an attempt more, and waits twice as long. How many are
+/// held for the first time, for another reason than a row that is not there yet.
 pub async fn hold(
     connection: &mut PgConnection,
     pipeline: &str,
     source: &str,
     entries: &[Entry],
     backoff: Backoff,
-) -> Result<(), sqlx::Error> {
+) -> Result<u64, sqlx::Error> {
+    let mut new = 0;
     for entry in entries {
-        sqlx::query(
+        let is_new: bool = sqlx::query_scalar(
             "insert into rowstream.held as h
                  (pipeline, source, source_id, id, state, reason, message, column_name, next_attempt_at,
                   document, document_bytes)
@@ -82,7 +84,8 @@ pub async fn hold(
                  first_held_at = case when h.state = 'resolved' then now() else h.first_held_at end,
                  attempts = case when h.state = 'resolved' then 1 else h.attempts + 1 end,
                  next_attempt_at = now() + case when h.state = 'resolved' then $8::interval
-                     else least($9::interval, $8::interval * power(2, least(h.attempts, 30))) end",
+                     else least($9::interval, $8::interval * power(2, least(h.attempts, 30))) end
+             returning attempts = 1 and state = 'failed'",
         )
         .bind(pipeline)
         .bind(source)
@@ -96,10 +99,11 @@ pub async fn hold(
         .bind(&entry.document)
         .bind(entry.document_bytes)
         .bind(state_of(&entry.rejection).as_str())
-        .execute(&mut *connection)
+        .fetch_one(&mut *connection)
         .await?;
+        new += u64::from(is_new);
     }
-    Ok(())
+    Ok(new)
 }
 
 /// One of these documents was just held since another row has its unique value. That row's own document may be

@@ -142,6 +142,45 @@ pub async fn fence(connection: &mut PgConnection, pipeline: &str, epoch: Epoch) 
     Ok(found.is_some())
 }
 
+/// Since when nobody is to work, as text, if so.
+pub async fn paused_since(
+    connection: &mut PgConnection,
+    pipeline: &str,
+) -> Result<Option<String>, sqlx::Error> {
+    let since: Option<Option<String>> = sqlx::query_scalar(
+        "select to_char(paused_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')
+         from rowstream.lease where pipeline = $1",
+    )
+    .bind(pipeline)
+    .fetch_optional(connection)
+    .await?;
+    Ok(since.flatten())
+}
+
+/// Until `resume`, whoever leads; also before anybody ever has.
+pub async fn pause(connection: &mut PgConnection, pipeline: &str) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "insert into rowstream.lease as lease (pipeline, owner, epoch, heartbeat, paused_at)
+         values ($1, '', 0, 'epoch', clock_timestamp())
+         on conflict (pipeline) do update set paused_at = coalesce(lease.paused_at, excluded.paused_at)",
+    )
+    .bind(pipeline)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// `false`: it was not paused.
+pub async fn resume(connection: &mut PgConnection, pipeline: &str) -> Result<bool, sqlx::Error> {
+    let done = sqlx::query(
+        "update rowstream.lease set paused_at = null where pipeline = $1 and paused_at is not null",
+    )
+    .bind(pipeline)
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
 /// Gives the lease up if it is ours, so that a standby need not wait for it to expire.
 pub async fn release_of(
     connection: &mut PgConnection,

@@ -26,9 +26,11 @@ mod rule;
 mod strip;
 mod text;
 mod time;
+mod unread;
 mod walk;
 
 pub use row::{ChildTransformer, Transformer};
+pub use unread::Unread;
 
 #[cfg(test)]
 mod property_tests;

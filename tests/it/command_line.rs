@@ -30,7 +30,9 @@ fn redacted(stage: &Stage, text: &str) -> String {
 #[test]
 fn help_says_what_there_is() -> Result<()> {
     let mut all = String::new();
-    for verb in ["", "run", "check", "schema", "migrate", "status", "held", "verify", "config"] {
+    for verb in
+        ["", "run", "check", "schema", "migrate", "status", "held", "pause", "resume", "verify", "config"]
+    {
         let arguments: Vec<&str> = [verb, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
         let (code, text, complaint) = ask(&arguments, "")?;
         assert_eq!((code, complaint.as_str()), (0, ""), "{verb}");

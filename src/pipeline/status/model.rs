@@ -5,7 +5,7 @@ use serde::{Serialize, Serializer};
 use crate::domain::{ClusterTime, Reason, SourceIndex};
 use crate::pipeline::Moment;
 
-use super::STALLED_AFTER;
+use super::{Drift, STALLED_AFTER};
 
 /// A measured lag is taken as it is for this long; beyond, its age is added, since nobody can say more
 /// than that the source is at most that far ahead. The pipeline measures every few seconds.
@@ -162,6 +162,7 @@ pub struct SourceStatus {
     pub rows: RowCounts,
     pub held: HeldCounts,
     pub last_rejection: Option<LastRejection>,
+    pub drift: Drift,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -327,6 +328,7 @@ impl SourceStatus {
             rows: RowCounts::default(),
             held: HeldCounts::default(),
             last_rejection: None,
+            drift: Drift::default(),
         }
     }
 }
