@@ -76,7 +76,7 @@ impl FailPoint {
     #[cfg(feature = "failpoints")]
     pub async fn reach(self) -> Result<(), Error> {
         let Some(action) = armed::action(self.name()) else { return Ok(()) };
-        tracing::warn!(point = self.name(), action, "fail point reached");
+        tracing::info!(point = self.name(), action, "fail point reached");
         match action.as_str() {
             "error" => Err(Error::retry("fail", armed::Failed(self.name()))),
             "panic" => panic!("fail point {}", self.name()),

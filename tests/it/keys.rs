@@ -146,7 +146,10 @@ async fn chunks_side_by_side_lose_no_document_when_they_bring_the_same_key() -> 
     // Every key three times, far apart.
     let documents = (0..3_000).map(|n| item(&format!("{n:04}"), n % 1_000, &format!("{n}")));
     stage.collection("items").insert_many(documents).await?;
-    let config = format!("{}\nsnapshot: {{ workers: 4, chunk_documents: 100 }}\n", items(&stage, ""));
+    let config = format!(
+        "{}\nsnapshot: {{ workers: 4, chunk_documents: 100 }}\nheld: {{ limit: 5000 }}\n",
+        items(&stage, "")
+    );
     let daemon = Daemon::start(&config)?;
     becomes(&stage, &daemon, "select count(*) from items", "1000").await?;
     becomes(&stage, &daemon, "select count(*) from rowstream.held where state <> 'resolved'", "2000").await?;
