@@ -14,7 +14,7 @@ use crate::daemon::{Daemon, PATIENCE};
 use crate::following::{FALLEN, Following, ORDERS};
 use crate::oracle::Plain;
 use crate::stage::{Stage, numbered};
-use crate::support::servers::Directory;
+use crate::support::servers::{Directory, Mongod, Postgres};
 use crate::support::until;
 
 const TABLE: &str = "create table orders (
@@ -153,7 +153,9 @@ async fn a_full_disk_is_waited_for() -> Result<()> {
         // Only root may mount one; the code of a full disk is tested above for everybody.
         return Ok(());
     };
-    let stage = Stage::new("full_disk").await?;
+    // Servers of its own: what is in a tablespace whose disk is gone makes every checkpoint of its server fail.
+    let (mongod, postgres) = tokio::try_join!(Mongod::start(), Postgres::start())?;
+    let stage = Stage::on(&mongod, &postgres).await?;
     let data = stage.text("select setting from pg_settings where name = 'data_directory'").await?;
     let owner = fs::metadata(data.context("no data directory")?)?;
     let space = disk.path().join("space");
