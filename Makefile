@@ -11,6 +11,9 @@ target := $(or $(CARGO_TARGET_DIR),target)
 ROWSTREAM_DEMO_BIN ?=
 ROWSTREAM_BIN ?=
 
+# Tests wait for servers most of their time: twice as many as there are cores.
+TEST_THREADS ?= $(shell expr 2 \* $$(nproc 2>/dev/null || echo 2))
+
 define need_cargo
 command -v cargo >/dev/null || { \
 	echo "Rust is needed: install it from https://rustup.rs (or apt-get install rustup), then try again." >&2; \
@@ -45,7 +48,7 @@ demo: ## watch an expense tracker's MongoDB being copied and followed into Postg
 
 test: ## all tests, on real servers
 	@$(need_cargo)
-	@$(with_servers); cargo test --locked --features failpoints
+	@$(with_servers); RUST_TEST_THREADS=$(TEST_THREADS) cargo test --locked --features failpoints
 
 lint: ## formatting, clippy without warnings, shell syntax; cargo deny and shellcheck where installed
 	@$(need_cargo)
