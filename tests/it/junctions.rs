@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, ensure};
 use bson::{Bson, Document, doc};
 
+use crate::comparison::{found, verify};
 use crate::daemon::{Daemon, PATIENCE, command};
-use crate::reconcile::{found, verify};
 use crate::stage::Stage;
 use crate::support::until;
 
