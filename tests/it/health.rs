@@ -36,7 +36,7 @@ const CHECKS: [(&str, &str, &str); 10] = [
     ),
     (
         "reconcile",
-        include_str!("reconcile.rs"),
+        include_str!("comparison.rs"),
         "a_daemon_compares_by_its_timer_and_when_it_is_asked_and_tells_what_came_of_it",
     ),
 ];
