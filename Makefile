@@ -11,8 +11,8 @@ target := $(or $(CARGO_TARGET_DIR),target)
 ROWSTREAM_DEMO_BIN ?=
 ROWSTREAM_BIN ?=
 
-# Tests wait for servers most of their time: twice as many as there are cores.
-TEST_THREADS ?= $(shell expr 2 \* $$(nproc 2>/dev/null || echo 2))
+# Tests wait for servers most of their time: twice as many as there are cores, and no more than servers can serve.
+TEST_THREADS ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores < 4 ? 2 * cores : 8)))
 
 define need_cargo
 command -v cargo >/dev/null || { \
