@@ -211,6 +211,12 @@ impl Writer {
             open.look_again(batch.source, &waits).await?;
             open.commit().await?;
         }
+        if self.for_whom.waiting.may_wake(&self.for_whom.plan, batch.source) {
+            // Nor could a transaction beside this one see what came here: whichever commits last sees the other.
+            let mut open = self.begin(&[]).await?;
+            open.wake_again(batch).await?;
+            open.commit().await?;
+        }
         if self.for_whom.plan.of(batch.source).has_own_junctions() {
             let mut open = self.begin(&[batch.source]).await?;
             open.pair_again(batch).await?;

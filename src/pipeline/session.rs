@@ -272,6 +272,15 @@ struct Keeper {
     woken_in_flight: HashMap<Key, Instant>,
 }
 
+/// Documents that are to be read again.
+#[derive(Debug)]
+struct Due {
+    /// With when each became due.
+    since: Vec<(Key, i64)>,
+    /// Whose wait is over.
+    woken: Vec<Key>,
+}
+
 impl Keeper {
     async fn run(
         mut self,
@@ -291,7 +300,8 @@ impl Keeper {
                 () = self.woken.notified(), if !self.touch_is_busy() => true,
             };
             if woken {
-                self.release_waiting().await?;
+                let due = Due { since: Vec::new(), woken: self.released().await? };
+                self.hand_over(due);
                 continue;
             }
             // The loop lives, whatever the servers do.
@@ -335,10 +345,10 @@ impl Keeper {
             }
             *measured = Some(Instant::now());
         }
-        self.retry_held().await?;
-        self.release_waiting().await?;
-        self.read_again().await?;
-        self.repair().await?;
+        let mut due = Due { since: self.held().await?, woken: self.released().await? };
+        due.since.extend(self.sharing().await?);
+        due.since.extend(self.repairs().await?);
+        self.hand_over(due);
         if purged.elapsed() >= PURGE_EVERY {
             held::purge(&mut self.connection, &self.pipeline, self.retention).await.map_err(state)?;
             *purged = Instant::now();
@@ -359,10 +369,10 @@ impl Keeper {
         self.touch.capacity() == 0
     }
 
-    /// Documents that waited for a row which is there now are read again.
-    async fn release_waiting(&mut self) -> Result<(), Error> {
-        if !self.plan.has_references() || self.touch_is_busy() {
-            return Ok(());
+    /// Documents that waited for a row which is there now.
+    async fn released(&mut self) -> Result<Vec<Key>, Error> {
+        if !self.plan.has_references() {
+            return Ok(Vec::new());
         }
         let sources: Vec<&str> =
             self.plan.mapped.iter().map(|mapped| mapped.mapping.source.as_str()).collect();
@@ -375,15 +385,7 @@ impl Keeper {
         // What is no longer due was settled; if it is due again, it is for another reason.
         self.woken_in_flight.retain(|key, since| since.elapsed() < RETRY_IN_FLIGHT && keys.contains(key));
         keys.retain(|key| !self.woken_in_flight.contains_key(key));
-        let keys: Vec<Key> = keys.into_iter().collect();
-        if keys.is_empty() {
-            return Ok(());
-        }
-        let now = Instant::now();
-        if self.touch.try_send(keys.clone()).is_ok() {
-            self.woken_in_flight.extend(keys.into_iter().map(|key| (key, now)));
-        }
-        Ok(())
+        Ok(keys.into_iter().collect())
     }
 
     /// What they wait for may be a change of their table that no write notices: a label of an enum.
@@ -402,28 +404,26 @@ impl Keeper {
     }
 
     /// Documents whose turn it is to write a row that several share.
-    async fn read_again(&mut self) -> Result<(), Error> {
+    async fn sharing(&mut self) -> Result<Vec<(Key, i64)>, Error> {
         let shares = |mapped: &&Mapped| mapped.mapping.key.shared;
         let sources: Vec<&str> =
             self.plan.mapped.iter().filter(shares).map(|mapped| mapped.mapping.source.as_str()).collect();
         if sources.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let touched = row::touched(&mut self.connection, &self.pipeline, &sources, RETRIES_AT_ONCE as i64);
-        let touched: Vec<(Key, i64)> = touched
+        Ok(touched
             .await
             .map_err(state)?
             .into_iter()
             .filter_map(|found| {
                 Some((Key { source: self.plan.source(&found.source)?, id: found.id }, found.touched_at))
             })
-            .collect();
-        self.hand_over(touched);
-        Ok(())
+            .collect())
     }
 
     /// Documents that a repair wants to be read again.
-    async fn repair(&mut self) -> Result<(), Error> {
+    async fn repairs(&mut self) -> Result<Vec<(Key, i64)>, Error> {
         let limit = self.repairs_per_second as i64;
         let plan = Arc::clone(&self.plan);
         let sources = plan.names();
@@ -439,8 +439,7 @@ impl Keeper {
         // Whoever commits one of them from now on takes its request back.
         self.repairing.wanted(!due.is_empty());
         self.report.repaired(self.repairing.take_done());
-        self.hand_over(due);
-        Ok(())
+        Ok(due)
     }
 
     async fn is_repairing(&mut self) -> Result<bool, Error> {
@@ -450,28 +449,30 @@ impl Keeper {
         Ok(count.await.map_err(state)? > 0)
     }
 
-    /// Each once, until it is committed or was asked for again.
-    fn hand_over(&mut self, due: Vec<(Key, i64)>) {
+    /// Each once, until it is committed or was asked for again. All kinds go together: one that always has
+    /// something would keep the others from their turn.
+    fn hand_over(&mut self, due: Due) {
         let new =
             |(key, due_at): &(Key, i64)| self.in_flight.get(key).is_none_or(|(before, _)| before != due_at);
-        let due: Vec<(Key, i64)> = due.into_iter().filter(new).collect();
-        if due.is_empty() {
+        let since: Vec<(Key, i64)> = due.since.into_iter().filter(new).collect();
+        let keys: Vec<Key> = since.iter().map(|(key, _)| key).chain(&due.woken).cloned().collect();
+        // A pipeline that is busy gets them at the next tick.
+        if keys.is_empty() || self.touch.try_send(keys).is_err() {
             return;
         }
         let now = Instant::now();
-        // A pipeline that is busy gets them at the next tick.
-        if self.touch.try_send(due.iter().map(|(key, _)| key.clone()).collect()).is_ok() {
-            self.in_flight.extend(due.into_iter().map(|(key, due_at)| (key, (due_at, now))));
-        }
+        self.in_flight.extend(since.into_iter().map(|(key, due_at)| (key, (due_at, now))));
+        self.woken_in_flight.extend(due.woken.into_iter().map(|key| (key, now)));
     }
 
-    async fn retry_held(&mut self) -> Result<(), Error> {
+    /// Held changes whose next attempt is due.
+    async fn held(&mut self) -> Result<Vec<(Key, i64)>, Error> {
         let counts = held::counts(&mut self.connection, &self.pipeline).await.map_err(state)?;
         let open = counts.iter().any(|count| count.state != "resolved");
         self.report.held_counted(&counts);
         self.in_flight.retain(|_, (_, since)| since.elapsed() < RETRY_IN_FLIGHT);
         if !open {
-            return Ok(());
+            return Ok(Vec::new());
         }
         // Entries of sources that are not mapped now would fill the limit and keep the others waiting.
         let sources: Vec<&str> =
@@ -484,11 +485,9 @@ impl Keeper {
             // A source that is no longer mapped keeps its entries; nobody can apply them now.
             .filter_map(|due| Some((Key { source: self.plan.source(&due.source)?, id: due.id }, due.due_at)))
             .collect();
-        if due.is_empty() {
-            return Ok(());
+        if !due.is_empty() {
+            self.catalog_is_the_same(&due).await?;
         }
-        self.catalog_is_the_same(&due).await?;
-        self.hand_over(due);
-        Ok(())
+        Ok(due)
     }
 }

@@ -120,11 +120,12 @@ impl Reading {
                     permit.send(self.prepare().await?);
                     waiting_since = None;
                 }
+                // Before the replies: in a backlog there is always one, and touches are few.
+                Some(keys) = touches.recv(), if !self.gatherer.is_full() => self.touch(keys),
                 reply = replies.next(), if !self.gatherer.is_full() => match reply {
                     Some(reply) => self.take(reply)?,
                     None => return Err(Error::halt("the change stream ended without a reason", "see the log")),
                 },
-                Some(keys) = touches.recv(), if !self.gatherer.is_full() => self.touch(keys),
                 () = linger_over => {}
             }
         }

@@ -34,6 +34,8 @@ pub(super) struct Open<'a> {
     part: Part,
     /// Why the first of those was held that nobody had held before.
     first_held: String,
+    /// Somebody's wait is over once this is committed.
+    pub(super) wakes: bool,
     /// Rows whose last document has another one now; they go when everything is written.
     pub(super) abandoned: Vec<(SourceIndex, Claim)>,
 }
@@ -63,6 +65,7 @@ impl<'a> Open<'a> {
             sequences,
             part: Part::default(),
             first_held: String::new(),
+            wakes: false,
             abandoned: Vec::new(),
         }
     }
@@ -213,17 +216,20 @@ impl<'a> Open<'a> {
             settling.wait(batch.source, &all, &filled.waits).await?;
             let is_altered = !altered.is_empty();
             settling.touch(altered).await?;
-            if settling.wake(batch.source, &rows).await? > 0 || is_altered {
-                self.for_whom.woken.notify_one();
-            }
+            self.wakes |= settling.wake(batch.source, &rows).await? > 0 || is_altered;
         }
         Ok(filled.waits)
     }
 
     pub(super) async fn look_again(&mut self, source: SourceIndex, waits: &[Wait]) -> Result<(), Error> {
-        if self.settling(&Leaving::default()).look_again(source, waits).await? > 0 {
-            self.for_whom.woken.notify_one();
-        }
+        self.wakes |= self.settling(&Leaving::default()).look_again(source, waits).await? > 0;
+        Ok(())
+    }
+
+    /// Whoever waits for these rows and was committed beside them, unseen: call after their commit.
+    pub(super) async fn wake_again(&mut self, batch: &SourceBatch) -> Result<(), Error> {
+        let rows: Vec<&str> = batch.rows.iter().map(|row| row.source_id.as_str()).collect();
+        self.wakes |= self.settling(&Leaving::default()).wake(batch.source, &rows).await? > 0;
         Ok(())
     }
 
@@ -391,6 +397,9 @@ impl<'a> Open<'a> {
         self.for_whom.limit.check(self.part, &self.first_held)?;
         self.transaction.commit().await?;
         self.for_whom.limit.committed(self.part);
+        if self.wakes {
+            self.for_whom.woken.notify_one();
+        }
         Ok(())
     }
 }

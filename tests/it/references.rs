@@ -135,6 +135,23 @@ async fn a_null_gives_way_to_the_parent_that_comes_late() -> Result<()> {
 }
 
 #[tokio::test]
+async fn changes_that_are_held_again_and_again_keep_no_other_from_its_turn() -> Result<()> {
+    let reference = format!("{TO_PARENTS}, missing: null");
+    let (stage, config) = stage("ref_turns", "references parents", &reference).await?;
+    stage.execute("alter table children add check (title <> 'bad')").await?;
+    // More than are retried at a tick, so that there always are some whose time has come.
+    let config = config.replace("held: { retry", "held: { limit: 0, retry");
+    let bad = (0..1_600).map(|n| doc! { "_id": format!("bad{n}"), "title": "bad" });
+    stage.collection("children").insert_many(bad).await?;
+    stage.collection("children").insert_one(child("c1", "p1")).await?;
+    let daemon = Daemon::start(&config)?;
+    becomes(&stage, &daemon, HELD, 1_600).await?;
+    stage.collection("parents").insert_one(doc! { "_id": "p1", "name": "one" }).await?;
+    let parent = "select count(*) from children where parent_id is not null";
+    becomes(&stage, &daemon, parent, 1).await
+}
+
+#[tokio::test]
 async fn two_columns_may_wait_for_one_row() -> Result<()> {
     let twice = "ref: { to: parents, from: parent }, missing: null }, second_id: { ref: { to: parents, from: parent, take: id }, \
                  missing: null";

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::find::{HASHED, sought_by};
 use super::{Referring, Settling};
 use crate::domain::{Sought, SourceIndex};
-use crate::mapping::Finder;
+use crate::mapping::{Finder, Mapping};
 use crate::pipeline::Error;
 use crate::pipeline::commit::{apply, state};
 use crate::pipeline::plan::Plan;
@@ -76,9 +76,21 @@ impl Waiting {
         self.sources.get(source).is_some_and(|flag| flag.load(Ordering::Acquire))
     }
 
+    /// Whether anybody may wait for a row of this source, by the document or by what it says.
+    pub(in crate::pipeline) fn may_wake(&self, plan: &Plan, source: SourceIndex) -> bool {
+        let mapping = &plan.of(source).mapping;
+        self.may_be_awaited(&of_document(mapping))
+            || plan.lookups(&mapping.table).any(|finder| self.may_be_awaited(&finder.awaited))
+    }
+
     fn may_be_awaited(&self, awaited: &str) -> bool {
         self.awaited.get(awaited).is_some_and(|flag| flag.load(Ordering::Acquire))
     }
+}
+
+/// How the state names the documents of a mapping when they are awaited.
+fn of_document(mapping: &Mapping) -> String {
+    format!("source {}", mapping.source)
 }
 
 impl Settling<'_> {
@@ -122,7 +134,7 @@ impl Settling<'_> {
         source_ids: &[&str],
     ) -> Result<u64, Error> {
         let mapping = &self.plan.of(source).mapping;
-        let awaited = format!("source {}", mapping.source);
+        let awaited = of_document(mapping);
         let mut woken = 0;
         if !source_ids.is_empty() && self.waiting.may_be_awaited(&awaited) {
             let keys: Vec<&[u8]> = source_ids.iter().map(|id| id.as_bytes()).collect();

@@ -211,10 +211,23 @@ impl Scene {
                 let held = self.held().await?;
                 let shown: Vec<String> =
                     held.iter().take(10).map(|(key, reason)| format!("{key:?}: {reason}")).collect();
-                bail!("{error:#}\n{report}{} held: {shown:#?}\n{}", held.len(), daemon.last_words())
+                let waits = self.waiting().await?;
+                let count = held.len();
+                bail!(
+                    "{error:#}\n{report}{count} held: {shown:#?}\nwaiting: {waits:#?}\n{}",
+                    daemon.last_words()
+                )
             }
             (Err(error), None) => bail!("{error:#}\n{report}"),
         }
+    }
+
+    /// Who waits for what, by numbers.
+    async fn waiting(&self) -> Result<Vec<String>> {
+        let waiting = "select format('%s for %s, due %s: %s', source, awaited, due, count(*))
+            from rowstream.wait group by source, awaited, due order by 1";
+        let mut connection = self.stage.postgres().await?;
+        Ok(sqlx::query_scalar(waiting).fetch_all(&mut connection).await?)
     }
 
     /// Empty if every table is as expected.
