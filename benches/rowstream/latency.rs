@@ -29,6 +29,10 @@ const P99_GOAL: Duration = Duration::from_millis(10);
 /// Enough that a majority write of some milliseconds does not slow the rate down.
 const WRITERS: usize = 8;
 
+/// Written before anything is counted: the first writes open connections, create the collection and fill
+/// caches, on both sides.
+const WARM_UP: Duration = Duration::from_secs(2);
+
 /// How long the poller sleeps between two looks. The runtime's timer counts in whole milliseconds, hence
 /// a thread.
 const LOOK_EVERY: Duration = Duration::from_micros(300);
@@ -48,6 +52,8 @@ const MAPPING: &str = "  - source: live
 /// By writer: when each write was sent, and when it was seen.
 #[derive(Debug, Default)]
 struct Track {
+    /// Counted are writes sent from here on.
+    since: Option<Instant>,
     waiting: [VecDeque<Instant>; WRITERS],
     seen: [u64; WRITERS],
     latencies: Vec<Duration>,
@@ -204,10 +210,11 @@ async fn poll(url: &str, track: &Tracks, stop: &AtomicBool) -> Result<()> {
 /// Writes at the rate for as long as it takes, and waits until all of it was seen.
 async fn write(collection: &Collection<Document>, scale: &Scale, track: &Tracks) -> Result<()> {
     let mut writers = tokio::task::JoinSet::new();
+    lock(track).since = Some(Instant::now() + WARM_UP);
     for writer in 0..WRITERS {
         let (collection, track) = (collection.clone(), Arc::clone(track));
         let pause = Duration::from_secs_f64(WRITERS as f64 / scale.rate as f64);
-        let count = (scale.latency.as_secs_f64() / pause.as_secs_f64()) as u64;
+        let count = ((WARM_UP + scale.latency).as_secs_f64() / pause.as_secs_f64()) as u64;
         writers.spawn(async move {
             // Spread over the pause: a steady rate has no bursts.
             let start = Instant::now() + pause.mul_f64(writer as f64 / WRITERS as f64);
@@ -264,7 +271,8 @@ fn milliseconds(time: Duration) -> String {
 impl Track {
     fn saw_next(&mut self, writer: usize, at: Instant) {
         self.seen[writer] += 1;
-        if let Some(sent) = self.waiting[writer].pop_front() {
+        let sent = self.waiting[writer].pop_front();
+        if let Some(sent) = sent.filter(|sent| self.since.is_some_and(|since| *sent >= since)) {
             self.latencies.push(at.saturating_duration_since(sent));
         }
     }

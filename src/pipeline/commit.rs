@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use super::Error;
 use super::claims::Claims;
 use super::fail_point::FailPoint;
-use super::hold_limit::HoldLimit;
+use super::hold_limit::{HoldLimit, Part};
 use super::holding::Holding;
 use super::pace::Pace;
 use super::plan::{Mapped, Plan};
@@ -24,12 +24,12 @@ use super::references::{Leaving, Waiting};
 use super::repairing::Repairing;
 use super::status::RowCounts;
 use super::transaction::{Open, Way};
-use crate::domain::{CanonicalId, ClusterTime, Portion, SourceIndex};
+use crate::domain::{CanonicalId, ClusterTime, Portion, Position, SourceIndex};
 use crate::sink::{self, Greatest, Savepoint, Target};
 use crate::state::chunk::Chunk;
 use crate::state::held::Backoff;
 use crate::state::lease::Epoch;
-use crate::state::{chunk, lease, mapping, transaction};
+use crate::state::{checkpoint, chunk, lease, mapping, transaction};
 
 /// How changes are held.
 #[derive(Debug, Clone, Copy)]
@@ -136,6 +136,25 @@ impl Tx<'_> {
         // for this transaction to end either way, and only then loads the state.
         transaction::commit(self.0).await.map_err(|error| Error::retry("commit", error))
     }
+
+    /// As `commit`, with the position of the stream that is reached by it.
+    pub(super) async fn commit_at(self, position: &Position, seq: i64) -> Result<(), Error> {
+        let committed = transaction::commit_behind(self.0, &checkpoint::advance(seq, position)).await;
+        committed.map_err(|error| match checkpoint::is_replaced(&error) {
+            true => Error::Fenced,
+            false => Error::retry("commit", error),
+        })
+    }
+}
+
+impl ForWhom {
+    /// What others are told of a part that is written.
+    pub(super) fn committed(&self, part: Part, wakes: bool) {
+        self.limit.committed(part);
+        if wakes {
+            self.woken.notify_one();
+        }
+    }
 }
 
 impl Writer {
@@ -165,12 +184,12 @@ impl Writer {
         open.delete(&prepared.sources, leaving, prepared.read_after, &mut tallies).await?;
         open.repaired(&prepared.sources).await?;
         FailPoint::RowsWritten.reach().await?;
-        if let Some(position) = &prepared.position {
-            open.advance(position, seq).await?;
-        }
         let apply = began.elapsed();
         FailPoint::Commit.reach().await?;
-        open.commit().await?;
+        match &prepared.position {
+            Some(position) => open.commit_at(position, seq).await?,
+            None => open.commit().await?,
+        }
         FailPoint::Committed.reach().await?;
         let commit = began.elapsed().saturating_sub(apply);
         let mut sources: Vec<_> = tallies.into_iter().collect();
@@ -280,7 +299,11 @@ impl Writer {
 }
 
 async fn prepare(connection: &mut PgConnection, for_whom: &ForWhom) -> Result<(), Error> {
-    let statements = [lease::prepare_fence(&for_whom.pipeline, for_whom.epoch), sink::prepare_guard()];
+    let statements = [
+        lease::prepare_fence(&for_whom.pipeline, for_whom.epoch),
+        sink::prepare_guard(),
+        checkpoint::prepare_advance(&for_whom.pipeline, for_whom.epoch, &for_whom.plan.scope_hash),
+    ];
     transaction::prepare(connection, &statements).await.map_err(state)
 }
 

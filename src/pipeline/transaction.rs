@@ -21,7 +21,7 @@ use crate::sink::{self, Family, Greatest, Outcome, Refusal, Savepoint, Target};
 use crate::state::held::Entry;
 use crate::state::row::Claim;
 use crate::state::wait::Wait;
-use crate::state::{checkpoint, chunk, held, mapping, touch};
+use crate::state::{chunk, held, mapping, touch};
 
 /// An open, fenced transaction.
 pub(super) struct Open<'a> {
@@ -381,25 +381,18 @@ impl<'a> Open<'a> {
         Ok(())
     }
 
-    pub(super) async fn advance(&mut self, position: &Position, seq: i64) -> Result<(), Error> {
-        let advanced = checkpoint::advance(
-            &mut self.transaction,
-            &self.for_whom.pipeline,
-            self.for_whom.epoch,
-            seq,
-            position,
-            &self.for_whom.plan.scope_hash,
-        );
-        if advanced.await.map_err(state)? { Ok(()) } else { Err(Error::Fenced) }
+    /// With the position that is reached by it.
+    pub(super) async fn commit_at(self, position: &Position, seq: i64) -> Result<(), Error> {
+        self.for_whom.limit.check(self.part, &self.first_held)?;
+        self.transaction.commit_at(position, seq).await?;
+        self.for_whom.committed(self.part, self.wakes);
+        Ok(())
     }
 
     pub(super) async fn commit(self) -> Result<(), Error> {
         self.for_whom.limit.check(self.part, &self.first_held)?;
         self.transaction.commit().await?;
-        self.for_whom.limit.committed(self.part);
-        if self.wakes {
-            self.for_whom.woken.notify_one();
-        }
+        self.for_whom.committed(self.part, self.wakes);
         Ok(())
     }
 }

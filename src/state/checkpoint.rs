@@ -1,10 +1,13 @@
 //! How far the stream is applied.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
+use sqlx::error::DatabaseError;
 use sqlx::{PgConnection, Row};
 
 use super::lease::Epoch;
+use super::transaction::literal;
 use crate::domain::{ClusterTime, Position, ResumeToken};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,28 +63,39 @@ pub async fn start(
     Ok(done.rows_affected() == 1)
 }
 
-/// Moves on by one commit. `false`: the state is not the one this leader left.
-pub async fn advance(
-    connection: &mut PgConnection,
-    pipeline: &str,
-    epoch: Epoch,
-    previous_seq: i64,
-    position: &Position,
-    scope_hash: &str,
-) -> Result<bool, sqlx::Error> {
-    let done = sqlx::query(
-        "update rowstream.checkpoint
-         set token = $4, cluster_time = $5, scope_hash = $6, epoch = $2, seq = seq + 1,
-             committed_at = clock_timestamp()
-         where pipeline = $1 and epoch <= $2 and seq = $3",
+/// Once per connection, for [`advance`].
+pub fn prepare_advance(pipeline: &str, epoch: Epoch, scope_hash: &str) -> String {
+    format!(
+        "prepare rowstream_advance (bigint, bytea, bigint) as with advanced as (
+             update rowstream.checkpoint
+             set token = $2, cluster_time = $3, scope_hash = {}, epoch = {epoch}, seq = seq + 1,
+                 committed_at = clock_timestamp()
+             where pipeline = {} and epoch <= {epoch} and seq = $1
+             returning seq)
+         select 1 / count(*)::int as advanced from advanced",
+        literal(scope_hash),
+        literal(pipeline),
+        epoch = epoch.0,
     )
-    .bind(pipeline)
-    .bind(epoch.0)
-    .bind(previous_seq)
-    .bind(position.token.as_ref().map(|token| token.0.as_slice()))
-    .bind(position.time.to_i64())
-    .bind(scope_hash)
-    .execute(connection)
-    .await?;
-    Ok(done.rows_affected() == 1)
+}
+
+/// Moves on by one commit. Fails with [`is_replaced`] if the state is not the one this leader left.
+pub fn advance(previous_seq: i64, position: &Position) -> String {
+    let token = match &position.token {
+        Some(token) => format!("'\\x{}'::bytea", hex(&token.0)),
+        None => "null".to_owned(),
+    };
+    format!("execute rowstream_advance ({previous_seq}, {token}, {})", position.time.to_i64())
+}
+
+/// There was nothing to divide by.
+pub fn is_replaced(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(DatabaseError::code).is_some_and(|code| code == "22012")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

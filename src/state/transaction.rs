@@ -18,6 +18,11 @@ pub async fn commit(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::raw_sql("commit").execute(connection).await.map(drop)
 }
 
+/// Commits behind one more statement, in one round trip; if that fails there is no commit.
+pub async fn commit_behind(connection: &mut PgConnection, statement: &str) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(AssertSqlSafe(format!("{statement}; commit"))).execute(connection).await.map(drop)
+}
+
 /// A text as SQL, whatever `standard_conforming_strings` is.
 pub(super) fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
