@@ -111,6 +111,7 @@ pub async fn verify(
         plan: Arc::clone(&ready.plan),
         pipeline: Arc::clone(&ready.pipeline),
         run,
+        progress: None,
         options: Options {
             extent: asked.extent,
             sources: asked.sources,
