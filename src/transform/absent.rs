@@ -8,9 +8,11 @@ use crate::mapping::{ColumnPlan, Mapping};
 /// the first that is present counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Absent {
-    /// Names of fields, without places in arrays, of each path.
-    read: Vec<(String, Vec<Vec<Box<[u8]>>>)>,
+    read: Vec<(String, Vec<Steps>)>,
 }
+
+/// The names of fields on a path, without places in arrays.
+type Steps = Vec<Box<[u8]>>;
 
 impl Absent {
     /// What expressions, filters and transformers read is left out: it may well ask for what is not there.
@@ -108,7 +110,7 @@ fn whole(path: &str, element: Option<&str>) -> Option<String> {
 }
 
 /// A place in an array is no name of a field.
-fn steps(path: &str) -> Vec<Box<[u8]>> {
+fn steps(path: &str) -> Steps {
     let is_place = |step: &&str| !step.is_empty() && step.bytes().all(|byte| byte.is_ascii_digit());
     path.split('.').filter(|step| !is_place(step)).map(|step| step.as_bytes().into()).collect()
 }
