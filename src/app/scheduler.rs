@@ -193,6 +193,7 @@ impl Scheduler {
                 patience: config.reconcile.patience,
                 lease_ttl: config.lease.ttl,
                 assertions: config.reconcile.assertions.clone(),
+                shown: 0,
             },
             comparing: comparing(config).await?,
             state: connect(config).await?,

@@ -5,12 +5,14 @@ use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::finding::Kind;
+use super::finding::{Deviating, Kind};
 use super::verifier::Extent;
 use crate::config::Assertion;
 use crate::mapping::Mapping;
 use crate::pipeline::{Drift, Moment, Sighting};
+use crate::sink::ShownValue;
 
 /// Keys that are named of each group of findings.
 const KEYS: usize = 5;
@@ -110,6 +112,9 @@ pub struct Group {
     pub keys: Vec<String>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub hint: String,
+    /// What of some of them differs: for the command line alone, never for the state.
+    #[serde(skip)]
+    pub(super) shown: Vec<(String, ShownValue)>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -174,19 +179,22 @@ impl SourceReport {
         self.findings.values().sum()
     }
 
-    pub(super) fn count(&mut self, kind: Kind, table: &str, columns: &[String], source_id: &str) {
+    pub(super) fn count(&mut self, deviating: &Deviating, source_id: &str) {
+        let Deviating { kind, table, columns, values } = deviating;
+        let kind = *kind;
         *self.findings.entry(kind).or_default() += 1;
         let is_alike =
-            |group: &&mut Group| group.kind == kind && group.table == table && group.columns == columns;
+            |group: &&mut Group| group.kind == kind && &group.table == table && &group.columns == columns;
         let group = match self.groups.iter_mut().find(is_alike) {
             Some(group) => group,
             None => {
                 self.groups.push(Group {
                     kind,
-                    table: table.to_owned(),
-                    columns: columns.to_vec(),
+                    table: table.clone(),
+                    columns: columns.clone(),
                     count: 0,
                     keys: Vec::new(),
+                    shown: Vec::new(),
                     hint: String::new(),
                 });
                 let last = self.groups.len() - 1;
@@ -196,6 +204,7 @@ impl SourceReport {
         group.count += 1;
         if group.keys.len() < KEYS {
             group.keys.push(source_id.to_owned());
+            group.shown.extend(values.iter().map(|value| (source_id.to_owned(), value.clone())));
         }
     }
 
@@ -275,6 +284,20 @@ impl Report {
         }
     }
 
+    /// For programs, with the values that are shown: for the operator's own eyes.
+    pub fn with_values(&self) -> serde_json::Result<Value> {
+        let mut told = serde_json::to_value(self)?;
+        for (place, source) in self.sources.iter().enumerate() {
+            for (number, group) in
+                source.groups.iter().enumerate().filter(|(_, group)| !group.shown.is_empty())
+            {
+                let value = |(key, value): &(String, ShownValue)| json!({ "key": key, "column": value.column, "held": value.held, "wanted": value.wanted });
+                told["sources"][place]["groups"][number]["values"] = group.shown.iter().map(value).collect();
+            }
+        }
+        Ok(told)
+    }
+
     pub fn findings(&self) -> u64 {
         self.sources.iter().map(SourceReport::findings).sum()
     }
@@ -342,6 +365,11 @@ fn details(source: &SourceReport) -> Result<String, fmt::Error> {
         writeln!(text, "    ✗ {count} {kind}{columns} ({table}): {}{more}", group.keys.join(", "))?;
         if !group.hint.is_empty() {
             writeln!(text, "      {}", group.hint)?;
+        }
+        for (key, ShownValue { column, held, wanted }) in &group.shown {
+            let told =
+                |value: &Option<String>| value.as_ref().map_or("null".to_owned(), |text| format!("{text:?}"));
+            writeln!(text, "      {key} {column}: {} should be {}", told(held), told(wanted))?;
         }
     }
     for path in &source.absent_paths {

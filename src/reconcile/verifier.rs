@@ -74,6 +74,8 @@ pub struct Options {
     pub patience: Duration,
     pub lease_ttl: Duration,
     pub assertions: Vec<Assertion>,
+    /// Of so many rows of each look, the values that differ come with the report; they are never kept.
+    pub shown: usize,
 }
 
 /// Everything one run works with.
@@ -456,6 +458,7 @@ impl Running {
             comparisons: &ground.comparisons,
             comparing,
             state: &mut self.state,
+            shown: self.options.shown,
             patience: self.options.patience,
             lease_ttl: self.options.lease_ttl,
             stop: Some(ground.stop.clone()),
@@ -542,7 +545,7 @@ impl Running {
 impl SourceReport {
     fn found(&mut self, suspect: &Suspect) {
         for deviating in &suspect.deviating {
-            self.count(deviating.kind, &deviating.table, &deviating.columns, &suspect.source_id);
+            self.count(deviating, &suspect.source_id);
         }
     }
 }

@@ -278,7 +278,13 @@ impl Walk {
 
 impl Ground {
     pub(super) fn looker<'a>(&'a self, connection: &'a mut PgConnection) -> Looker<'a> {
-        Looker { connection, pipeline: &self.pipeline, plan: &self.plan, comparisons: &self.comparisons }
+        Looker {
+            connection,
+            pipeline: &self.pipeline,
+            plan: &self.plan,
+            comparisons: &self.comparisons,
+            shown: 0,
+        }
     }
 
     /// Looks at those of these documents that are not there.

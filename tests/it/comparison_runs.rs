@@ -143,6 +143,27 @@ async fn a_report_tells_what_no_document_has_and_what_no_mapping_reads() -> Resu
 }
 
 #[tokio::test]
+async fn values_are_shown_to_who_asks_on_the_command_line_and_kept_nowhere() -> Result<()> {
+    let (stage, config) = filled("verify_values", 20).await?;
+    stage.execute("update orders set note = 'hunter2', at = null where source_id = '3'").await?;
+    let text = words(&daemon::command(&["verify", "--show-values"], &config)?);
+    assert!(text.contains("3 note: \"hunter2\" should be \"note 3\""), "{text}");
+    assert!(text.contains("3 at: null should be \"2023-11-14 22:13:20.003+00\""), "{text}");
+    let (report, _) = verify(&config, &["--show-values"])?;
+    let values = &report["sources"][0]["groups"][0]["values"];
+    let note = json!({ "key": "3", "column": "note", "held": "hunter2", "wanted": "note 3" });
+    assert!(
+        values.as_array().is_some_and(|values| values.len() == 2 && values.contains(&note)),
+        "{report:#}"
+    );
+    assert!(!verify(&config, &[])?.0.to_string().contains("hunter2"));
+    let kept = "select count(*) from rowstream.reconcile_run as r, rowstream.reconcile_finding as f
+        where (r::text || f::text) like '%hunter2%'";
+    assert_eq!(stage.number(kept).await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_assertion_that_does_not_hold_fails_the_comparison_and_tells_no_text() -> Result<()> {
     let (_stage, config) = filled("verify_assertions", 10).await?;
     let assertions = "reconcile: { assertions: [
