@@ -108,11 +108,11 @@ async fn a_leader_frozen_in_the_middle_of_a_transaction_cannot_finish_it() -> Re
     let mut pair = Pair::new("frozen_in_transaction", 32).await?;
     let stage = &pair.stage;
     let first = epoch(stage).await?;
-    // Its next commit has written its rows, and waits with the checkpoint.
+    // Behind its fence, and waits with a row.
     let mut lock = stage.postgres().await?;
-    lock.execute("begin; select from rowstream.checkpoint for update").await?;
+    lock.execute("begin; select from orders for update").await?;
     let waiting = "select count(*) from pg_stat_activity where datname = current_database()
-                   and wait_event_type = 'Lock' and query like '%update rowstream.checkpoint%'";
+                   and wait_event_type = 'Lock' and query like '%orders%'";
     until("the leader's transaction to wait", PATIENCE, async || {
         Ok((stage.number(waiting).await? == 1).then_some(()))
     })
