@@ -210,13 +210,12 @@ impl<'a> Open<'a> {
         if self.for_whom.plan.has_references() {
             let all = batch.source_ids(&self.for_whom.plan);
             let all: Vec<&str> = all.iter().map(String::as_str).collect();
-            let rows: Vec<&str> = batch.rows.iter().map(|row| row.source_id.as_str()).collect();
             let mut settling = self.settling(leaving);
             settling.own(batch.source, &batch.rows).await?;
             settling.wait(batch.source, &all, &filled.waits).await?;
             let is_altered = !altered.is_empty();
             settling.touch(altered).await?;
-            self.wakes |= settling.wake(batch.source, &rows).await? > 0 || is_altered;
+            self.wakes |= settling.wake(batch.source, &batch.rows).await? > 0 || is_altered;
         }
         Ok(filled.waits)
     }
@@ -228,8 +227,7 @@ impl<'a> Open<'a> {
 
     /// Whoever waits for these rows and was committed beside them, unseen: call after their commit.
     pub(super) async fn wake_again(&mut self, batch: &SourceBatch) -> Result<(), Error> {
-        let rows: Vec<&str> = batch.rows.iter().map(|row| row.source_id.as_str()).collect();
-        self.wakes |= self.settling(&Leaving::default()).wake(batch.source, &rows).await? > 0;
+        self.wakes |= self.settling(&Leaving::default()).wake(batch.source, &batch.rows).await? > 0;
         Ok(())
     }
 
