@@ -13,6 +13,8 @@ mod children;
 mod chunk_order;
 mod command_line;
 mod comparison;
+mod comparison_many;
+mod comparison_runs;
 mod copies;
 mod custom;
 mod demo;
