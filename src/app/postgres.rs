@@ -4,11 +4,12 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::select_ok;
 use mongodb::Client;
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{Connection, PgConnection};
 
-use crate::config::{Config, Postgres};
+use crate::config::{Config, Postgres, url_of_each_host};
 use crate::operator::Operator;
 use crate::pipeline::Error;
 
@@ -24,6 +25,9 @@ pub enum ConnectError {
     TimedOut,
     #[error("cannot connect to postgresql")]
     Failed(#[from] sqlx::Error),
+    /// Of several hosts, this one cannot be written to.
+    #[error("no host of postgres.url is a primary: those that answer are standbys")]
+    Standby,
 }
 
 /// Both servers, reached.
@@ -64,11 +68,33 @@ async fn connect_with(
     name: &str,
     settings: &[(&str, &str)],
 ) -> Result<PgConnection, ConnectError> {
-    let options = match &postgres.url {
-        Some(url) => PgConnectOptions::from_str(url.expose())?,
+    let hosts = match &postgres.url {
+        Some(url) => {
+            let urls = url_of_each_host(url.expose());
+            urls.iter().map(|url| PgConnectOptions::from_str(url)).collect::<Result<Vec<_>, _>>()?
+        }
         // PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE, PGSSLMODE … are read here.
-        None => PgConnectOptions::new(),
+        None => vec![PgConnectOptions::new()],
     };
+    let hosts = hosts.into_iter().map(|options| with_settings(options, postgres, name, settings));
+    let mut hosts: Vec<PgConnectOptions> = hosts.collect();
+    match hosts.pop() {
+        Some(only) if hosts.is_empty() => open(&only).await,
+        last => {
+            hosts.extend(last);
+            // At once: a host that swallows packets must not cost the others their time.
+            let (primary, _) = select_ok(hosts.iter().map(|host| Box::pin(open_primary(host)))).await?;
+            Ok(primary)
+        }
+    }
+}
+
+fn with_settings(
+    options: PgConnectOptions,
+    postgres: &Postgres,
+    name: &str,
+    settings: &[(&str, &str)],
+) -> PgConnectOptions {
     let options = match &postgres.password {
         Some(password) => options.password(password.expose()),
         None => options,
@@ -85,7 +111,32 @@ async fn connect_with(
         ("timezone", "UTC".to_owned()),
     ]);
     let options = options.options(settings.iter().copied());
-    let mut connection = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options))
+    checking_what_is_given(options, postgres.url.as_ref().map(|url| url.expose()))
+}
+
+/// Whoever names a certificate authority wants the server to be checked against it; the driver does so from
+/// `verify-ca` on only, and falls back to plain text below `require`.
+fn checking_what_is_given(options: PgConnectOptions, url: Option<&str>) -> PgConnectOptions {
+    let unchecked =
+        matches!(options.get_ssl_mode(), PgSslMode::Allow | PgSslMode::Prefer | PgSslMode::Require);
+    let in_url = url.is_some_and(|url| {
+        let query = url.split_once('?').map_or("", |(_, query)| query);
+        let mut keys = query.split('&').filter_map(|option| option.split('=').next());
+        keys.any(|key| matches!(key, "sslrootcert" | "ssl-root-cert" | "ssl-ca"))
+    });
+    let names_authority = in_url || std::env::var_os("PGSSLROOTCERT").is_some_and(|path| !path.is_empty());
+    if unchecked && names_authority { options.ssl_mode(PgSslMode::VerifyCa) } else { options }
+}
+
+/// As `open`, of a server that can be written to: a standby may be promoted while we look for a primary.
+async fn open_primary(options: &PgConnectOptions) -> Result<PgConnection, ConnectError> {
+    let mut connection = open(options).await?;
+    let standby: bool = sqlx::query_scalar("select pg_is_in_recovery()").fetch_one(&mut connection).await?;
+    if standby { Err(ConnectError::Standby) } else { Ok(connection) }
+}
+
+async fn open(options: &PgConnectOptions) -> Result<PgConnection, ConnectError> {
+    let mut connection = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options))
         .await
         .map_err(|_| ConnectError::TimedOut)??;
     // Half of the work of large documents is their compression; lz4 does it in a fraction. Servers
@@ -96,15 +147,28 @@ async fn connect_with(
     Ok(connection)
 }
 
-/// A wrong password or database does not pass by itself, but may be mended on the server: say so, go on.
+/// A wrong password, certificate or database does not pass by itself, but may be mended on the server: say so, go on.
 pub(super) fn failed(stage: &'static str, error: ConnectError) -> Error {
     let halt = |hint: &str| Error::halt(Error::chain(&error), hint.to_owned());
     if let ConnectError::Failed(sqlx::Error::Database(database)) = &error {
         match database.code().as_deref() {
-            Some("28P01" | "28000") => return halt("check the user and password of postgres.url"),
+            Some("28P01") => return halt("check the user and password of postgres.url"),
+            Some("28000") => {
+                return halt(
+                    "check the user of postgres.url, its sslmode, sslcert and sslkey, and pg_hba.conf",
+                );
+            }
+            Some("42501") => return halt("grant connect on the database to the role of postgres.url"),
             Some("3D000") => return halt("create the database that postgres.url names, or correct the name"),
             _ => {}
         }
+    }
+    // What rustls refuses comes as an error of the socket.
+    let of_tls = |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::InvalidData;
+    if matches!(&error, ConnectError::Failed(sqlx::Error::Tls(_)))
+        || matches!(&error, ConnectError::Failed(sqlx::Error::Io(cause)) if of_tls(cause))
+    {
+        return halt("check sslmode, sslrootcert, sslcert, sslkey and the host of postgres.url");
     }
     if let ConnectError::Failed(sqlx::Error::Configuration(_)) = &error {
         return halt("correct postgres.url");

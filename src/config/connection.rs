@@ -112,13 +112,27 @@ pub(super) fn postgres_mistake(text: &str) -> Option<&'static str> {
     if let Some(mistake) = userinfo_mistake(&parts) {
         return Some(mistake);
     }
-    if parts.hosts.contains(',') {
-        return Some("must name one host");
-    }
     if !hosts_are_valid(parts.hosts, true) {
-        return Some("must name its host as host or host:port");
+        return Some("must name its host as host or host:port, several separated by commas");
     }
     None
+}
+
+/// A PostgreSQL URL for each host that it names, in their order. What only libpq knows is left out: the driver
+/// would log it with its value.
+pub fn url_of_each_host(text: &str) -> Vec<String> {
+    const LIBPQS_OWN: [&str; 2] = ["target_session_attrs", "sslpassword"];
+    let Some(parts) = ConnectionString::split(text) else { return vec![text.to_owned()] };
+    let user = match (parts.user, parts.password) {
+        (Some(user), Some(password)) => format!("{user}:{password}@"),
+        (Some(user), None) => format!("{user}@"),
+        (None, _) => String::new(),
+    };
+    let is_known = |option: &&str| !LIBPQS_OWN.contains(&option.split('=').next().unwrap_or_default());
+    let options: Vec<&str> = parts.query.unwrap_or_default().split('&').filter(is_known).collect();
+    let query = if parts.query.is_some() { format!("?{}", options.join("&")) } else { String::new() };
+    let url = |host: &str| format!("{}://{user}{host}/{}{query}", parts.scheme, parts.path);
+    parts.hosts.split(',').map(url).collect()
 }
 
 fn userinfo_mistake(parts: &ConnectionString<'_>) -> Option<&'static str> {
@@ -187,6 +201,24 @@ mod tests {
     }
 
     #[test]
+    fn each_host_of_a_postgresql_url_has_a_url_of_its_own() {
+        for (given, urls) in [
+            (
+                "postgres://u:p%40s@h:5432/db?sslmode=require",
+                &["postgres://u:p%40s@h:5432/db?sslmode=require"][..],
+            ),
+            ("postgres://u@a,[::1]:5433/db", &["postgres://u@a/db", "postgres://u@[::1]:5433/db"]),
+            (
+                "postgres://a,b/db?target_session_attrs=read-write&sslmode=require&sslpassword=x",
+                &["postgres://a/db?sslmode=require", "postgres://b/db?sslmode=require"],
+            ),
+            ("postgres:///db?host=/run", &["postgres:///db?host=/run"]),
+        ] {
+            assert_eq!(url_of_each_host(given), urls, "{given}");
+        }
+    }
+
+    #[test]
     fn a_connection_string_is_refused_with_the_reason() {
         for (given, fits) in [
             ("mongodb://localhost", true),
@@ -207,7 +239,8 @@ mod tests {
         for (given, fits) in [
             ("postgres://u:p@host:5432/db", true),
             ("postgresql:///db?host=/var/run/postgresql", true),
-            ("postgres://a,b/db", false),
+            ("postgres://a,b:5433/db", true),
+            ("postgres://a,,b/db", false),
             ("mysql://host/db", false),
             ("postgres://u:p/w@host/db", false),
         ] {

@@ -29,6 +29,7 @@ mod tree;
 mod units;
 
 pub use children::{ChildFrom, ChildSpec, ElementError, NotArray};
+pub use connection::url_of_each_host;
 pub use date_format::{DateFormat, DatePart};
 pub use error::{Error, Mistake};
 pub use expression::{About, DOCUMENT, ELEMENT, Expression, FieldsOfDocument, INDEX, environment};

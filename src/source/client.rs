@@ -59,6 +59,13 @@ fn describe(uri: &str, error: &mongodb::error::Error) -> Error {
     if matches!(error.kind.as_ref(), mongodb::error::ErrorKind::DnsResolve { .. }) {
         return Error::Failed { action: "resolve the host name of the MongoDB URI", fault };
     }
+    // Its files are opened with the first client.
+    if matches!(
+        error.kind.as_ref(),
+        mongodb::error::ErrorKind::InvalidTlsConfig { .. } | mongodb::error::ErrorKind::Io(_)
+    ) {
+        return Error::InvalidUri { reason: format!("a file of its TLS options cannot be used: {fault}") };
+    }
     let reason = match mongodb::options::ConnectionString::parse(without_secrets(uri)) {
         Err(error) => Fault::from(&error).to_string(),
         Ok(_) => "the user name, the password, or an option after the ? is not acceptable; in user name and \

@@ -116,6 +116,8 @@ pub enum FaultKind {
     InvalidToken,
     /// 10334: an event above 16 MB.
     TooLarge,
+    /// A certificate is not accepted, by us or by the server.
+    Tls,
     Authentication,
     Unauthorized,
     /// The server cannot do it: a standalone, a view, too old a version.
@@ -125,13 +127,14 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Unreachable,
         Self::Interrupted,
         Self::HistoryLost,
         Self::TokenNotFound,
         Self::InvalidToken,
         Self::TooLarge,
+        Self::Tls,
         Self::Authentication,
         Self::Unauthorized,
         Self::Unsupported,
@@ -149,6 +152,9 @@ impl FaultKind {
                 "the checkpoint belongs to another cluster or another scope: restore the URI, or re-sync"
             }
             Self::TooLarge => "shorten the document, or upgrade the server, then re-sync",
+            Self::Tls => {
+                "check tlsCAFile, tlsCertificateKeyFile and the host names of the MongoDB URI against the certificates"
+            }
             Self::Authentication => "correct user, password or authSource of the MongoDB URI",
             Self::Unauthorized => {
                 "grant the user `read` on the database, or `readAnyDatabase` if several databases are mapped"
@@ -241,7 +247,10 @@ impl From<&mongodb::error::Error> for Fault {
                 (kind, Some(command.code), format!("{}: {}", command.code_name, command.message))
             }
             ErrorKind::Authentication { message, .. } => (FaultKind::Authentication, None, message.clone()),
-            ErrorKind::Io(cause) => (FaultKind::Unreachable, None, format!("network: {cause}")),
+            ErrorKind::Io(cause) => match refused_certificate(&cause.to_string()) {
+                Some(reason) => (FaultKind::Tls, None, reason),
+                None => (FaultKind::Unreachable, None, format!("network: {cause}")),
+            },
             ErrorKind::ConnectionPoolCleared { .. } => {
                 (FaultKind::Unreachable, None, "the connection was lost".into())
             }
@@ -249,7 +258,7 @@ impl From<&mongodb::error::Error> for Fault {
             ErrorKind::DnsResolve { message, .. } => {
                 (FaultKind::Unreachable, None, format!("DNS: {message}"))
             }
-            ErrorKind::InvalidTlsConfig { message, .. } => (FaultKind::Authentication, None, message.clone()),
+            ErrorKind::InvalidTlsConfig { message, .. } => (FaultKind::Tls, None, message.clone()),
             ErrorKind::IncompatibleServer { message, .. } => (FaultKind::Unsupported, None, message.clone()),
             ErrorKind::SessionsNotSupported => (FaultKind::Unsupported, None, error.kind.to_string()),
             ErrorKind::InvalidResponse { message, .. } => (FaultKind::Unknown, None, message.clone()),
@@ -265,8 +274,11 @@ impl Fault {
         Self { kind: FaultKind::Interrupted, code: None, message: "the server closed the cursor".into() }
     }
 
-    /// The driver tells each server's last error in braces; an authentication failure hides there.
+    /// The driver tells each server's last error in braces; a refused password or certificate hides there.
     fn from_selection(message: &str) -> Self {
+        if let Some(reason) = refused_certificate(message) {
+            return Self { kind: FaultKind::Tls, code: None, message: reason };
+        }
         let refused = ["SCRAM failure", "Authentication failed", "AuthenticationFailed"]
             .iter()
             .any(|words| message.contains(words));
@@ -289,6 +301,15 @@ impl Fault {
         };
         Self { kind: FaultKind::Unreachable, code: None, message }
     }
+}
+
+/// Why a certificate was refused, in the words of rustls; they name hosts and nothing secret.
+fn refused_certificate(message: &str) -> Option<String> {
+    let begins = ["invalid peer certificate", "received fatal alert"];
+    let start = begins.iter().filter_map(|words| message.find(words)).min()?;
+    let reason = &message[start..];
+    let end = reason.find([',', '{', '}', '[']).unwrap_or(reason.len());
+    Some(format!("TLS: {}", reason[..end].trim_end()))
 }
 
 /// Server messages quote commands and documents in braces or brackets; nothing from there on is kept.
@@ -351,6 +372,17 @@ mod tests {
         let quoted =
             "not authorized on shop to execute command { find: \"orders\", filter: { _id: \"secret\" } }";
         assert_eq!(without_values(quoted), "not authorized on shop to execute command");
+    }
+
+    #[test]
+    fn a_refused_certificate_is_found_inside_a_selection_error() {
+        let fault = Fault::from_selection(
+            "Server selection timeout: No available servers. Topology: { Type: Unknown, Servers: [ { Address: \
+             db1:27017, Type: Unknown, Error: Kind: I/O error: invalid peer certificate: UnknownIssuer, labels: \
+             {}, source: None } ] }",
+        );
+        assert_eq!(fault.kind, FaultKind::Tls);
+        assert_eq!(fault.to_string(), "TLS: invalid peer certificate: UnknownIssuer");
     }
 
     #[test]

@@ -301,6 +301,7 @@ impl Task {
                 Err(Error::InvalidToken { fault })
             }
             FaultKind::TokenNotFound
+            | FaultKind::Tls
             | FaultKind::Authentication
             | FaultKind::Unauthorized
             | FaultKind::Unsupported

@@ -216,12 +216,56 @@ impl Postgres {
 
     /// With settings of its own: `start_with(&["wal_level=logical"])`.
     pub(crate) async fn start_with(settings: &[&str]) -> Result<Self> {
-        let programs = programs()?;
+        let pg_bin = &programs()?.pg_bin;
+        Self::start_of(pg_bin, settings, |directory, user| initdb(pg_bin, directory, user)).await
+    }
+
+    /// One whose build has TLS. The pinned one has none: then those that are installed are tried.
+    pub(crate) async fn start_able_of_tls() -> Result<Self> {
+        let mut candidates = vec![programs()?.pg_bin.clone()];
+        let installed = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+        candidates.extend(installed.map(|version| version.path().join("bin")));
+        for pg_bin in candidates.iter().filter(|pg_bin| pg_bin.join("initdb").exists()) {
+            let postgres =
+                Self::start_of(pg_bin, &[], |directory, user| initdb(pg_bin, directory, user)).await?;
+            let mut connection = postgres.connect("postgres").await?;
+            let library: String = sqlx::query_scalar("show ssl_library").fetch_one(&mut connection).await?;
+            if !library.is_empty() {
+                return Ok(postgres);
+            }
+        }
+        bail!("no PostgreSQL here is built with TLS ({candidates:?}): apt-get install postgresql")
+    }
+
+    /// A standby that follows this server, which is stopped and started again for it.
+    pub(crate) async fn start_standby(&self) -> Result<Self> {
+        let backup = self.back_up().await?;
+        let primary =
+            format!("primary_conninfo = 'host=127.0.0.1 port={} user=postgres'\n", self.process.port);
+        Self::start_of(&programs()?.pg_bin, &[], |directory, user| {
+            let data = directory.data();
+            copy_folder(&backup.0, &data)?;
+            fs::write(data.join("postgresql.auto.conf"), &primary)?;
+            fs::write(data.join("standby.signal"), "")?;
+            for file in ["postgresql.auto.conf", "standby.signal"] {
+                hand_over(&data.join(file), user)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// `fill` makes the folder of data.
+    async fn start_of(
+        pg_bin: &Path,
+        settings: &[&str],
+        fill: impl Fn(&Directory, Option<User>) -> Result<()>,
+    ) -> Result<Self> {
         // It refuses to run as root.
         let user = if is_root()? { Some(User::unprivileged()?) } else { None };
         let process = Process::start_on_free_port("postgres", user, |directory, port| {
-            initdb(&programs.pg_bin, directory, user)?;
-            let mut command = Command::new(programs.pg_bin.join("postgres"));
+            fill(directory, user)?;
+            let mut command = Command::new(pg_bin.join("postgres"));
             command.arg("-D").arg(directory.data());
             let socket = directory.data();
             // The kernel's limit for a socket's path is 107 bytes.
@@ -352,6 +396,11 @@ impl Postgres {
         env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join("psql")).find(|path| path.exists())
     }
 
+    /// Makes a file this server's own: it takes no key that others may read.
+    pub(crate) fn hand_over(&self, file: &Path) -> Result<()> {
+        hand_over(file, self.user)
+    }
+
     fn family(&self) -> Vec<u32> {
         self.pid().map(children_of).unwrap_or_default()
     }
@@ -371,6 +420,14 @@ impl Drop for Postgres {
         // A frozen backend could not be told of the end.
         let _ = self.resume();
     }
+}
+
+fn hand_over(file: &Path, user: Option<User>) -> Result<()> {
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600))?;
+    if let Some(user) = user {
+        chown(file, Some(user.id), Some(user.group))?;
+    }
+    Ok(())
 }
 
 /// UTF-8 and the C locale: the same order on every machine.

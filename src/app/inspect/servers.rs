@@ -61,7 +61,7 @@ impl Inspection {
                 Verdict::Failed,
                 "postgresql",
                 "the server is a read-only standby",
-                "point postgres.url at the primary, or add target_session_attrs",
+                "name the primary in postgres.url, or all of its hosts: rowstream takes the one that is no standby",
             );
         } else if !row.get::<bool, _>("temporary") {
             self.add(

@@ -2,6 +2,7 @@
 
 mod bad_data;
 mod generator;
+mod killed;
 mod model;
 mod oracle;
 mod relations;
