@@ -26,6 +26,8 @@ pub struct Table {
     pub foreign_keys: Vec<ForeignKey>,
     /// The columns of each index that holds for all rows.
     pub indexes: Vec<Vec<String>>,
+    /// Columns of arrays whose rows are found by an element.
+    pub element_indexes: Vec<String>,
     /// Names of enabled user triggers that fire on rows.
     pub triggers: Vec<String>,
     /// Names of rules for insert or update, or in place of delete.

@@ -16,6 +16,7 @@ mod order;
 mod problem;
 mod reference;
 mod table;
+mod taking;
 
 pub use child::{ChildPlan, JunctionPlan};
 pub use compile::{ColumnPlan, Mapping, compile};
@@ -29,6 +30,7 @@ pub use reference::{
     Finder, MissingPlan, OnDelete, ReferencePlan, SoughtColumn, StubPlan, TargetOfReference, link,
     looked_into,
 };
+pub use taking::Taking;
 
 #[cfg(test)]
 mod tests;

@@ -133,6 +133,7 @@ mod tests {
             unique_keys: Vec::new(),
             foreign_keys: foreign_keys.collect(),
             indexes: Vec::new(),
+            element_indexes: Vec::new(),
             triggers: Vec::new(),
             rules: Vec::new(),
             row_security: false,

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::child;
 use super::compile::{Mapping, compile};
 use super::problem::{Problem, Problems, quoted, quoted_columns, quoted_table};
+use super::taking::{Taking, alternatives, taking};
 use crate::config::{
     Aim, ColumnSpec, Deletes, KeySpec, MappingSpec, MatchSpec, Missing, OnDrop, Reading, ReferenceSpec,
     SchemaMode, StubSpec, Targets, ValueSpec, nearest,
@@ -45,7 +46,9 @@ pub struct Finder {
     pub target: Option<TargetOfReference>,
     pub key: Vec<SoughtColumn>,
     pub take: String,
-    /// The referring column's: the value is cast to it.
+    pub take_type: ColumnType,
+    pub taking: Taking,
+    /// The referring column's: the value becomes one of it.
     pub column_type: ColumnType,
     pub type_sql: String,
 }
@@ -162,6 +165,12 @@ impl Linking<'_> {
             }
         };
         let first = finders.first()?;
+        if reference.each.is_some() && !self.table.element_indexes.contains(&own.name) {
+            let message =
+                format!("no index finds its elements: each delete in {} reads the whole table", first.table);
+            let (table, column) = (quoted_table(&self.table.name), quoted(name));
+            problems.warning(Some(name), message, format!("create index on {table} using gin ({column})"));
+        }
         let missing = match &reference.missing {
             Missing::Hold => MissingPlan::Hold,
             Missing::Null if own.not_null && reference.each.is_none() => {
@@ -210,6 +219,7 @@ impl Linking<'_> {
             return None;
         };
         let table = self.tables.get(&target.table)?;
+        let (take, taking) = self.take(own, table, reference, single_key(target), problems)?;
         Some(Finder {
             awaited: format!("source {source}"),
             table: target.table.clone(),
@@ -219,7 +229,9 @@ impl Linking<'_> {
                 id_type: target.id_type,
             }),
             key: SoughtColumn::of_mapping(target),
-            take: self.take(own, table, reference, single_key(target), problems)?,
+            take: take.name.clone(),
+            take_type: take.column_type.clone(),
+            taking,
             column_type: own.column_type.clone(),
             type_sql: own.type_sql.clone(),
         })
@@ -241,7 +253,18 @@ impl Linking<'_> {
         let mut key = Vec::new();
         for (column, _) in matches {
             match shape.column(column) {
-                Some(column) => key.push(SoughtColumn::from(column)),
+                Some(column) => {
+                    if let ColumnType::Json | ColumnType::Array { .. } | ColumnType::Other(_) =
+                        column.column_type
+                    {
+                        let message = format!(
+                            "is matched by {} of {table}, whose type {} cannot be looked up by",
+                            column.name, column.type_sql
+                        );
+                        problems.fatal(name, message, "match another column");
+                    }
+                    key.push(SoughtColumn::from(column));
+                }
                 None => {
                     let near = nearest(column, shape.columns.iter().map(|column| column.name.as_str()));
                     let hint = near.map_or_else(String::new, |near| format!("did you mean {near}?"));
@@ -273,14 +296,52 @@ impl Linking<'_> {
             );
         }
         let awaited = format!("table {table} ({})", columns.join(", "));
-        let take = self.take(own, shape, reference, None, problems)?;
-        let (column_type, type_sql) = (own.column_type.clone(), own.type_sql.clone());
-        Some(Finder { awaited, table: table.clone(), target: None, key, take, column_type, type_sql })
+        let (take, taking) = self.take(own, shape, reference, None, problems)?;
+        Some(Finder {
+            awaited,
+            table: table.clone(),
+            target: None,
+            key,
+            take: take.name.clone(),
+            take_type: take.column_type.clone(),
+            taking,
+            column_type: own.column_type.clone(),
+            type_sql: own.type_sql.clone(),
+        })
     }
 
     /// What is said, or what the column's foreign key to that table refers to, or the only column of the
     /// target's own key.
-    fn take(
+    fn take<'t>(
+        &self,
+        own: &Column,
+        table: &'t Table,
+        reference: &ReferenceSpec,
+        single_key: Option<&str>,
+        problems: &mut Problems,
+    ) -> Option<(&'t Column, Taking)> {
+        let name = Some(own.name.as_str());
+        let taken = self.taken(own, table, reference, single_key, problems)?;
+        let Some(column) = table.column(&taken) else {
+            problems.fatal(name, format!("takes {taken}, which {} does not have", table.name), "");
+            return None;
+        };
+        let taking = taking(&column.column_type, &own.column_type);
+        if taking.is_none() {
+            let message = format!(
+                "has the type {}, but takes {taken} of {}, which is {}",
+                own.type_sql, table.name, column.type_sql
+            );
+            let hint = match alternatives(table, own).as_slice() {
+                [] => "say take: another column, or alter the type of one of the two".to_owned(),
+                some => format!("say take: {}", some.join(", or take: ")),
+            };
+            problems.fatal(name, message, hint);
+        }
+        Some((column, taking?))
+    }
+
+    fn taken(
         &self,
         own: &Column,
         table: &Table,
@@ -290,10 +351,6 @@ impl Linking<'_> {
     ) -> Option<String> {
         let name = Some(own.name.as_str());
         if let Some(take) = &reference.take {
-            if table.column(take).is_none() {
-                problems.fatal(name, format!("takes {take}, which {} does not have", table.name), "");
-                return None;
-            }
             return Some(take.clone());
         }
         let by_key = self.table.foreign_keys.iter().find_map(|key| {

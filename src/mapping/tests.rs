@@ -70,6 +70,7 @@ fn transactions() -> Table {
         ],
         foreign_keys: Vec::new(),
         indexes: Vec::new(),
+        element_indexes: Vec::new(),
         oid: 1,
         triggers: Vec::new(),
         rules: Vec::new(),

@@ -11,7 +11,7 @@ use super::claims::Claims;
 use super::commit::{Coerced, apply, state};
 use super::plan::Mapped;
 use super::prepare::{Refused, SourceBatch};
-use super::references::{Leaving, tuple_of_key};
+use super::references::{Leaving, owned, tuple_of_key};
 use super::status::RowCounts;
 use super::transaction::{Open, Way};
 use crate::config::{Deletes, ElementError};
@@ -279,6 +279,7 @@ pub(super) async fn drop_rows(
             }
             let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
             let owners = sink::find(connection, plan.owner(), &keys).await.map_err(apply)?;
+            let owners = owned(plan.owner(), owners);
             let (families, _) = families(plan, &ids, owners, Vec::new());
             let parent = plan.parent;
             // What is refused here keeps its document's row, too, and that is told.

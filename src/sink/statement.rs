@@ -26,7 +26,7 @@ use marks::Going;
 use super::catalog::is_partitioned;
 use crate::config::KeySpec;
 use crate::domain::{ColumnType, Sequence, TableName, TextKind};
-use crate::mapping::{ColumnPlan, Finder, Mapping};
+use crate::mapping::{ColumnPlan, Finder, Mapping, Taking};
 
 /// The savepoint of every attempt. Names may repeat: the newest hides the older.
 pub const SAVEPOINT: &str = "savepoint rowstream_attempt";
@@ -314,7 +314,11 @@ fn taken(finder: &Finder) -> String {
     format!("target.{}::text", quoted(&finder.take))
 }
 
+/// What may not fit is given as text, and looked at before it is written.
 fn taken_type(finder: &Finder) -> &str {
+    if finder.taking == Taking::MayNotFit {
+        return "text";
+    }
     match &finder.column_type {
         ColumnType::Enum { .. } | ColumnType::Text { .. } => "text",
         ColumnType::Other(name) => name,
@@ -336,16 +340,10 @@ pub(super) fn referrers(mapping: &Mapping, column: usize, finder: &Finder) -> St
     let no_key = list_with(&mapping.key.columns, " and ", |column| {
         format!("referrer.{} is not null", quoted(&mapping.columns[column.place].name))
     });
-    let column = mapping.columns.get(column);
-    let name = quoted(column.map_or("", |column| column.name.as_str()));
-    let taken = quoted(&finder.take);
-    let refers = match column.map(|column| &column.column_type) {
-        // As an index on the arrays' elements finds it.
-        Some(ColumnType::Array { cast_sql, .. }) => {
-            format!("referrer.{name} @> array[target.{taken}]::{cast_sql}")
-        }
-        _ => format!("referrer.{name} = target.{taken}"),
-    };
+    let refers = mapping
+        .columns
+        .get(column)
+        .map_or_else(String::new, |column| refers(column, finder, "referrer", "target"));
     format!(
         "select distinct {key} from {} join {} as target on {} \
          join {} as referrer on {refers}{of_source} where {no_key}",
@@ -354,6 +352,30 @@ pub(super) fn referrers(mapping: &Mapping, column: usize, finder: &Finder) -> St
         is_sought(finder),
         own_rows(mapping),
     )
+}
+
+/// Whether the row `referrer` has in its column what the finder takes from the row `target`: by operators that are
+/// there and casts that cannot fail, so that the column's index finds it wherever the types allow that.
+fn refers(column: &ColumnPlan, finder: &Finder, referrer: &str, target: &str) -> String {
+    let own = format!("{referrer}.{}", quoted(&column.name));
+    let taken = format!("{target}.{}", quoted(&finder.take));
+    let is_text = |column_type: &ColumnType| matches!(column_type, ColumnType::Text { .. });
+    let is_enum = matches!(finder.column_type, ColumnType::Enum { .. });
+    if let ColumnType::Array { cast_sql, .. } = &column.column_type {
+        return match finder.taking {
+            // As an index on the arrays' elements finds it.
+            Taking::Fits if is_enum => format!("{own} @> array[{taken}::text]::{cast_sql}"),
+            Taking::Fits => format!("{own} @> array[{taken}]::{cast_sql}"),
+            Taking::MayNotFit => format!("{own}::text[] @> array[{taken}::text]"),
+        };
+    }
+    if is_enum && finder.column_type != finder.take_type {
+        return format!("{own}::text = {taken}::text");
+    }
+    if is_text(&finder.column_type) && !is_text(&finder.take_type) {
+        return format!("{own} = {taken}::text");
+    }
+    format!("{own} = {taken}")
 }
 
 fn sought_keys(finder: &Finder) -> String {

@@ -167,6 +167,16 @@ indexes as (
     join pg_catalog.pg_index i on i.indrelid = relation.oid
     where i.indisvalid and i.indpred is null and i.indexprs is null
 ),
+-- Columns whose elements an index finds.
+element_indexes as (
+    select coalesce(jsonb_agg(distinct a.attname), '[]') as document
+    from relation
+    join pg_catalog.pg_index i on i.indrelid = relation.oid
+    join pg_catalog.pg_class c on c.oid = i.indexrelid
+    join pg_catalog.pg_am m on m.oid = c.relam and m.amname = 'gin'
+    join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
+    where i.indisvalid and i.indpred is null
+),
 missing as (
     select coalesce(jsonb_agg(wanted.privilege order by wanted.place), '[]') as document
     from relation
@@ -220,7 +230,8 @@ column_privileges as (
 select shape.document::text as shape,
        concat_ws('.', relation.relkind, columns_hash.hash, md5(shape.document::text)) as fingerprint,
        indexes.document::text as indexes,
+       element_indexes.document::text as element_indexes,
        missing.document::text as missing_privileges,
        column_privileges.document::text as missing_column_privileges,
        row_security_active(relation.oid) as row_security
-from relation, shape, indexes, missing, column_privileges, columns_hash
+from relation, shape, indexes, element_indexes, missing, column_privileges, columns_hash

@@ -24,6 +24,7 @@ mod reference;
 mod row;
 mod rule;
 mod strip;
+mod taken;
 mod text;
 mod time;
 mod unread;
@@ -31,6 +32,7 @@ mod walk;
 
 pub use array::literal as array_literal;
 pub use row::{ChildTransformer, Transformer};
+pub use taken::taken;
 pub use unread::Unread;
 
 #[cfg(test)]

@@ -53,6 +53,7 @@ mod pause;
 mod primaries;
 mod proxy;
 mod reference_arrays;
+mod reference_types;
 mod references;
 mod referrers;
 mod reliability;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::{Referring, Settling};
 use crate::config::ValueSpec;
 use crate::domain::{CanonicalId, CopyFields, Row, SourceIndex};
-use crate::mapping::{ColumnPlan, Finder, SoughtColumn};
+use crate::mapping::{ColumnPlan, Finder, SoughtColumn, Taking};
 use crate::pipeline::Error;
 use crate::pipeline::commit::state;
 use crate::pipeline::plan::{Mapped, Plan};
@@ -73,6 +73,8 @@ impl Settling<'_> {
                 target: None,
                 key: SoughtColumn::of_mapping(mapping),
                 take: column.name.clone(),
+                take_type: column.column_type.clone(),
+                taking: Taking::Fits,
                 column_type: column.column_type.clone(),
                 type_sql: column.type_sql.clone(),
             };

@@ -132,7 +132,7 @@ impl Filling<'_> {
             stub: None,
         }));
         match choice.field {
-            Some(field) => Ok(field),
+            Some(field) => field.map_err(NoField::Hold),
             None => missing(self.mapping, row, reference, self.stubs, self.waits),
         }
     }
@@ -167,7 +167,7 @@ impl Filling<'_> {
     }
 }
 
-fn is_null(field: &[u8]) -> bool {
+pub(super) fn is_null(field: &[u8]) -> bool {
     field.starts_with(&(-1_i32).to_be_bytes())
 }
 

@@ -5,15 +5,17 @@ use std::collections::{HashMap, HashSet};
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
+use super::fill::is_null;
 use super::{Leaving, Referring};
-use crate::domain::{CanonicalId, Reference, Row, RowKey, Sought, SourceIndex};
-use crate::mapping::{Finder, Mapping};
+use crate::domain::{CanonicalId, Reference, Rejection, Row, RowKey, Sought, SourceIndex};
+use crate::mapping::{Finder, Mapping, Taking};
 use crate::pipeline::Error;
 use crate::pipeline::claims;
 use crate::pipeline::commit::{apply, state};
 use crate::pipeline::plan::Plan;
 use crate::sink;
 use crate::state::row;
+use crate::transform::taken;
 
 /// Longer keys are hashed: an index entry of PostgreSQL holds 2,704 bytes at most.
 const KEY_BYTES: usize = 2_000;
@@ -44,7 +46,8 @@ pub(super) struct Fields {
 
 /// The first choice that is there.
 pub(super) struct Choice {
-    pub(super) field: Option<Vec<u8>>,
+    /// What is taken from its row, or why that cannot stand in the column.
+    pub(super) field: Option<Result<Vec<u8>, Rejection>>,
     /// Better choices that are not there: what is awaited, and its key.
     pub(super) unresolved: Vec<(String, Vec<u8>)>,
 }
@@ -189,7 +192,8 @@ impl<'a> Finding<'a> {
         Ok(tuples)
     }
 
-    /// What the rows of these documents have that finder takes from them.
+    /// What the rows of these documents have that finder takes from them. What does not fit is nobody's: a row
+    /// that would have it is refused.
     pub async fn owners(
         &mut self,
         source: SourceIndex,
@@ -197,7 +201,7 @@ impl<'a> Finding<'a> {
         ids: &[CanonicalId],
     ) -> Result<Vec<Option<Vec<u8>>>, Error> {
         let keys = self.document_keys(source, ids).await?;
-        self.look(finder, &keys).await
+        Ok(owned(finder, self.look(finder, &keys).await?))
     }
 
     /// The keys of documents' rows, as tuples of the finder's columns.
@@ -245,12 +249,33 @@ pub(super) fn choose(mapping: &Mapping, reference: &Reference, found: &Found) ->
             let is_gone = fields.gone.contains(&name);
             fields.found.get(&name).filter(|_| !is_gone).cloned()
         });
-        if field.is_some() {
-            return Choice { field, unresolved };
+        if let Some(field) = field {
+            let column = &mapping.columns[mapping.references[usize::from(reference.plan)].column];
+            return Choice { field: Some(as_taken(finder, field, &column.name)), unresolved };
         }
         unresolved.push((finder.awaited.clone(), name));
     }
     Choice { field: None, unresolved }
+}
+
+/// What stands in the rows of owners with these fields.
+pub(in crate::pipeline) fn owned(finder: &Finder, found: Vec<Option<Vec<u8>>>) -> Vec<Option<Vec<u8>>> {
+    found.into_iter().map(|field| as_taken(finder, field?, &finder.take).ok()).collect()
+}
+
+/// A field of the column's type, from what a finder has found.
+pub(in crate::pipeline) fn as_taken(
+    finder: &Finder,
+    field: Vec<u8>,
+    column: &str,
+) -> Result<Vec<u8>, Rejection> {
+    if finder.taking == Taking::Fits || is_null(&field) {
+        return Ok(field);
+    }
+    let value = taken(field.get(4..).unwrap_or_default(), &finder.column_type, column)?;
+    let mut field = (value.len() as i32).to_be_bytes().to_vec();
+    field.extend_from_slice(&value);
+    Ok(field)
 }
 
 fn finder_of(mapping: &Mapping, reference: u16, finder: u16) -> &Finder {

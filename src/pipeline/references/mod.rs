@@ -25,6 +25,7 @@ use crate::transform::ChildTransformer;
 
 pub use fill::{LeftOut, Settled};
 pub use find::Finding;
+pub(super) use find::owned;
 pub(crate) use find::tuple_of_key;
 pub use stub::StubMaker;
 pub(super) use stub::Stubbed;

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::find::{Finding, Found, choose, name_of};
+use super::find::{Finding, Found, as_taken, choose, name_of};
 use super::{Referring, Settling};
 use crate::domain::{
     CanonicalId, CopyFields, Document, IdType, Reason, Reference, Rejection, Row, Sought, SourceIndex,
@@ -210,11 +210,13 @@ impl Finding<'_> {
         let keys: Vec<&[u8]> = wanted.of_rows.iter().map(|(_, key)| key.as_slice()).collect();
         let fields = sink::find(self.connection, finder, &keys).await.map_err(apply)?;
         for ((of_row, key), field) in wanted.of_rows.into_iter().zip(fields) {
-            let made = field.map(|field| (field, key)).ok_or_else(|| Rejection {
+            let refused = || Rejection {
                 column: None,
                 reason: Reason::UnresolvedReference,
                 message: format!("the row that create: makes in {} is refused there", finder.table),
-            });
+            };
+            let made = field.ok_or_else(refused).and_then(|field| as_taken(finder, field, &finder.take));
+            let made = made.map(|field| (field, key));
             stubs.insert((wanted.place, of_row), made);
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use super::{
     WireType, cast_to, is_of_source, is_sought, key_wire, list, list_with, own_rows, qualified, quoted,
-    sought_keys, text_cast,
+    refers, sought_keys, text_cast,
 };
 use crate::mapping::{ChildPlan, Finder, Mapping};
 
@@ -27,11 +27,11 @@ pub(in crate::sink) fn rows_of_owners(mapping: &Mapping, parent: usize) -> Strin
 pub(in crate::sink) fn drop_children(parent: &Mapping, child: &Mapping, plan: &ChildPlan) -> Option<String> {
     let is_ours = is_of_source(parent, 1)?;
     Some(format!(
-        "delete from {} as target where target.{} in (select {} from {} where {is_ours})",
+        "delete from {} as target where exists (select from (select {} from {} where {is_ours}) as owner where {})",
         own_rows(child),
-        quoted(&child.columns[plan.parent].name),
         quoted(&plan.owner().take),
         own_rows(parent),
+        refers(&child.columns[plan.parent], plan.owner(), "target", "owner"),
     ))
 }
 
@@ -48,8 +48,8 @@ pub(in crate::sink) fn referring_parents(
         format!(" and owner.{} = '{literal}'{}", quoted(&source.name), text_cast(parent, &source.name))
     });
     format!(
-        "select distinct {} from {} join {} as target on {} join {} as referrer on referrer.{} = target.{} \
-         join {} as owner on owner.{} = referrer.{}{of_source} where {}",
+        "select distinct {} from {} join {} as target on {} join {} as referrer on {} \
+         join {} as owner on {}{of_source} where {}",
         list(&parent.key.columns, |column| {
             let name = quoted(&parent.columns[column.place].name);
             format!("owner.{name}::{}", key_wire(parent, column).name)
@@ -58,11 +58,9 @@ pub(in crate::sink) fn referring_parents(
         qualified(&finder.table),
         is_sought(finder),
         own_rows(&plan.mapping),
-        quoted(&plan.mapping.columns[column].name),
-        quoted(&finder.take),
+        refers(&plan.mapping.columns[column], finder, "referrer", "target"),
         own_rows(parent),
-        quoted(&plan.owner().take),
-        quoted(&plan.mapping.columns[plan.parent].name),
+        refers(&plan.mapping.columns[plan.parent], plan.owner(), "referrer", "owner"),
         list_with(&parent.key.columns, " and ", |column| {
             format!("owner.{} is not null", quoted(&parent.columns[column.place].name))
         }),
