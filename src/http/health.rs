@@ -258,7 +258,7 @@ fn held_changes(status: &StatusSnapshot) -> Finding {
     };
     let waiting = match waiting {
         0 => String::new(),
-        waiting => format!(" ({waiting} wait for a row)"),
+        waiting => format!(" ({waiting} waiting for a row)"),
     };
     degraded(format_args!("{total} held{waiting}, most of {}{reason}", worst.source))
 }
