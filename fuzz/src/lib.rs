@@ -129,6 +129,7 @@ fn table() -> Table {
         }],
         foreign_keys: Vec::new(),
         indexes: vec![key],
+        element_indexes: Vec::new(),
         triggers: Vec::new(),
         rules: Vec::new(),
         row_security: false,

@@ -13,6 +13,7 @@ mod children;
 mod chunk_order;
 mod command_line;
 mod comparison;
+mod config_schema;
 mod copies;
 mod custom;
 mod demo;
