@@ -69,4 +69,4 @@ bench: ## throughput and latency, each beside the limit measured in the same run
 soak: ## kill -9 and random faults, again and again, while somebody writes (SOAK_MINUTES=60, MODEL_SEED=1)
 	@$(need_cargo)
 	@$(with_servers); SOAK_MINUTES="$${SOAK_MINUTES:-60}" cargo test --locked --features failpoints \
-		--test it -- killed_in_mid_stream fail_points:: model::
+		--test it -- killed_in_mid_stream fail_points:: model:: comparison_many::

@@ -21,6 +21,8 @@ mod latency;
 mod ledger;
 #[path = "rowstream/table.rs"]
 mod table;
+#[path = "rowstream/verify.rs"]
+mod verify;
 
 use std::env;
 use std::time::Duration;
@@ -78,13 +80,18 @@ async fn run() -> Result<()> {
     let client = mongod.client().await?;
     describe(&client, &postgres, &scale).await?;
 
-    let documents = if wanted("snapshot") || wanted("backlog") { scale.documents } else { 0 };
+    let documents =
+        if ["snapshot", "verify", "backlog"].into_iter().any(wanted) { scale.documents } else { 0 };
     let mut ledger = ledger::Ledger::load(&client, documents).await?;
     let mut lines = Vec::new();
     if wanted("snapshot") {
         let rounds = copy::rounds(&mongod, &postgres, &scale).await?;
         lines.extend(throughput("snapshot, documents/s", "two raw COPYs", 0.75, &rounds));
         lines.extend(cost("snapshot", scale.documents, &rounds));
+    }
+    if wanted("verify") {
+        let rounds = verify::rounds(&mongod, &postgres, &scale).await?;
+        lines.extend(throughput("verify, documents/s", "their snapshot", 0.8, &rounds));
     }
     if wanted("backlog") {
         let rounds = backlog::rounds(&mongod, &postgres, &client, &mut ledger, &scale).await?;

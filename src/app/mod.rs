@@ -320,6 +320,7 @@ impl App {
                 plan: Arc::clone(&session.plan),
                 report: self.report.clone(),
                 stop: stopped,
+                failed: 0,
             };
             tokio::spawn(scheduler.run())
         });

@@ -25,6 +25,8 @@ pub struct Asked {
     pub sources: Vec<String>,
     pub documents_per_second: Option<u64>,
     pub patience: Duration,
+    /// Of so many rows of each look, the values that differ come with the report.
+    pub shown: usize,
 }
 
 /// Whether a repair only says what it would do.
@@ -111,6 +113,7 @@ pub async fn verify(
         plan: Arc::clone(&ready.plan),
         pipeline: Arc::clone(&ready.pipeline),
         run,
+        progress: None,
         options: Options {
             extent: asked.extent,
             sources: asked.sources,
@@ -118,6 +121,7 @@ pub async fn verify(
             patience: asked.patience,
             lease_ttl: config.lease.ttl,
             assertions: config.reconcile.assertions.clone(),
+            shown: asked.shown,
         },
         comparing,
         state,

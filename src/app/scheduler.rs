@@ -21,6 +21,9 @@ const LOOKS_EVERY: Duration = Duration::from_secs(2);
 /// After a comparison that could not be made.
 const PAUSE: Duration = Duration::from_secs(30);
 
+/// A comparison that something comes in the way of goes on so often before it is given up.
+const ATTEMPTS: u32 = 10;
+
 /// Runs that are looked through for the last one of each kind.
 const HISTORY: i64 = 50;
 
@@ -32,6 +35,15 @@ pub(super) struct Scheduler {
     pub plan: Arc<Plan>,
     pub report: Report,
     pub stop: watch::Receiver<bool>,
+    /// Comparisons in a row that something came in the way of.
+    pub failed: u32,
+}
+
+/// A run that is to be made, and how far it came before.
+struct Begun {
+    run: i64,
+    extent: Extent,
+    progress: Option<serde_json::Value>,
 }
 
 impl Scheduler {
@@ -67,12 +79,12 @@ impl Scheduler {
                 Some(run) => {
                     let size = run.sample.map_or(self.config.reconcile.sample, i64::unsigned_abs);
                     let extent = if run.extent == "full" { Extent::Full } else { Extent::Sample(size) };
-                    (Some((run.id, extent)), Duration::ZERO)
+                    (Some(Begun { run: run.id, extent, progress: run.progress }), Duration::ZERO)
                 }
                 None => self.due(&mut connection, &history, started).await?,
             };
             match run {
-                Some((run, extent)) => self.compare(&mut connection, run, extent).await?,
+                Some(begun) => self.compare(&mut connection, begun).await?,
                 None => self.wait(wait.min(LOOKS_EVERY)).await,
             }
         }
@@ -85,7 +97,7 @@ impl Scheduler {
         connection: &mut PgConnection,
         history: &[Run],
         started: f64,
-    ) -> Result<(Option<(i64, Extent)>, Duration), Error> {
+    ) -> Result<(Option<Begun>, Duration), Error> {
         let done = || history.iter().filter(|run| run.state == "done" && run.cause != "repair");
         let latest = |of: &str| {
             done().filter(|run| run.extent == of).map(|run| run.started_at).fold(started, f64::max)
@@ -98,31 +110,30 @@ impl Scheduler {
                 reconcile::purge(connection, &self.config.pipeline, retention).await.map_err(kept)?;
                 let begun =
                     reconcile::begin(connection, &self.config.pipeline, extent.as_str(), "timer").await;
-                Ok((begun.map_err(kept)?.map(|run| (run, extent)), LOOKS_EVERY))
+                let begun = begun.map_err(kept)?.map(|run| Begun { run, extent, progress: None });
+                Ok((begun, LOOKS_EVERY))
             }
         }
     }
 
-    async fn compare(
-        &mut self,
-        connection: &mut PgConnection,
-        run: i64,
-        extent: Extent,
-    ) -> Result<(), Error> {
+    async fn compare(&mut self, connection: &mut PgConnection, begun: Begun) -> Result<(), Error> {
+        let Begun { run, extent, .. } = begun;
         tracing::info!(
             event = "reconcile_began",
             severity = "info",
             run,
             extent = extent.as_str(),
+            goes_on = begun.progress.is_some(),
             "comparing"
         );
-        let outcome = self.verify(run, extent).await;
+        let outcome = self.verify(begun).await;
         let pipeline = &self.config.pipeline;
         match outcome {
             Ok(Outcome::Done(report)) => {
                 let (verdict, findings, documents) =
                     (report.verdict.as_str(), report.findings(), report.documents);
                 self.report.reconcile_ended(verdict, documents);
+                self.failed = 0;
                 if findings > 0 {
                     tracing::error!(
                         event = "reconcile_findings",
@@ -143,16 +154,23 @@ impl Scheduler {
                 }
                 Ok(())
             }
-            // Whoever leads next begins it again, at once.
+            // Whoever leads next goes on with it, at once.
             Ok(Outcome::Stopped) => reconcile::abandon(connection, pipeline, run).await.map_err(kept),
+            Err(error @ Error::Retry { .. }) if self.failed < ATTEMPTS => {
+                self.failed += 1;
+                reconcile::abandon(connection, pipeline, run).await.map_err(kept)?;
+                Err(error)
+            }
             Err(error) => {
+                self.failed = 0;
                 reconcile::finish(connection, pipeline, run, "failed", None).await.map_err(kept)?;
                 Err(error)
             }
         }
     }
 
-    async fn verify(&self, run: i64, extent: Extent) -> Result<Outcome, Error> {
+    async fn verify(&self, begun: Begun) -> Result<Outcome, Error> {
+        let Begun { run, extent, progress } = begun;
         let config = &self.config;
         let client = match config.reconcile.read_preference {
             None => self.client.clone(),
@@ -167,6 +185,7 @@ impl Scheduler {
             plan: Arc::clone(&self.plan),
             pipeline: config.pipeline.as_str().into(),
             run,
+            progress,
             options: Options {
                 extent,
                 sources: Vec::new(),
@@ -174,6 +193,7 @@ impl Scheduler {
                 patience: config.reconcile.patience,
                 lease_ttl: config.lease.ttl,
                 assertions: config.reconcile.assertions.clone(),
+                shown: 0,
             },
             comparing: comparing(config).await?,
             state: connect(config).await?,

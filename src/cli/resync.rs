@@ -35,6 +35,7 @@ pub(super) async fn run(arguments: Arguments, config: Config) -> anyhow::Result<
             sources: arguments.source.clone(),
             documents_per_second: None,
             patience,
+            shown: 0,
         };
         let servers = connect_both(&config, "resync").await?;
         let report = match app::verify(&config, servers, asked, "command", stop.clone()).await {

@@ -11,6 +11,9 @@ use crate::config::Config;
 use crate::pipeline::Error;
 use crate::reconcile::{Extent, Outcome, Verdict};
 
+/// Rows of each look whose values are shown, where they are wanted.
+const SHOWN: usize = 100;
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// Compare so many documents and rows of each mapping, at random, instead of everything
@@ -27,6 +30,9 @@ pub(super) struct Arguments {
     patience: u64,
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
+    /// Print what some of the columns that differ hold and should hold; values are kept nowhere
+    #[arg(long)]
+    show_values: bool,
     /// Count warnings as findings
     #[arg(long)]
     strict: bool,
@@ -40,6 +46,7 @@ pub(super) async fn run(arguments: Arguments, config: Config) -> anyhow::Result<
         sources: arguments.source,
         documents_per_second: arguments.rate,
         patience: Duration::from_secs(arguments.patience),
+        shown: if arguments.show_values { SHOWN } else { 0 },
     };
     let report = match app::verify(&config, servers, asked, "command", stop).await {
         Ok(Outcome::Done(report)) => report,
@@ -50,7 +57,7 @@ pub(super) async fn run(arguments: Arguments, config: Config) -> anyhow::Result<
         Err(error) => return Ok(could_not_run(error)),
     };
     match arguments.output {
-        Output::Json => say(&serde_json::to_string_pretty(&report)?),
+        Output::Json => say(&serde_json::to_string_pretty(&report.with_values()?)?),
         Output::Text => say(&report.to_string()),
     }
     Ok(match report.verdict {

@@ -87,7 +87,8 @@ fn told(run: &Run, whole: bool) -> Value {
         "started_at": run.started_at, "finished_at": run.finished_at,
     });
     if whole {
-        told["progress"] = run.progress.clone().unwrap_or(Value::Null);
+        let progress = run.progress.as_ref();
+        told["progress"] = progress.map_or(Value::Null, |so_far| json!({ "sources": so_far["sources"] }));
         told["report"] = run.report.clone().unwrap_or(Value::Null);
     }
     told

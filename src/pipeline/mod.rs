@@ -36,6 +36,7 @@ pub use commit::HeldPolicy;
 pub(crate) use commit::{apply, state};
 pub use error::Error;
 pub use fail_point::FailPoint;
+pub(crate) use fail_point::compares_nothing;
 pub use hold_limit::HoldLimit;
 pub use load::{Loaded, load};
 pub use moment::Moment;

@@ -13,8 +13,8 @@ use super::plan::{Mapped, Plan};
 use super::status::Drift;
 use crate::config::Deletes;
 use crate::domain::{
-    CanonicalId, Change, ChangeKind, ClusterTime, Document, Key, Position, Rejection, Row, SourceIndex,
-    Tuples,
+    CanonicalId, Change, ChangeKind, ClusterTime, Document, IdType, Key, Position, Reason, Rejection, Row,
+    SourceIndex, Tuples,
 };
 use crate::source;
 
@@ -103,6 +103,23 @@ impl SourceBatch {
         unread.find(document.as_bytes(), |path| {
             self.drift.field_seen(path, 1, [id.source_id(mapped.mapping.id_type)]);
         });
+    }
+
+    /// Its drift with the labels that no `enum:` names. `column`: the name of one, by its place.
+    pub fn drifted<'n>(&self, id_type: IdType, column: impl Fn(usize) -> &'n str) -> Drift {
+        let mut drift = self.drift.clone();
+        for row in &self.rows {
+            for coercion in row.coercions.iter().filter(|coercion| coercion.rule == "otherwise") {
+                drift.label_seen(column(usize::from(coercion.column)), 1, [row.source_id.clone()]);
+            }
+        }
+        for Refused { id, rejection } in &self.refused {
+            if rejection.reason == Reason::UnknownEnumLabel {
+                let column = rejection.column.as_deref().unwrap_or_default();
+                drift.label_seen(column, 1, [id.source_id(id_type)]);
+            }
+        }
+        drift
     }
 
     /// Every document of the batch.

@@ -8,7 +8,7 @@ use super::load::Loaded;
 use super::plan::Plan;
 use super::prepare::{Prepared, SourceBatch};
 use super::{Drift, HeldCounts, LastReconcile, Moment, RowCounts, SourceStatus, Status};
-use crate::domain::{ChangeKind, ClusterTime, IdType, Reason, SourceIndex, TableName};
+use crate::domain::{ChangeKind, ClusterTime, IdType, SourceIndex, TableName};
 use crate::metrics::{BatchSummary, EventOp, Metrics, Stage, TableSummary};
 use crate::source::{Event, EventKind, OplogWindow, Reply, StreamState};
 use crate::state::held::Count;
@@ -364,20 +364,8 @@ impl Report {
     fn drifted(&self, batch: &SourceBatch) {
         let Some(names) = self.names() else { return };
         let place = usize::from(batch.source.0);
-        let mut drift = batch.drift.clone();
-        for row in &batch.rows {
-            for coercion in row.coercions.iter().filter(|coercion| coercion.rule == "otherwise") {
-                let column =
-                    names.columns[place].get(usize::from(coercion.column)).map_or("", String::as_str);
-                drift.label_seen(column, 1, [row.source_id.clone()]);
-            }
-        }
-        let unnamed =
-            batch.refused.iter().filter(|refused| refused.rejection.reason == Reason::UnknownEnumLabel);
-        for refused in unnamed {
-            let column = refused.rejection.column.as_deref().unwrap_or_default();
-            drift.label_seen(column, 1, [refused.id.source_id(names.id_types[place])]);
-        }
+        let column = |column| names.columns[place].get(column).map_or("", String::as_str);
+        let drift = batch.drifted(names.id_types[place], column);
         if drift != Drift::default() {
             self.metrics.unmapped_seen(&names.sources[place], drift.sightings());
             self.status.drifted(batch.source, &drift);

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::domain::{CanonicalId, Document, SourceIndex};
+use crate::sink::ShownValue;
 
 /// How a document and its rows in one table differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -67,6 +68,8 @@ pub struct Deviating {
     pub kind: Kind,
     /// By name, where columns differ.
     pub columns: Vec<String>,
+    /// What they hold and should hold, where somebody asked for it on the command line.
+    pub values: Vec<ShownValue>,
 }
 
 /// A document whose rows are not as they should be, at one look.

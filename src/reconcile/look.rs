@@ -9,9 +9,10 @@ use crate::config::{Deletes, ElementError};
 use crate::domain::{CanonicalId, Document, Reference, Row, RowKey, Sought, SourceIndex, Tuples};
 use crate::mapping::{ChildPlan, JunctionPlan, Mapping, TargetOfReference};
 use crate::pipeline::{
-    Error, Finding, Mapped, MappedChild, Plan, SourceBatch, apply, claimed, claims_of, state, tuple_of_key,
+    Error, Finding, Mapped, MappedChild, Plan, SourceBatch, apply, claimed, claims_of, compares_nothing,
+    state, tuple_of_key,
 };
-use crate::sink::{self, Comparison, Deviation};
+use crate::sink::{self, Comparison, Deviation, ShownValue};
 use crate::state::link::{self, List};
 use crate::state::row::{self, Claim};
 use crate::state::{reconcile, wait};
@@ -41,6 +42,8 @@ pub(super) struct Looker<'a> {
     pub plan: &'a Plan,
     /// By source.
     pub comparisons: &'a [Comparisons],
+    /// Of so many rows more, the values that differ are taken along.
+    pub shown: usize,
 }
 
 /// What one look has seen.
@@ -137,7 +140,7 @@ impl Looker<'_> {
         };
         let comparison = &self.comparisons[usize::from(mapping.index.0)].own;
         let tuples: Vec<&[u8]> = expected.iter().map(|expected| expected.tuple.as_slice()).collect();
-        let found = comparison.deviations(self.connection, &tuples).await.map_err(apply)?;
+        let found = self.compared(comparison, &tuples).await?;
         let mut there: HashSet<CanonicalId> = expected.iter().map(|expected| expected.id.clone()).collect();
         for (place, deviation) in found {
             let Some(expected) = expected.get(place) else { continue };
@@ -146,11 +149,37 @@ impl Looker<'_> {
                     there.remove(&expected.id);
                     (Kind::Missing, Vec::new())
                 }
-                Deviation::Differs(columns) => (Kind::Different, names(mapping, &columns)),
+                Deviation::Differs(columns) => (Kind::Different, columns),
             };
-            add(deviations, &expected.source_id, &expected.id, mapping, kind, columns);
+            let values = self.values(comparison, &expected.tuple, &columns).await?;
+            let columns = names(mapping, &columns);
+            add_shown(deviations, (&expected.source_id, &expected.id), mapping, kind, columns, values);
         }
         Ok(there)
+    }
+
+    async fn values(
+        &mut self,
+        comparison: &Comparison,
+        tuple: &[u8],
+        columns: &[usize],
+    ) -> Result<Vec<ShownValue>, Error> {
+        if self.shown == 0 || columns.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.shown -= 1;
+        comparison.values(self.connection, tuple, columns).await.map_err(apply)
+    }
+
+    async fn compared(
+        &mut self,
+        comparison: &Comparison,
+        tuples: &[&[u8]],
+    ) -> Result<Vec<(usize, Deviation)>, Error> {
+        if compares_nothing() {
+            return Ok(Vec::new());
+        }
+        comparison.deviations(self.connection, tuples).await.map_err(apply)
     }
 
     /// What the rows of documents should be where it stands in `rowstream.row` which they are.
@@ -323,14 +352,16 @@ impl Looker<'_> {
         let mapping = &plan.mapping;
         let rows: Vec<&Row> = wanted.values().collect();
         let tuples: Vec<&[u8]> = rows.iter().map(|row| &*row.tuple).collect();
-        let found = comparison.deviations(self.connection, &tuples).await.map_err(apply)?;
+        let found = self.compared(comparison, &tuples).await?;
         for (place, deviation) in found {
             let Some(row) = rows.get(place) else { continue };
             let (kind, columns) = match deviation {
                 Deviation::Missing => (Kind::MissingChild, Vec::new()),
-                Deviation::Differs(columns) => (Kind::DifferentChild, names(mapping, &columns)),
+                Deviation::Differs(columns) => (Kind::DifferentChild, columns),
             };
-            add(deviations, &row.source_id, &row.id, mapping, kind, columns);
+            let values = self.values(comparison, &row.tuple, &columns).await?;
+            let columns = names(mapping, &columns);
+            add_shown(deviations, (&row.source_id, &row.id), mapping, kind, columns, values);
         }
         let values: Vec<&[u8]> = owned.iter().map(|(_, owner)| owner.as_slice()).collect();
         let keys = sink::keys_of_owners(self.connection, comparison.target(), plan.parent, &values);
@@ -464,6 +495,17 @@ fn add(
     kind: Kind,
     columns: Vec<String>,
 ) {
+    add_shown(deviations, (source_id, id), mapping, kind, columns, Vec::new());
+}
+
+fn add_shown(
+    deviations: &mut Deviations,
+    (source_id, id): (&str, &CanonicalId),
+    mapping: &Mapping,
+    kind: Kind,
+    columns: Vec<String>,
+    values: Vec<ShownValue>,
+) {
     let (_, deviating) = deviations.entry(source_id.to_owned()).or_insert_with(|| (id.clone(), Vec::new()));
     let table = mapping.table.to_string();
     // Of several elements, the columns of all.
@@ -471,7 +513,8 @@ fn add(
         known.columns.extend(columns);
         known.columns.sort();
         known.columns.dedup();
+        known.values.extend(values);
     } else {
-        deviating.push(Deviating { table, kind, columns });
+        deviating.push(Deviating { table, kind, columns, values });
     }
 }

@@ -13,6 +13,8 @@
 //!   the pipeline has passed a time that was asked after the first look. Only what still differs, with the same
 //!   document both times and nothing due for it, is a [`Finding`]. If nobody follows the stream, its changes
 //!   since the checkpoint tell which suspects only wait for somebody to do so.
+//! - A run that is cut off goes on where it was (`progress`): steps count in the order of their chunks, and how far
+//!   the run is becomes known to the state only when nothing before that place is left to be judged.
 //! - A document that is held keeps its row as it was: it is counted, and is no finding. One that cannot be
 //!   written and is not held is one.
 //!
@@ -21,6 +23,7 @@
 
 mod finding;
 mod look;
+mod progress;
 mod repair;
 mod report;
 mod schedule;

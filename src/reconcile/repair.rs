@@ -97,6 +97,7 @@ impl Repairer {
             comparisons: &self.comparisons,
             comparing: &mut self.comparing,
             state: &mut self.state,
+            shown: 0,
             patience: self.patience,
             lease_ttl: self.lease_ttl,
             stop: None,

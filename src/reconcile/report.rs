@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::finding::Kind;
+use super::finding::{Deviating, Kind};
 use super::verifier::Extent;
 use crate::config::Assertion;
 use crate::mapping::Mapping;
-use crate::pipeline::Moment;
+use crate::pipeline::{Drift, Moment, Sighting};
+use crate::sink::ShownValue;
 
 /// Keys that are named of each group of findings.
 const KEYS: usize = 5;
@@ -18,7 +20,7 @@ const KEYS: usize = 5;
 /// Findings with one cause are told as one from so many on.
 const PATTERN: u64 = 5;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     Passed,
@@ -59,7 +61,7 @@ pub struct Report {
     pub assertions: Vec<AssertionReport>,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SourceReport {
     pub source: String,
     pub collection: String,
@@ -85,18 +87,22 @@ pub struct SourceReport {
     /// Rows without a document that was met, whose ids are only known by their hashes.
     pub unreadable: u64,
     /// Findings by kind.
-    pub findings: BTreeMap<&'static str, u64>,
+    pub findings: BTreeMap<Kind, u64>,
     /// Of all findings, those that differed again after a repair.
     pub not_converging: u64,
     /// When the oldest open finding was found, in seconds since 1970.
     pub oldest: Option<f64>,
     pub groups: Vec<Group>,
+    /// Paths that the mapping reads and none of the documents has, where all of them were looked at.
+    pub absent_paths: Vec<String>,
+    /// What the documents hold that no mapping expects.
+    pub drift: Drift,
     #[serde(skip)]
     pub(super) looked_at: Vec<String>,
 }
 
 /// Findings that look alike.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Group {
     pub kind: Kind,
     pub table: String,
@@ -104,8 +110,11 @@ pub struct Group {
     pub count: u64,
     /// The first of them.
     pub keys: Vec<String>,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub hint: String,
+    /// What of some of them differs: for the command line alone, never for the state.
+    #[serde(skip)]
+    pub(super) shown: Vec<(String, ShownValue)>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -160,6 +169,8 @@ impl SourceReport {
             not_converging: 0,
             oldest: None,
             groups: Vec::new(),
+            absent_paths: Vec::new(),
+            drift: Drift::default(),
             looked_at: Vec::new(),
         }
     }
@@ -168,19 +179,22 @@ impl SourceReport {
         self.findings.values().sum()
     }
 
-    pub(super) fn count(&mut self, kind: Kind, table: &str, columns: &[String], source_id: &str) {
-        *self.findings.entry(kind.as_str()).or_default() += 1;
+    pub(super) fn count(&mut self, deviating: &Deviating, source_id: &str) {
+        let Deviating { kind, table, columns, values } = deviating;
+        let kind = *kind;
+        *self.findings.entry(kind).or_default() += 1;
         let is_alike =
-            |group: &&mut Group| group.kind == kind && group.table == table && group.columns == columns;
+            |group: &&mut Group| group.kind == kind && &group.table == table && &group.columns == columns;
         let group = match self.groups.iter_mut().find(is_alike) {
             Some(group) => group,
             None => {
                 self.groups.push(Group {
                     kind,
-                    table: table.to_owned(),
-                    columns: columns.to_vec(),
+                    table: table.clone(),
+                    columns: columns.clone(),
                     count: 0,
                     keys: Vec::new(),
+                    shown: Vec::new(),
                     hint: String::new(),
                 });
                 let last = self.groups.len() - 1;
@@ -190,6 +204,7 @@ impl SourceReport {
         group.count += 1;
         if group.keys.len() < KEYS {
             group.keys.push(source_id.to_owned());
+            group.shown.extend(values.iter().map(|value| (source_id.to_owned(), value.clone())));
         }
     }
 
@@ -203,7 +218,10 @@ impl SourceReport {
             .sort_by(|left, right| right.count.cmp(&left.count).then_with(|| left.kind.cmp(&right.kind)));
         self.verdict = if findings > 0 {
             Verdict::Failed
-        } else if !self.is_copied || self.pending + self.unsettled + self.unreadable > 0 {
+        } else if !self.is_copied
+            || self.pending + self.unsettled + self.unreadable > 0
+            || !self.absent_paths.is_empty()
+        {
             Verdict::Warning
         } else {
             Verdict::Passed
@@ -264,6 +282,20 @@ impl Report {
             sources,
             assertions,
         }
+    }
+
+    /// For programs, with the values that are shown: for the operator's own eyes.
+    pub fn with_values(&self) -> serde_json::Result<Value> {
+        let mut told = serde_json::to_value(self)?;
+        for (place, source) in self.sources.iter().enumerate() {
+            for (number, group) in
+                source.groups.iter().enumerate().filter(|(_, group)| !group.shown.is_empty())
+            {
+                let value = |(key, value): &(String, ShownValue)| json!({ "key": key, "column": value.column, "held": value.held, "wanted": value.wanted });
+                told["sources"][place]["groups"][number]["values"] = group.shown.iter().map(value).collect();
+            }
+        }
+        Ok(told)
     }
 
     pub fn findings(&self) -> u64 {
@@ -334,6 +366,21 @@ fn details(source: &SourceReport) -> Result<String, fmt::Error> {
         if !group.hint.is_empty() {
             writeln!(text, "      {}", group.hint)?;
         }
+        for (key, ShownValue { column, held, wanted }) in &group.shown {
+            let told =
+                |value: &Option<String>| value.as_ref().map_or("null".to_owned(), |text| format!("{text:?}"));
+            writeln!(text, "      {key} {column}: {} should be {}", told(held), told(wanted))?;
+        }
+    }
+    for path in &source.absent_paths {
+        writeln!(text, "    ! no document has {path}, which the mapping reads: is it misspelt?")?;
+    }
+    for Sighting { name, examples, .. } in &source.drift.fields {
+        writeln!(text, "    ! documents have {name}, which no mapping reads: {}, …", examples.join(", "))?;
+    }
+    for Sighting { name, examples, .. } in &source.drift.labels {
+        let keys = examples.join(", ");
+        writeln!(text, "    ! values of {name} are not among the labels of its `enum:`: {keys}, …")?;
     }
     let notes = [
         (source.not_converging, "differed again after a repair: a trigger or another writer changes them"),

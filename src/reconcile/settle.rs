@@ -46,6 +46,8 @@ pub(super) struct Settling<'a> {
     pub comparisons: &'a [Comparisons],
     pub comparing: &'a mut PgConnection,
     pub state: &'a mut PgConnection,
+    /// Of so many rows of each look, the values that differ are taken along.
+    pub shown: usize,
     /// How long the pipeline may take to pass a look.
     pub patience: Duration,
     /// A leader without a sign of life for so long leads no longer.
@@ -155,6 +157,7 @@ impl Settling<'_> {
             pipeline: self.pipeline,
             plan: self.plan,
             comparisons: self.comparisons,
+            shown: self.shown,
         };
         Ok(looker.look(batch).await?.suspects)
     }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mongodb::Client;
-use serde_json::{Value, json};
+use serde_json::Value;
 use sqlx::PgConnection;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::finding::Suspect;
 use super::look::{Comparisons, Sight};
+use super::progress::{Compared, Place, Progress, Turns, told};
 use super::repair::findings_of;
 use super::report::{AssertionReport, Report, SourceReport};
 use super::settle::{Settled, Settling};
@@ -21,6 +22,7 @@ use crate::domain::{CanonicalId, ClusterTime, SourceIndex};
 use crate::pipeline::{Error, Moment, Plan, read, state};
 use crate::state::mapping::SnapshotState;
 use crate::state::{mapping, reconcile};
+use crate::transform::Absent;
 use crate::{sink, source};
 
 /// Suspects that are kept before they are looked at again: enough to wait for the pipeline seldom, and a few
@@ -30,6 +32,12 @@ const SUSPECTS: usize = 5_000;
 /// Findings that are written down for a source; the others are only counted. Whoever repairs these finds the
 /// next ones.
 const KEPT: u64 = 100_000;
+
+/// How often the state is told that a run lives, and how far it is.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
+
+/// How often suspects are judged at least: what was compared since is compared again after an interruption.
+const JUDGED_EVERY: Duration = Duration::from_secs(30);
 
 /// Sampled documents of one look.
 const AT_ONCE: usize = 1_000;
@@ -66,6 +74,8 @@ pub struct Options {
     pub patience: Duration,
     pub lease_ttl: Duration,
     pub assertions: Vec<Assertion>,
+    /// Of so many rows of each look, the values that differ come with the report; they are never kept.
+    pub shown: usize,
 }
 
 /// Everything one run works with.
@@ -76,6 +86,8 @@ pub struct Verifier {
     pub pipeline: Arc<str>,
     /// The run's number in the state; it has begun.
     pub run: i64,
+    /// What an interrupted run has kept.
+    pub progress: Option<Value>,
     pub options: Options,
     /// Read only by their own setting; at least one.
     pub comparing: Vec<PgConnection>,
@@ -87,14 +99,14 @@ pub struct Verifier {
 #[derive(Debug)]
 pub enum Outcome {
     Done(Report),
-    /// It was stopped; where somebody could go on is written down.
+    /// It was stopped; where somebody could go on is written down, up to what was judged.
     Stopped,
 }
 
 impl Verifier {
     /// Compares, settles, and writes report and findings down.
     pub async fn run(self) -> Result<Outcome, Error> {
-        let Self { client, plan, pipeline, run, options, comparing, state, stop } = self;
+        let Self { client, plan, pipeline, run, progress, options, comparing, state, stop } = self;
         let ground = Ground {
             client,
             comparisons: Comparisons::of(&plan),
@@ -111,13 +123,17 @@ impl Verifier {
             state,
             suspects: Vec::new(),
             reports: BTreeMap::new(),
+            done: Vec::new(),
+            current: None,
+            resumed: Progress::read(progress.as_ref()),
+            began: Instant::now(),
             seen: Instant::now(),
+            kept: Instant::now(),
         };
-        let began = Instant::now();
         let started = Moment::now();
         match running.compare().await {
             Ok(true) => {
-                let report = running.report(started, began.elapsed()).await?;
+                let report = running.report(started, running.took()).await?;
                 let value = serde_json::to_value(&report).unwrap_or(Value::Null);
                 let pipeline = Arc::clone(&running.ground.pipeline);
                 reconcile::finish(&mut running.state, &pipeline, run, "done", Some(&value))
@@ -139,8 +155,16 @@ struct Running {
     state: PgConnection,
     suspects: Vec<Suspect>,
     reports: BTreeMap<SourceIndex, SourceReport>,
-    /// When the state was told last that the run lives.
+    /// Mappings that are compared; their suspects may still have to be judged.
+    done: Vec<SourceIndex>,
+    /// The mapping that is compared as a whole, and where somebody else would go on with it.
+    current: Option<(SourceIndex, Place)>,
+    /// What is left of what an interrupted run has kept.
+    resumed: Progress,
+    began: Instant,
+    /// When the state was told last that the run lives, and where it could go on.
     seen: Instant,
+    kept: Instant,
 }
 
 impl Running {
@@ -157,6 +181,11 @@ impl Running {
             let known = known.iter().find(|known| known.source == mapping.source);
             report.is_copied = known.is_some_and(|known| known.snapshot == SnapshotState::Done);
             let is_copied = report.is_copied;
+            if let Some(compared) = self.resumed.take_done(mapping).filter(|_| is_copied) {
+                self.reports.insert(mapping.index, compared);
+                self.done.push(mapping.index);
+                continue;
+            }
             self.reports.insert(mapping.index, report);
             if !is_copied {
                 continue;
@@ -170,6 +199,8 @@ impl Running {
             if !compared {
                 return Ok(false);
             }
+            self.current = None;
+            self.done.push(mapping.index);
         }
         self.settle().await?;
         self.forget().await?;
@@ -187,9 +218,23 @@ impl Running {
 
     /// Every document and every row of a mapping; `false`: stopped.
     async fn walk(&mut self, source: SourceIndex) -> Result<bool, Error> {
-        self.report_of(source).is_whole = true;
+        let mapping = Arc::clone(&self.ground.plan.of(source).mapping);
+        let mut absent = Absent::new(&mapping);
+        let (mut report, from) = match self.resumed.take_current(&mapping) {
+            Some((report, place)) => {
+                absent.retain(&report.absent_paths);
+                (report, Some(place))
+            }
+            None => (SourceReport::new(&mapping), None),
+        };
+        report.is_whole = true;
+        report.absent_paths = absent.names();
+        self.reports.insert(source, report);
+        self.current = from.clone().map(|place| (source, place));
         let after = self.now().await?;
-        let walk = Arc::new(Walk::new(Arc::clone(&self.ground), source, after, None));
+        let walk = Walk::new(Arc::clone(&self.ground), source, after, from.as_ref(), absent);
+        let walk = Arc::new(walk);
+        let mut turns = Turns::default();
         let (sender, mut steps) = mpsc::channel(2);
         let mut workers: JoinSet<Result<PgConnection, Error>> = JoinSet::new();
         let mut others: Vec<PgConnection> = std::mem::take(&mut self.comparing);
@@ -202,7 +247,10 @@ impl Running {
         drop(sender);
         self.comparing.extend(spare);
         while let Some(step) = steps.recv().await {
-            self.step(source, step).await?;
+            turns.arrived(step);
+            while let Some(step) = turns.next() {
+                self.step(source, step).await?;
+            }
         }
         while let Some(worker) = workers.join_next().await {
             self.comparing.insert(0, worker.map_err(|error| Error::retry("compare", error))??);
@@ -210,22 +258,35 @@ impl Running {
         if self.is_stopping() {
             return Ok(false);
         }
-        if self.ground.plan.of(source).mapping.deletes != Deletes::Keep {
-            self.back(source, &walk).await?;
+        if mapping.deletes != Deletes::Keep {
+            let after = match from {
+                Some(Place::Rows(after)) => after,
+                None | Some(Place::Documents(_)) => None,
+            };
+            self.back(source, &walk, after).await?;
         }
         let count = self.count(source).await?;
-        self.report_of(source).rows = count;
+        let report = self.report_of(source);
+        report.rows = count;
+        if report.compared == 0 {
+            report.absent_paths.clear();
+        }
         Ok(!self.is_stopping())
     }
 
-    async fn back(&mut self, source: SourceIndex, walk: &Arc<Walk>) -> Result<(), Error> {
+    async fn back(
+        &mut self,
+        source: SourceIndex,
+        walk: &Arc<Walk>,
+        after: Option<String>,
+    ) -> Result<(), Error> {
         let Some(mut connection) = (self.comparing.len() > 1).then(|| self.comparing.remove(0)) else {
             return Err(Error::halt("a comparison needs two connections", ""));
         };
         let (sender, mut steps) = mpsc::channel(2);
         let going_back = Arc::clone(walk);
         let worker = tokio::spawn(async move {
-            let unreadable = going_back.back(&mut connection, &sender).await?;
+            let unreadable = going_back.back(&mut connection, &sender, after).await?;
             Ok::<_, Error>((connection, unreadable))
         });
         while let Some(step) = steps.recv().await {
@@ -265,8 +326,9 @@ impl Running {
             if self.is_stopping() {
                 return Ok(false);
             }
-            let (documents, sight) = ground.look_at(self.connection()?, source, part, after).await?;
-            self.step(source, Step { documents, sight }).await?;
+            let (documents, drift, sight) = ground.look_at(self.connection()?, source, part, after).await?;
+            self.report_of(source).drift.add(&drift);
+            self.sighted(source, documents, sight).await?;
             let id_type = mapping.id_type;
             let looked: Vec<String> = part.iter().map(|id| id.source_id(id_type)).collect();
             self.report_of(source).looked_at.extend(looked);
@@ -277,7 +339,7 @@ impl Running {
         let ids = self.sampled_rows(source, limit).await?;
         for part in ids.chunks(AT_ONCE) {
             let sight = ground.look_for(self.connection()?, source, part, after).await?;
-            self.step(source, Step { documents: 0, sight }).await?;
+            self.sighted(source, 0, sight).await?;
         }
         Ok(true)
     }
@@ -316,7 +378,15 @@ impl Running {
     }
 
     async fn step(&mut self, source: SourceIndex, step: Step) -> Result<(), Error> {
-        let Step { documents, sight } = step;
+        let Step { documents, sight, next, seen, drift, .. } = step;
+        let report = self.report_of(source);
+        report.absent_paths.retain(|path| !seen.contains(path));
+        report.drift.add(&drift);
+        self.current = Some((source, next));
+        self.sighted(source, documents, sight).await
+    }
+
+    async fn sighted(&mut self, source: SourceIndex, documents: u64, sight: Sight) -> Result<(), Error> {
         let Sight { suspects, compared, filtered, held } = sight;
         let report = self.report_of(source);
         report.documents += documents;
@@ -332,22 +402,45 @@ impl Running {
 
     /// Tells the state now and then; whoever finds the run taken away stops.
     async fn alive(&mut self) -> Result<(), Error> {
-        const EVERY: Duration = Duration::from_secs(5);
-        if self.seen.elapsed() < EVERY {
+        if self.seen.elapsed() < TOLD_EVERY {
             return Ok(());
         }
         self.seen = Instant::now();
-        let progress = json!({
-            "sources": self.reports.values().map(|report| json!({
-                "source": report.source, "documents": report.documents,
-            })).collect::<Vec<_>>(),
-        });
+        if self.kept.elapsed() >= JUDGED_EVERY {
+            self.settle().await?;
+        }
+        let kept = self.progress();
+        if kept.is_some() {
+            self.kept = Instant::now();
+        }
+        let progress = told(self.reports.values(), kept.as_ref());
         let pipeline = Arc::clone(&self.ground.pipeline);
         let ours = reconcile::progressed(&mut self.state, &pipeline, self.run, Some(&progress)).await;
         match ours.map_err(state)? {
             true => Ok(()),
             false => Err(Error::Rebuild { because: "another comparison has taken over" }),
         }
+    }
+
+    /// `None`: something before this place is not judged yet, and would be forgotten.
+    fn progress(&self) -> Option<Progress> {
+        if !self.suspects.is_empty() {
+            return None;
+        }
+        let plan = &self.ground.plan;
+        let compared = |source: &SourceIndex| {
+            let report = self.reports.get(source)?.clone();
+            Some(Compared { hash: plan.of(*source).mapping.hash.clone(), report })
+        };
+        let done = self.done.iter().filter_map(compared).collect();
+        let current = self.current.as_ref();
+        let current = current.and_then(|(source, place)| Some((compared(source)?, place.clone())));
+        Some(Progress { seconds: self.took().as_secs_f64(), done, current })
+    }
+
+    /// Of the run, the time before it was cut off included.
+    fn took(&self) -> Duration {
+        self.began.elapsed() + Duration::try_from_secs_f64(self.resumed.seconds).unwrap_or_default()
     }
 
     /// The second look at what differed so far.
@@ -365,6 +458,7 @@ impl Running {
             comparisons: &ground.comparisons,
             comparing,
             state: &mut self.state,
+            shown: self.options.shown,
             patience: self.options.patience,
             lease_ttl: self.options.lease_ttl,
             stop: Some(ground.stop.clone()),
@@ -451,7 +545,7 @@ impl Running {
 impl SourceReport {
     fn found(&mut self, suspect: &Suspect) {
         for deviating in &suspect.deviating {
-            self.count(deviating.kind, &deviating.table, &deviating.columns, &suspect.source_id);
+            self.count(deviating, &suspect.source_id);
         }
     }
 }

@@ -12,10 +12,12 @@ use sqlx::PgConnection;
 use tokio::sync::{Mutex, mpsc, watch};
 
 use super::look::{Comparisons, Looker, Sight};
+use super::progress::Place;
 use crate::config::Deletes;
 use crate::domain::{CanonicalId, ClusterTime, Document, SourceIndex};
-use crate::pipeline::{Error, Plan, SourceBatch, apply, claimed, claims_of, read, state};
+use crate::pipeline::{Drift, Error, Plan, SourceBatch, apply, claimed, claims_of, read, state};
 use crate::state::row;
+use crate::transform::Absent;
 use crate::{sink, source};
 
 /// Documents that are remembered as seen, in 16 bytes each or so. Rows of those beyond it are looked for in
@@ -87,9 +89,11 @@ pub(super) struct Walk {
     pub ground: Arc<Ground>,
     pub source: SourceIndex,
     pub after: ClusterTime,
-    /// Where the next chunk begins, `None` at the end.
-    next: Mutex<Option<Lower>>,
+    /// The number of the next chunk and where it begins, `None` at the end.
+    next: Mutex<(u64, Option<Lower>)>,
     pub met: Met,
+    /// Paths that no document had yet, of those whose chunks are compared.
+    absent: StdMutex<Absent>,
 }
 
 type Lower = Option<CanonicalId>;
@@ -97,48 +101,107 @@ type Lower = Option<CanonicalId>;
 /// What one chunk has come to.
 #[derive(Debug)]
 pub(super) struct Step {
+    /// Its place among the steps of the walk.
+    pub number: u64,
     pub documents: u64,
     pub sight: Sight,
+    /// Where the next one goes on.
+    pub next: Place,
+    /// Paths that its documents have and none before.
+    pub seen: Vec<String>,
+    pub drift: Drift,
+}
+
+impl Step {
+    pub(super) fn new(documents: u64, sight: Sight, next: Place) -> Self {
+        Self { number: 0, documents, sight, next, seen: Vec::new(), drift: Drift::default() }
+    }
 }
 
 impl Walk {
-    pub(super) fn new(ground: Arc<Ground>, source: SourceIndex, after: ClusterTime, lower: Lower) -> Self {
-        Self { ground, source, after, next: Mutex::new(Some(lower)), met: Met::default() }
+    /// From the beginning, or from where another one was cut off.
+    pub(super) fn new(
+        ground: Arc<Ground>,
+        source: SourceIndex,
+        after: ClusterTime,
+        from: Option<&Place>,
+        absent: Absent,
+    ) -> Self {
+        let first = match from {
+            None => Some(None),
+            Some(Place::Documents(lower)) => Some(Some(CanonicalId::from_bytes(lower))),
+            Some(Place::Rows(_)) => None,
+        };
+        let (next, absent) = (Mutex::new((0, first)), StdMutex::new(absent));
+        Self { ground, source, after, next, met: Met::default(), absent }
     }
 
-    /// One worker: compares chunks until there are none.
+    /// One worker: compares chunks until there are none. When it fails, nobody begins another one.
     pub(super) async fn work(
         &self,
         mut connection: PgConnection,
         steps: mpsc::Sender<Step>,
     ) -> Result<PgConnection, Error> {
+        let compared = self.chunks(&mut connection, &steps).await;
+        if compared.is_err() {
+            self.next.lock().await.1 = None;
+        }
+        compared.map(|()| connection)
+    }
+
+    async fn chunks(&self, connection: &mut PgConnection, steps: &mpsc::Sender<Step>) -> Result<(), Error> {
         while !*self.ground.stop.borrow() {
-            let Some((lower, upper)) = self.next().await? else { break };
+            let Some((number, lower, upper)) = self.next().await? else { break };
             let batch = self.read(lower.as_ref(), upper.as_ref()).await?;
             let documents = (batch.documents.len() + batch.deletes.len() + batch.kept.len()) as u64;
             let id_type = self.ground.plan.id_type(self.source);
             let texts: Vec<String> = batch.documents.iter().map(|(id, _)| id.source_id(id_type)).collect();
             let gone = batch.deletes.iter().map(|(_, source_id)| source_id.as_str());
             self.met.extend(texts.iter().map(String::as_str).chain(gone));
-            let sight = self.ground.looker(&mut connection).look(batch).await?;
-            if steps.send(Step { documents, sight }).await.is_err() {
+            let seen = self.seen(&batch);
+            let drift = self.ground.drift_of(&batch);
+            let sight = self.ground.looker(connection).look(batch).await?;
+            let next = Place::after_chunk(upper.as_ref());
+            let step = Step { number, seen, drift, ..Step::new(documents, sight, next) };
+            if steps.send(step).await.is_err() {
                 break;
             }
         }
-        Ok(connection)
+        Ok(())
     }
 
-    async fn next(&self) -> Result<Option<(Lower, Option<CanonicalId>)>, Error> {
+    /// Paths that no document before these had.
+    fn seen(&self, batch: &SourceBatch) -> Vec<String> {
+        let before = self.absent.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut left = before.clone();
+        for (_, document) in &batch.documents {
+            if left.is_empty() {
+                break;
+            }
+            left.look_into(document.as_bytes());
+        }
+        let left = left.names();
+        let seen: Vec<String> = before.names().into_iter().filter(|name| !left.contains(name)).collect();
+        if !seen.is_empty() {
+            let mut absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+            let names = absent.names().into_iter().filter(|name| !seen.contains(name)).collect::<Vec<_>>();
+            absent.retain(&names);
+        }
+        seen
+    }
+
+    async fn next(&self) -> Result<Option<(u64, Lower, Option<CanonicalId>)>, Error> {
         let mut next = self.next.lock().await;
-        let Some(lower) = next.take() else { return Ok(None) };
+        let Some(lower) = next.1.take() else { return Ok(None) };
         let mapped = self.ground.plan.of(self.source);
         let namespace = &mapped.mapping.namespace;
         let documents = mapped.chunk_documents;
         let upper = source::next_boundary(&self.ground.client, namespace, lower.as_ref(), documents)
             .await
             .map_err(read)?;
-        *next = upper.clone().map(Some);
-        Ok(Some((lower, upper)))
+        let number = next.0;
+        *next = (number + 1, upper.clone().map(Some));
+        Ok(Some((number, lower, upper)))
     }
 
     /// While one reply is transformed, the next is on its way.
@@ -168,11 +231,12 @@ impl Walk {
         &self,
         connection: &mut PgConnection,
         steps: &mpsc::Sender<Step>,
+        after: Option<String>,
     ) -> Result<u64, Error> {
         let mapped = self.ground.plan.of(self.source);
         let mapping = &mapped.mapping;
-        let mut last: Option<String> = None;
-        let mut unreadable = 0;
+        let mut last = after;
+        let (mut unreadable, mut number) = (0, 0);
         while !*self.ground.stop.borrow() {
             let mut ids: Vec<CanonicalId> = Vec::new();
             let mut hashed: Vec<String> = Vec::new();
@@ -199,9 +263,14 @@ impl Walk {
             let sight = self.ground.look_for(connection, self.source, &ids, self.after).await?;
             let hashed: Vec<&str> = hashed.iter().map(String::as_str).collect();
             unreadable += self.ground.looker(connection).living(mapping, &hashed).await?.len() as u64;
-            if last.is_none() || steps.send(Step { documents: 0, sight }).await.is_err() {
+            if last.is_none() {
                 break;
             }
+            let step = Step { number, ..Step::new(0, sight, Place::Rows(last.clone())) };
+            if steps.send(step).await.is_err() {
+                break;
+            }
+            number += 1;
         }
         Ok(unreadable)
     }
@@ -209,7 +278,13 @@ impl Walk {
 
 impl Ground {
     pub(super) fn looker<'a>(&'a self, connection: &'a mut PgConnection) -> Looker<'a> {
-        Looker { connection, pipeline: &self.pipeline, plan: &self.plan, comparisons: &self.comparisons }
+        Looker {
+            connection,
+            pipeline: &self.pipeline,
+            plan: &self.plan,
+            comparisons: &self.comparisons,
+            shown: 0,
+        }
     }
 
     /// Looks at those of these documents that are not there.
@@ -233,14 +308,14 @@ impl Ground {
         Ok(Sight { filtered: 0, ..sight })
     }
 
-    /// Looks at these documents, be they there or not; how many are.
+    /// Looks at these documents, be they there or not; how many are, and what is new in them.
     pub(super) async fn look_at(
         self: &Arc<Self>,
         connection: &mut PgConnection,
         source: SourceIndex,
         ids: &[CanonicalId],
         after: ClusterTime,
-    ) -> Result<(u64, Sight), Error> {
+    ) -> Result<(u64, Drift, Sight), Error> {
         let namespace = &self.plan.of(source).mapping.namespace;
         self.budget.spend(ids.len() as u64).await;
         let found = source::lookup(&self.client, namespace, ids, after).await.map_err(read)?;
@@ -251,7 +326,14 @@ impl Ground {
         });
         let mut batch = self.transform(SourceBatch::new(source), found).await?;
         missing.into_iter().for_each(|id| batch.gone(&self.plan, id));
-        Ok((documents, self.looker(connection).look(batch).await?))
+        let drift = self.drift_of(&batch);
+        Ok((documents, drift, self.looker(connection).look(batch).await?))
+    }
+
+    pub(super) fn drift_of(&self, batch: &SourceBatch) -> Drift {
+        let mapping = &self.plan.of(batch.source).mapping;
+        let column = |place: usize| mapping.columns.get(place).map_or("", |column| column.name.as_str());
+        batch.drifted(mapping.id_type, column)
     }
 
     /// Tens of milliseconds of one core for each reply: not on a thread that serves others.

@@ -29,6 +29,14 @@ pub enum Deviation {
     Differs(Vec<usize>),
 }
 
+/// One column of a row that differs: for the operator's own eyes, never for a log, the state or HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ShownValue {
+    pub column: String,
+    pub held: Option<String>,
+    pub wanted: Option<String>,
+}
+
 /// What compares the rows of one mapping's table, or of a child table.
 #[derive(Debug)]
 pub struct Comparison {
@@ -83,6 +91,27 @@ impl Comparison {
             first += part.len();
         }
         Ok(found)
+    }
+
+    /// What these columns of a row hold, and what they should hold, as text; of this COPY tuple of the mapping.
+    pub async fn values(
+        &self,
+        conn: &mut PgConnection,
+        tuple: &[u8],
+        columns: &[usize],
+    ) -> Result<Vec<ShownValue>, Error> {
+        let mapping = &self.target.mapping;
+        let failed = |source| Error::from_sqlx(&mapping.table, "show rows", source);
+        let arguments = arrays::arguments(&self.target.wire_types, std::iter::once(tuple))
+            .map_err(|source| Error::Malformed { table: mapping.table.clone(), source })?;
+        let sql = statement::shown_values(mapping, columns);
+        let row = sqlx::query_with(statement::safe(&sql), arguments).fetch_optional(conn).await;
+        let Some(row) = row.map_err(failed)? else { return Ok(Vec::new()) };
+        let held: Vec<Option<String>> = row.try_get(1).map_err(failed)?;
+        let wanted: Vec<Option<String>> = row.try_get(2).map_err(failed)?;
+        let name = |place: &usize| mapping.columns[*place].name.clone();
+        let values = columns.iter().zip(held.into_iter().zip(wanted));
+        Ok(values.map(|(place, (held, wanted))| ShownValue { column: name(place), held, wanted }).collect())
     }
 
     /// Which of these keys have a row that does not say that its document is gone.

@@ -29,7 +29,7 @@ pub use catalog::{create_sql, create_table, existing_comment, fingerprint, missi
 pub use children::{
     Family, Refusal, drop_children, keys_of_owners, referring_parents, remember, replace_children, take_back,
 };
-pub use compare::{Comparison, Deviation, ask};
+pub use compare::{Comparison, Deviation, ShownValue, ask};
 pub use error::{Disposition, Error, MalformedTuple, ServerError};
 pub use find::{Candidate, candidates, delete_stub, find, insert_stubs, referrers};
 pub use guard::{changed, guard, lock, lock_error, prepare_guard};

@@ -18,7 +18,7 @@ use std::fmt::Write;
 use sqlx::AssertSqlSafe;
 
 pub(super) use children::{drop_children, referring_parents, rows_of_owners};
-pub(super) use compare::{count_owned, deviations, living, sample_source_ids};
+pub(super) use compare::{count_owned, deviations, living, sample_source_ids, shown_values};
 pub(super) use create::{create, named_in_comment};
 pub(super) use key::{KeyStatements, adopt, clear, give_way, key_wire, placeholder};
 use marks::Going;

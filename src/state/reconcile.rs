@@ -135,7 +135,7 @@ pub async fn take_up(connection: &mut PgConnection, pipeline: &str) -> Result<Op
     Ok(row.as_ref().map(run))
 }
 
-/// A sign of life, and where somebody else could go on. `false`: the run is no longer ours.
+/// A sign of life, and what is new of how far it is. `false`: the run is no longer ours.
 pub async fn progressed(
     connection: &mut PgConnection,
     pipeline: &str,
@@ -144,7 +144,7 @@ pub async fn progressed(
 ) -> Result<bool, sqlx::Error> {
     let done = sqlx::query(
         "update rowstream.reconcile_run
-         set heartbeat = clock_timestamp(), progress = coalesce($3::jsonb, progress)
+         set heartbeat = clock_timestamp(), progress = coalesce(progress, '{}') || coalesce($3::jsonb, '{}')
          where pipeline = $1 and id = $2 and state = 'running'",
     )
     .bind(pipeline)

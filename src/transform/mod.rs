@@ -4,6 +4,7 @@
 //! column and the reason; nothing is rounded, cut, or replaced on the way. `docs/TYPES.md` is the table
 //! of what is exact. Bytes from the server are not trusted: a flaw is a rejection, never a panic.
 
+mod absent;
 mod array;
 mod base64;
 mod constant;
@@ -30,6 +31,7 @@ mod time;
 mod unread;
 mod walk;
 
+pub use absent::Absent;
 pub use array::literal as array_literal;
 pub use row::{ChildTransformer, Transformer};
 pub use taken::taken;

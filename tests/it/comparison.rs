@@ -16,7 +16,7 @@ const ORDERS: &str = "create table orders (
     source text, source_id text, amount numeric, note text, payload json, at timestamptz, first_seen text,
     primary key (source, source_id))";
 
-async fn orders(name: &str) -> Result<(Stage, String)> {
+pub(crate) async fn orders(name: &str) -> Result<(Stage, String)> {
     let stage = Stage::new(name).await?;
     stage.execute(ORDERS).await?;
     let config = stage.config(&format!(
@@ -36,7 +36,7 @@ async fn orders(name: &str) -> Result<(Stage, String)> {
     Ok((stage, config))
 }
 
-fn order(n: i64) -> Result<Document> {
+pub(crate) fn order(n: i64) -> Result<Document> {
     Ok(doc! {
         "_id": n, "amount": "1.10".parse::<Decimal128>()?, "note": format!("note {n}"),
         "payload": { "n": n, "list": [1, 2] }, "at": DateTime::from_millis(1_700_000_000_000 + n),
@@ -44,14 +44,14 @@ fn order(n: i64) -> Result<Document> {
 }
 
 /// Copies what is there, and leaves nobody following.
-async fn copied(config: &str) -> Result<()> {
+pub(crate) async fn copied(config: &str) -> Result<()> {
     let daemon = Daemon::start_with(config, &["--until-caught-up"])?;
     let status = daemon.ends().await?;
     ensure!(status.success(), "the copy ended with {status}");
     Ok(())
 }
 
-async fn filled(name: &str, count: i64) -> Result<(Stage, String)> {
+pub(crate) async fn filled(name: &str, count: i64) -> Result<(Stage, String)> {
     let (stage, config) = orders(name).await?;
     let documents: Vec<Document> = (0..count).map(order).collect::<Result<_>>()?;
     for part in documents.chunks(10_000) {
@@ -69,7 +69,7 @@ pub(crate) fn verify(config: &str, arguments: &[&str]) -> Result<(Value, i32)> {
     Ok((serde_json::from_slice(&output.stdout).with_context(|| words(&output))?, code))
 }
 
-fn words(output: &Output) -> String {
+pub(crate) fn words(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
@@ -89,7 +89,7 @@ pub(crate) fn found(report: &Value) -> BTreeSet<String> {
     found
 }
 
-fn set(texts: &[&str]) -> BTreeSet<String> {
+pub(crate) fn set(texts: &[&str]) -> BTreeSet<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
@@ -333,7 +333,7 @@ async fn a_comparison_sees_no_damage_in_writes_that_flow_and_finds_what_is_damag
 }
 
 /// What a repair says, and its exit status.
-fn repair(config: &str, arguments: &[&str]) -> Result<(Value, i32)> {
+pub(crate) fn repair(config: &str, arguments: &[&str]) -> Result<(Value, i32)> {
     let all = [&["repair", "--output", "json"], arguments].concat();
     let output = daemon::command(&all, config)?;
     let code = output.status.code().context("killed")?;

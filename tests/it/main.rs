@@ -13,6 +13,8 @@ mod children;
 mod chunk_order;
 mod command_line;
 mod comparison;
+mod comparison_many;
+mod comparison_runs;
 mod config_schema;
 mod copies;
 mod custom;

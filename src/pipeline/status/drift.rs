@@ -1,6 +1,6 @@
 //! What documents have come to hold that no mapping expects: told, never a reason to stop.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Paths that are told by name; the rest are counted together. An object with ids for names has no end of them.
 const PATHS: usize = 50;
@@ -9,7 +9,7 @@ const PATHS: usize = 50;
 const EXAMPLES: usize = 3;
 
 /// Of one source, since the process started; used for one batch as well.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drift {
     /// Documents that were looked at for fields: a sample of all.
     pub documents: u64,
@@ -22,7 +22,7 @@ pub struct Drift {
 }
 
 /// Something that was seen in documents.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sighting {
     /// A path of the document, or a column of the table.
     pub name: String,

@@ -14,14 +14,7 @@ use crate::mapping::{ColumnPlan, Mapping};
 /// nothing by that. The lateral join is a search by the key's own index for each row, however small the
 /// statistics say that the table is.
 pub(in crate::sink) fn deviations(mapping: &Mapping, compared: &[usize]) -> String {
-    let places =
-        mapping.key.source().into_iter().chain(mapping.key.columns.iter().map(|column| column.place));
-    let places: Vec<usize> = places.collect();
-    let is_key = list_with(&places, " and ", |place| {
-        let column = &mapping.columns[*place];
-        let cast = cast_to(&column.column_type, &column.type_sql);
-        format!("target.{} = given.value{}{cast}", quoted(&column.name), place + 1)
-    });
+    let is_key = is_key(mapping);
     let found = |place: &usize| {
         let ColumnPlan { name, type_sql, .. } = &mapping.columns[*place];
         format!("found.{}::{type_sql}", quoted(name))
@@ -52,6 +45,33 @@ pub(in crate::sink) fn deviations(mapping: &Mapping, compared: &[usize]) -> Stri
         given(&mapping.columns, 1),
         own_rows(mapping),
     )
+}
+
+/// Arrays as for [`deviations`] → (place from 1, what these columns hold, what they should hold), as text. Of
+/// rows that are there.
+pub(in crate::sink) fn shown_values(mapping: &Mapping, columns: &[usize]) -> String {
+    let is_key = is_key(mapping);
+    let held = list(columns, |place| format!("target.{}::text", quoted(&mapping.columns[*place].name)));
+    let wanted = list(columns, |place| {
+        format!("given.value{}::{}::text", place + 1, mapping.columns[*place].type_sql)
+    });
+    format!(
+        "select given.place, array[{held}]::text[], array[{wanted}]::text[] from {} join {} as target on {is_key}",
+        given(&mapping.columns, 1),
+        own_rows(mapping),
+    )
+}
+
+/// Finds the row of what is given.
+fn is_key(mapping: &Mapping) -> String {
+    let places =
+        mapping.key.source().into_iter().chain(mapping.key.columns.iter().map(|column| column.place));
+    let places: Vec<usize> = places.collect();
+    list_with(&places, " and ", |place| {
+        let column = &mapping.columns[*place];
+        let cast = cast_to(&column.column_type, &column.type_sql);
+        format!("target.{} = given.value{}{cast}", quoted(&column.name), place + 1)
+    })
 }
 
 /// Keys as in [`super::KeyStatements`] → the places, from 1, of those that have a row which does not say that

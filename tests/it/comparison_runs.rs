@@ -1,0 +1,235 @@
+//! A comparison as an undertaking: it goes on after an interruption, ends when it is told to, and says more of the
+//! documents than what differs.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use bson::doc;
+use serde_json::{Value, json};
+
+use crate::comparison::{copied, filled, found, set, verify, words};
+use crate::daemon::{self, Daemon, PATIENCE};
+use crate::stage::Stage;
+use crate::support::until;
+
+const STATES: &str =
+    "select string_agg(state, ',' order by id) from rowstream.reconcile_run where cause = 'http'";
+
+/// Where a comparison would go on, as far as the state knows it.
+const PLACE: &str = "select progress #>> '{kept,current,1}' from rowstream.reconcile_run
+    where progress #> '{kept,current,1,documents}' is not null";
+
+fn at(config: &str, documents_per_second: u32) -> String {
+    format!(
+        "{config}reconcile: {{ every: 0s, documents_per_second: {documents_per_second} }}\n\
+         snapshot: {{ chunk_documents: 100 }}\n"
+    )
+}
+
+async fn begun(daemon: &Daemon, stage: &Stage) -> Result<()> {
+    daemon.logged("session started").await?;
+    let (code, body) = daemon.ask("POST", "/reconcile").await?;
+    ensure!(code == 202, "{code} {body}");
+    until("some progress", PATIENCE, async || stage.text(PLACE).await)
+        .await
+        .with_context(|| daemon.last_words())?;
+    Ok(())
+}
+
+/// The report of the only comparison that was asked for over HTTP.
+async fn ended(daemon: &Daemon, stage: &Stage) -> Result<Value> {
+    until("its end", PATIENCE, async || {
+        Ok((stage.text(STATES).await?.as_deref() == Some("done")).then_some(()))
+    })
+    .await
+    .with_context(|| daemon.last_words())?;
+    let report = stage.text("select report::text from rowstream.reconcile_run where cause = 'http'").await?;
+    Ok(serde_json::from_str(&report.context("no report")?)?)
+}
+
+#[tokio::test]
+async fn a_comparison_that_was_interrupted_goes_on_where_it_was() -> Result<()> {
+    let (stage, config) = filled("verify_resumed", 2_000).await?;
+    stage.execute("update orders set note = 'x' where source_id = '1999'").await?;
+    for how in ["stopped", "killed"] {
+        stage.execute("delete from rowstream.reconcile_run").await?;
+        let daemon = Daemon::start(&at(&config, 600))?;
+        begun(&daemon, &stage).await?;
+        match how {
+            "killed" => {
+                daemon.kill9()?;
+                // As if it had been silent for as long as it takes to be nobody's.
+                let silent = "update rowstream.reconcile_run set heartbeat = heartbeat - interval '1 hour'";
+                stage.execute(silent).await?;
+            }
+            _ => ensure!(daemon.stop().await?.success()),
+        }
+        // Before the place where it stopped: whoever began again would find it.
+        stage.execute("update orders set note = 'x' where source_id = '0'").await?;
+        let daemon = Daemon::start(&at(&config, 0))?;
+        let report = ended(&daemon, &stage).await?;
+        assert_eq!(found(&report), set(&["different 1999 note"]), "{how}: {report:#}");
+        let source = &report["sources"][0];
+        assert_eq!((source["documents"].as_u64(), source["rows"].as_u64()), (Some(2_000), Some(2_000)));
+        assert_eq!(source["absent_paths"], json!([]), "what was seen before counts");
+        daemon.kill9()?;
+        stage.execute("update orders set note = 'note 0' where source_id = '0'").await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_comparison_of_an_older_mapping_is_not_gone_on_with() -> Result<()> {
+    let (stage, config) = filled("verify_remapped", 1_000).await?;
+    let daemon = Daemon::start(&at(&config, 300))?;
+    begun(&daemon, &stage).await?;
+    assert!(daemon.stop().await?.success());
+    stage.execute("update orders set note = 'x' where source_id = '0'").await?;
+    let other = "update rowstream.reconcile_run
+        set progress = jsonb_set(progress, '{kept,current,0,hash}', '\"of another mapping\"')";
+    stage.execute(other).await?;
+    let daemon = Daemon::start(&at(&config, 0))?;
+    let report = ended(&daemon, &stage).await?;
+    assert_eq!(found(&report), set(&["different 0 note"]), "{report:#}");
+    assert_eq!(report["sources"][0]["documents"].as_u64(), Some(1_000), "{report:#}");
+    assert!(daemon.stop().await?.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_report_tells_what_no_document_has_and_what_no_mapping_reads() -> Result<()> {
+    let stage = Stage::new("verify_paths").await?;
+    stage
+        .execute(
+            "create table orders (source text, source_id text, city text, kind text, total numeric,
+                 primary key (source, source_id))",
+        )
+        .await?;
+    let config = stage.config(&format!(
+        "  - source: orders
+    collection: {}.orders
+    table: orders
+    id_type: int
+    allow_empty: true
+    columns:
+      city: {{ from: [address.town, address.city] }}
+      kind: {{ from: kind, enum: {{ a: A }}, otherwise: {{ value: other }} }}
+      total: totl\n",
+        stage.name
+    ));
+    let documents = (0..40_i64).map(|n| {
+        let kind = if n == 7 { "hunter2" } else { "a" };
+        doc! { "_id": n, "address": { "city": "Ulm" }, "kind": kind, "total": n, "coupon": "hunter2" }
+    });
+    stage.collection("orders").insert_many(documents).await?;
+    copied(&config).await?;
+    let (report, code) = verify(&config, &[])?;
+    let source = &report["sources"][0];
+    assert_eq!((code, report["verdict"].as_str()), (0, Some("warning")), "{report:#}");
+    assert_eq!(source["absent_paths"], json!(["totl"]), "{report:#}");
+    assert_eq!(source["drift"]["fields"].as_array().map(Vec::len), Some(2), "{report:#}");
+    assert_eq!(source["drift"]["fields"][0]["name"], "total", "{report:#}");
+    assert_eq!(source["drift"]["fields"][1]["name"], "coupon", "{report:#}");
+    assert_eq!(source["drift"]["labels"][0], json!({ "name": "kind", "count": 1, "examples": ["7"] }));
+    assert_eq!(verify(&config, &["--strict"])?.1, 1);
+    let text = words(&daemon::command(&["verify"], &config)?);
+    assert!(text.contains("! no document has totl, which the mapping reads"), "{text}");
+    assert!(text.contains("! documents have coupon, which no mapping reads: 0, "), "{text}");
+    assert!(text.contains("! values of kind are not among the labels of its `enum:`: 7"), "{text}");
+    assert!(!format!("{text}{report}").contains("hunter2"), "{text}");
+    let (report, _) = verify(&config, &["--sample", "1"])?;
+    assert_eq!(report["sources"][0]["absent_paths"], json!([]), "a few documents say nothing of the others");
+    Ok(())
+}
+
+#[tokio::test]
+async fn values_are_shown_to_who_asks_on_the_command_line_and_kept_nowhere() -> Result<()> {
+    let (stage, config) = filled("verify_values", 20).await?;
+    stage.execute("update orders set note = 'hunter2', at = null where source_id = '3'").await?;
+    let text = words(&daemon::command(&["verify", "--show-values"], &config)?);
+    assert!(text.contains("3 note: \"hunter2\" should be \"note 3\""), "{text}");
+    assert!(text.contains("3 at: null should be \"2023-11-14 22:13:20.003+00\""), "{text}");
+    let (report, _) = verify(&config, &["--show-values"])?;
+    let values = &report["sources"][0]["groups"][0]["values"];
+    let note = json!({ "key": "3", "column": "note", "held": "hunter2", "wanted": "note 3" });
+    assert!(
+        values.as_array().is_some_and(|values| values.len() == 2 && values.contains(&note)),
+        "{report:#}"
+    );
+    assert!(!verify(&config, &[])?.0.to_string().contains("hunter2"));
+    let kept = "select count(*) from rowstream.reconcile_run as r, rowstream.reconcile_finding as f
+        where (r::text || f::text) like '%hunter2%'";
+    assert_eq!(stage.number(kept).await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_assertion_that_does_not_hold_fails_the_comparison_and_tells_no_text() -> Result<()> {
+    let (_stage, config) = filled("verify_assertions", 10).await?;
+    let assertions = "reconcile: { assertions: [
+        { name: enough, sql: select count(*) >= 10 from orders, expect: true },
+        { name: many, sql: select count(*) from orders, expect: 11 },
+        { name: secret, sql: \"select 'hunter2'\", expect: x },
+        { name: broken, sql: select nothing from nowhere, expect: 1 },
+        { name: harmful, sql: delete from orders returning 1, expect: 1 },
+        { name: no row, sql: select 1 where false } ] }\n";
+    let (report, code) = verify(&format!("{config}{assertions}"), &[])?;
+    let failed =
+        "the statement failed: it must be one select of one column, within postgres.statement_timeout";
+    let told: Vec<Value> =
+        report["assertions"].as_array().context("none")?.iter().map(|one| one["detail"].clone()).collect();
+    let expected =
+        json!(["", "expected 11, found 10", "expected x, found another value", failed, failed, ""]);
+    assert_eq!((code, Value::from(told)), (1, expected), "{report:#}");
+    assert_eq!(report["sources"][0]["rows"].as_u64(), Some(10));
+    let (report, code) = verify(&config, &[])?;
+    assert_eq!((code, report["sources"][0]["rows"].as_u64()), (0, Some(10)), "nothing was deleted");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_comparison_that_is_told_to_stop_is_cancelled_and_in_nobodys_way() -> Result<()> {
+    let (stage, config) = filled("verify_cancelled", 2_000).await?;
+    let folder = tempfile::TempDir::new()?;
+    let file = folder.path().join("rowstream.yaml");
+    std::fs::write(&file, format!("{config}snapshot: {{ chunk_documents: 100 }}\n"))?;
+    let mut command = Command::new(daemon::binary());
+    command.args(["verify", "--rate", "200", "--config"]).arg(&file).env_remove("RUST_LOG");
+    let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn()?;
+    until("some progress", PATIENCE, async || stage.text(PLACE).await).await?;
+    let (second, code) = (daemon::command(&["verify"], &config)?, 3);
+    assert_eq!(second.status.code(), Some(code), "two never overlap: {}", words(&second));
+    ensure!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status()?.success());
+    let output = child.wait_with_output()?;
+    assert_eq!(output.status.code(), Some(3), "{}", words(&output));
+    let states = "select string_agg(state, ',') from rowstream.reconcile_run";
+    assert_eq!(stage.text(states).await?.as_deref(), Some("cancelled"));
+    assert_eq!(verify(&config, &[])?.1, 0);
+    Ok(())
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn a_verifier_that_does_not_compare_would_find_none_of_the_damage() -> Result<()> {
+    let (stage, config) = filled("verify_blind", 20).await?;
+    stage
+        .execute(
+            "update orders set amount = 1.1 where source_id = '1';
+             delete from orders where source_id = '2';
+             update orders set note = null where source_id = '3'",
+        )
+        .await?;
+    let folder = tempfile::TempDir::new()?;
+    let file = folder.path().join("rowstream.yaml");
+    std::fs::write(&file, &config)?;
+    let blind = Command::new(daemon::binary())
+        .args(["verify", "--output", "json", "--config"])
+        .arg(&file)
+        .env("FAILPOINTS", "compare_nothing=return(on)")
+        .output()?;
+    let report: Value = serde_json::from_slice(&blind.stdout).with_context(|| words(&blind))?;
+    assert_eq!((blind.status.code(), found(&report)), (Some(0), set(&[])), "{report:#}");
+    let (report, _) = verify(&config, &[])?;
+    assert_eq!(found(&report), set(&["different 1 amount", "missing 2", "different 3 note"]), "{report:#}");
+    Ok(())
+}
