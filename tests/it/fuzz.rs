@@ -62,7 +62,7 @@ fn reply(operation: &str, collection: &str, value: Bson) -> Document {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3_000))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
     fn a_reply_that_is_damaged_anywhere_is_read_or_refused(

@@ -27,7 +27,11 @@ mod exchange;
 mod fail_points;
 mod fence;
 mod filter;
+<<<<<<< HEAD
 mod fuzz;
+=======
+mod grants;
+>>>>>>> main
 mod health;
 mod held;
 mod held_ages;
