@@ -27,11 +27,8 @@ mod exchange;
 mod fail_points;
 mod fence;
 mod filter;
-<<<<<<< HEAD
 mod fuzz;
-=======
 mod grants;
->>>>>>> main
 mod health;
 mod held;
 mod held_ages;
