@@ -475,7 +475,9 @@ async fn hostile_names_are_only_names_in_references_children_labels_marks_pages_
         parent = yaml("p"),
         label = yaml("l"),
     );
-    let config = stage.config(&mapping);
+    let config = stage
+        .config(&mapping)
+        .replace("retry_initial: 500ms, retry_max: 2s", "retry_initial: 1h, retry_max: 2h");
     let value = |name: &str| format!("{name}{HOSTILE}");
     let note = |id: &str| {
         doc! {

@@ -135,7 +135,8 @@ async fn planted(name: &str) -> Result<(Stage, String, i64)> {
         .replace("?replicaSet", "?authSource=admin&replicaSet")
         .replace("postgres://postgres@", &format!("postgres://postgres:{MARK}-postgres@"))
         .replace("http: {", &format!("http: {{ token: {TOKEN},"))
-        .replace("log: { format: json }", "log: { format: json, level: trace }");
+        .replace("log: { format: json }", "log: { format: json, level: trace }")
+        .replace("retry_initial: 500ms, retry_max: 2s", "retry_initial: 1h, retry_max: 2h");
     let mut excluded = good("excluded before");
     excluded.insert("judged", format!("{MARK} twice"));
     stage.collection("notes").insert_many([good("one"), good("two"), excluded]).await?;
