@@ -10,7 +10,7 @@ use crate::config::{
     Aim, ColumnSpec, Deletes, KeySpec, MappingSpec, MatchSpec, Missing, OnDrop, Reading, ReferenceSpec,
     SchemaMode, StubSpec, Targets, ValueSpec, nearest,
 };
-use crate::domain::{Column, ColumnType, IdType, SourceIndex, Table, TableName};
+use crate::domain::{Column, ColumnType, IdType, SourceIndex, Table, TableName, TextKind};
 
 /// A reference of one column.
 #[derive(Debug, Clone)]
@@ -66,6 +66,8 @@ pub struct SoughtColumn {
     pub name: String,
     pub column_type: ColumnType,
     pub type_sql: String,
+    /// Equal values have equal bytes.
+    pub has_one_form: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -503,6 +505,23 @@ fn single_key(mapping: &Mapping) -> Option<&str> {
     }
 }
 
+impl Finder {
+    /// What the rows of a mapping have in a column, by their own keys.
+    pub fn of_column(mapping: &Mapping, column: SoughtColumn) -> Self {
+        Self {
+            awaited: String::new(),
+            table: mapping.table.clone(),
+            target: None,
+            key: SoughtColumn::of_mapping(mapping),
+            take: column.name,
+            take_type: column.column_type.clone(),
+            taking: Taking::Fits,
+            column_type: column.column_type,
+            type_sql: column.type_sql,
+        }
+    }
+}
+
 impl SoughtColumn {
     /// Keys of documents: whole numbers have 8 bytes where a [`crate::domain::RowKey`] says whose row it is.
     pub fn of_mapping(mapping: &Mapping) -> Vec<Self> {
@@ -517,10 +536,36 @@ impl SoughtColumn {
     }
 }
 
+/// 1.0 and 1.00 are equal numbers, and citext has many ways to write one text.
+fn has_one_form(column_type: &ColumnType) -> bool {
+    match column_type {
+        ColumnType::Bool
+        | ColumnType::Int2
+        | ColumnType::Int4
+        | ColumnType::Int8
+        | ColumnType::Text { kind: TextKind::Text | TextKind::Varchar, .. }
+        | ColumnType::Uuid
+        | ColumnType::Bytea
+        | ColumnType::Date
+        | ColumnType::Timestamp { .. }
+        | ColumnType::TimestampTz { .. }
+        | ColumnType::Enum { .. } => true,
+        ColumnType::Float4
+        | ColumnType::Float8
+        | ColumnType::Numeric(_)
+        | ColumnType::Text { kind: TextKind::Bpchar | TextKind::Citext, .. }
+        | ColumnType::Json
+        | ColumnType::Jsonb
+        | ColumnType::Array { .. }
+        | ColumnType::Other(_) => false,
+    }
+}
+
 impl From<&Column> for SoughtColumn {
     fn from(column: &Column) -> Self {
         Self {
             name: column.name.clone(),
+            has_one_form: has_one_form(&column.column_type) && !column.nondeterministic,
             column_type: column.column_type.clone(),
             type_sql: column.type_sql.clone(),
         }
@@ -531,6 +576,7 @@ impl From<&super::ColumnPlan> for SoughtColumn {
     fn from(column: &super::ColumnPlan) -> Self {
         Self {
             name: column.name.clone(),
+            has_one_form: has_one_form(&column.column_type),
             column_type: column.column_type.clone(),
             type_sql: column.type_sql.clone(),
         }

@@ -146,19 +146,21 @@ pub async fn forget_source(
     Ok(())
 }
 
-/// Keys of that kind that somebody waits for and that are not there yet.
+/// Keys of that kind that somebody waits for and that are not there yet, in order; those after that one.
 pub async fn keys(
     connection: &mut PgConnection,
     pipeline: &str,
     awaited: &str,
+    after: &[u8],
     limit: i64,
 ) -> Result<Vec<Vec<u8>>, sqlx::Error> {
     sqlx::query_scalar(
         "select distinct awaited_key from rowstream.wait
-         where pipeline = $1 and awaited = $2 and not due limit $3",
+         where pipeline = $1 and awaited = $2 and awaited_key > $3 and not due order by awaited_key limit $4",
     )
     .bind(pipeline)
     .bind(awaited)
+    .bind(after)
     .bind(limit)
     .fetch_all(connection)
     .await

@@ -234,3 +234,42 @@ async fn a_row_made_for_a_look_up_becomes_that_of_the_document_that_comes_late()
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn each_of_very_many_who_wait_is_found_by_the_row_it_waits_for() -> Result<()> {
+    let stage = Stage::new("lookup_many").await?;
+    // Equal numbers have many forms, equal texts have one: two ways to find who waits.
+    stage
+        .execute(
+            "create table methods (mongo_id text primary key, name text unique, rate numeric unique);
+             create table items (mongo_id text primary key, by_name text, by_rate text);
+             create index on items (by_name); create index on items (by_rate)",
+        )
+        .await?;
+    let config = stage.config(&format!(
+        "  - {{ source: methods, collection: {0}.methods, table: methods, id_type: string, allow_empty: true,
+        key: [mongo_id], columns: {{ mongo_id: _id, name: name, rate: {{ from: rate, as: number }} }} }}
+  - source: items
+    collection: {0}.items
+    table: items
+    id_type: int
+    key: {{ source: null, source_id: mongo_id }}
+    columns:
+      by_name: {{ lookup: {{ table: methods, match: {{ name: of }}, take: mongo_id }}, missing: null }}
+      by_rate: {{ lookup: {{ table: methods, match: {{ rate: rate }}, take: mongo_id }}, missing: null }}\n",
+        stage.name
+    ));
+    let items = (0..12_000).map(|n| doc! { "_id": n, "of": format!("m{n}"), "rate": n });
+    stage.collection("items").insert_many(items).await?;
+    let daemon = Daemon::start(&config)?;
+    counts(&stage, &daemon, "select count(*) from rowstream.wait", 24_000).await?;
+    let methods = (0..12_000).step_by(300);
+    let methods =
+        methods.map(|n| doc! { "_id": format!("m{n}"), "name": format!("m{n}"), "rate": format!("{n}.0") });
+    stage.collection("methods").insert_many(methods).await?;
+    let found = |column: &str| format!("select count(*) from items where {column} = 'm' || mongo_id");
+    counts(&stage, &daemon, &found("by_name"), 40).await?;
+    counts(&stage, &daemon, &found("by_rate"), 40).await?;
+    counts(&stage, &daemon, "select count(*) from rowstream.wait", 23_920).await?;
+    Ok(())
+}

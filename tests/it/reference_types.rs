@@ -54,17 +54,18 @@ async fn a_column_that_can_hold_nothing_of_what_is_taken_is_told_before_the_firs
     let (_stage, config) = stage(
         "taken_never",
         "create table parents (id serial primary key, mongo_id text not null unique, name text);
-         create table tags (name text primary key, place inet unique);
-         create table children (mongo_id text primary key, parent integer, other uuid, tag text, parents integer[])",
+         create table tags (name text primary key, place inet unique, kind text);
+         create table children (mongo_id text primary key, parent integer, other uuid, tag text, kind text, parents integer[])",
         "name: name",
         "parent: { ref: { to: parents, from: parent } },
          other: { ref: { to: parents, from: parent } },
          tag: { lookup: { table: tags, match: { place: parent }, take: name } },
+         kind: { lookup: { table: tags, match: { kind: kind }, take: name } },
          parents: { each: parents, ref: { to: parents, from: $element, take: id } }",
     )
     .await?;
     let mut all = Vec::new();
-    for column in ["parent", "other", "tag", "parents"] {
+    for column in ["parent", "other", "tag", "kind", "parents"] {
         let (fits, told) = told(&config, column)?;
         ensure!(!fits, "{told}");
         all.push(told);
@@ -76,6 +77,8 @@ async fn a_column_that_can_hold_nothing_of_what_is_taken_is_told_before_the_firs
         say take: another column, or alter the type of one of the two
     ✗ mapping children, table public.children, column tag: is matched by place of public.tags, whose type inet cannot be looked up by
         match another column
+    ! mapping children, table public.children, column kind: is looked up in public.tags by columns without an index: each look-up reads the whole table
+        create unique index on "public"."tags" ("kind")
     ! mapping children, table public.children, column parents: no index finds its elements: each delete in public.parents reads the whole table
         create index on "public"."children" using gin ("parents")
     "#);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::{Referring, Settling};
 use crate::config::ValueSpec;
 use crate::domain::{CanonicalId, CopyFields, Row, SourceIndex};
-use crate::mapping::{ColumnPlan, Finder, SoughtColumn, Taking};
+use crate::mapping::{ColumnPlan, Finder, SoughtColumn};
 use crate::pipeline::Error;
 use crate::pipeline::commit::state;
 use crate::pipeline::plan::{Mapped, Plan};
@@ -67,17 +67,7 @@ impl Settling<'_> {
         let mut altered: HashSet<usize> = HashSet::new();
         for place in relied_on {
             let column = &mapping.columns[*place];
-            let finder = Finder {
-                awaited: String::new(),
-                table: mapping.table.clone(),
-                target: None,
-                key: SoughtColumn::of_mapping(mapping),
-                take: column.name.clone(),
-                take_type: column.column_type.clone(),
-                taking: Taking::Fits,
-                column_type: column.column_type.clone(),
-                type_sql: column.type_sql.clone(),
-            };
+            let finder = Finder::of_column(mapping, SoughtColumn::from(column));
             let before = finding.look(&finder, &keys).await?;
             for (number, (row, before)) in rows.iter().zip(before).enumerate() {
                 let now = CopyFields::of_tuple(&row.tuple).nth(*place);

@@ -3,9 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::find::{HASHED, sought_by};
+use super::fill::is_null;
+use super::find::{HASHED, name_of, sought_by};
 use super::{Referring, Settling};
-use crate::domain::{Sought, SourceIndex};
+use crate::domain::{CanonicalId, Row, Sought, SourceIndex};
 use crate::mapping::{Finder, Mapping};
 use crate::pipeline::Error;
 use crate::pipeline::commit::{apply, state};
@@ -13,7 +14,7 @@ use crate::pipeline::plan::Plan;
 use crate::sink;
 use crate::state::wait::{self, Wait};
 
-/// Look-ups that wait, looked through at once after a table was written.
+/// Look-ups that wait, looked through by one statement after a table was written.
 const WOKEN_LOOKUPS: i64 = 10_000;
 
 /// Who waits, and for what: nearly always nobody, and then a statement less is needed. Right for the same
@@ -127,39 +128,94 @@ impl Settling<'_> {
         Ok(())
     }
 
-    /// These documents have their rows: whoever waits for them is due.
+    /// These rows are there: whoever waits for them is due.
     pub(in crate::pipeline) async fn wake(
         &mut self,
         source: SourceIndex,
-        source_ids: &[&str],
+        rows: &[Row],
     ) -> Result<u64, Error> {
         let mapping = &self.plan.of(source).mapping;
         let awaited = of_document(mapping);
         let mut woken = 0;
-        if !source_ids.is_empty() && self.waiting.may_be_awaited(&awaited) {
-            let keys: Vec<&[u8]> = source_ids.iter().map(|id| id.as_bytes()).collect();
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        if self.waiting.may_be_awaited(&awaited) {
+            let keys: Vec<&[u8]> = rows.iter().map(|row| row.source_id.as_bytes()).collect();
             woken += wait::wake(self.connection, self.pipeline, &awaited, &keys).await.map_err(state)?;
         }
+        let ids: Vec<CanonicalId> = rows.iter().map(|row| row.id.clone()).collect();
         for finder in self.plan.lookups(&mapping.table) {
             if self.waiting.may_be_awaited(&finder.awaited) {
-                woken += self.wake_lookups(finder).await?;
+                woken += self.wake_lookups(source, finder, &ids).await?;
             }
         }
         Ok(woken)
     }
 
-    async fn wake_lookups(&mut self, finder: &Finder) -> Result<u64, Error> {
-        let keys = wait::keys(self.connection, self.pipeline, &finder.awaited, WOKEN_LOOKUPS);
-        let mut keys = keys.await.map_err(state)?;
-        keys.retain(|key| key.first() != Some(&HASHED));
-        let slices: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
-        let fields = sink::find(self.connection, finder, &slices).await.map_err(apply)?;
-        let there: Vec<&[u8]> =
-            slices.into_iter().zip(fields).filter_map(|(key, field)| field.map(|_| key)).collect();
-        if there.is_empty() {
+    /// Whoever looks for what these rows say now.
+    async fn wake_lookups(
+        &mut self,
+        source: SourceIndex,
+        finder: &Finder,
+        ids: &[CanonicalId],
+    ) -> Result<u64, Error> {
+        if !finder.key.iter().all(|column| column.has_one_form) {
+            return self.wake_all_lookups(finder).await;
+        }
+        let said = self.said(source, finder, ids).await?;
+        let names: Vec<Vec<u8>> =
+            said.into_iter().flatten().map(|tuple| name_of(finder, &Sought::Row(tuple))).collect();
+        let names: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
+        if names.is_empty() {
             return Ok(0);
         }
-        wait::wake(self.connection, self.pipeline, &finder.awaited, &there).await.map_err(state)
+        wait::wake(self.connection, self.pipeline, &finder.awaited, &names).await.map_err(state)
+    }
+
+    /// What the rows of these documents have in the columns by which a finder looks, as tuples: a trigger or a
+    /// default may have had its say. `None` for a row that is not there, or has a null among them.
+    async fn said(
+        &mut self,
+        source: SourceIndex,
+        finder: &Finder,
+        ids: &[CanonicalId],
+    ) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        let mapping = &self.plan.of(source).mapping;
+        let mut finding = self.finding();
+        let keys = finding.document_keys(source, ids).await?;
+        let mut said = vec![Some((finder.key.len() as i16).to_be_bytes().to_vec()); keys.len()];
+        for column in &finder.key {
+            let fields = finding.look(&Finder::of_column(mapping, column.clone()), &keys).await?;
+            for (said, field) in said.iter_mut().zip(fields) {
+                match (said.as_mut(), field.filter(|field| !is_null(field))) {
+                    (Some(tuple), Some(field)) => tuple.extend(field),
+                    (Some(_), None) => *said = None,
+                    (None, _) => {}
+                }
+            }
+        }
+        Ok(said)
+    }
+
+    /// Where equal values may differ in their bytes, only PostgreSQL can tell who has found a row.
+    async fn wake_all_lookups(&mut self, finder: &Finder) -> Result<u64, Error> {
+        let (mut woken, mut last) = (0, Vec::new());
+        loop {
+            let keys = wait::keys(self.connection, self.pipeline, &finder.awaited, &last, WOKEN_LOOKUPS);
+            let mut keys = keys.await.map_err(state)?;
+            let Some(greatest) = keys.last() else { return Ok(woken) };
+            last = greatest.clone();
+            keys.retain(|key| key.first() != Some(&HASHED));
+            let slices: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+            let fields = sink::find(self.connection, finder, &slices).await.map_err(apply)?;
+            let there: Vec<&[u8]> =
+                slices.into_iter().zip(fields).filter_map(|(key, field)| field.map(|_| key)).collect();
+            if !there.is_empty() {
+                let awaited = &finder.awaited;
+                woken += wait::wake(self.connection, self.pipeline, awaited, &there).await.map_err(state)?;
+            }
+        }
     }
 
     /// Waits whose rows came in a transaction beside this one, which could not see them: call after the commit
