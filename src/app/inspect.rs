@@ -478,7 +478,9 @@ pub(super) async fn known(config: &Config, connection: &mut PgConnection) -> Res
     let failed = |error| Error::retry("load the state", error);
     match state::schema_state(connection).await.map_err(failed)? {
         SchemaState::Current => state::mapping::load(connection, &config.pipeline).await.map_err(failed),
-        SchemaState::Missing | SchemaState::Outdated | SchemaState::Newer => Ok(Vec::new()),
+        SchemaState::Missing | SchemaState::Outdated | SchemaState::Newer | SchemaState::Closed => {
+            Ok(Vec::new())
+        }
     }
 }
 

@@ -470,9 +470,18 @@ fn pauses() -> ExponentialBackoff {
 
 /// A role that may create schemas needs no separate step; one that may not is told which.
 async fn ensure_schema(connection: &mut sqlx::PgConnection) -> Result<(), Error> {
-    let found = state::schema_state(connection).await;
-    match found.map_err(|error| Error::retry("look at the schema rowstream", error))? {
-        SchemaState::Current => Ok(()),
+    let failed = |error| Error::retry("look at the schema rowstream", error);
+    match state::schema_state(connection).await.map_err(failed)? {
+        SchemaState::Current | SchemaState::Closed => {
+            let lacking = state::lacking(connection).await.map_err(failed)?;
+            if lacking.is_empty() {
+                return Ok(());
+            }
+            Err(Error::halt(
+                format!("the role of postgres.url lacks {} on the schema rowstream", lacking.join(", ")),
+                "run `rowstream migrate` with --grant-to for this role, as the owner of the schema",
+            ))
+        }
         SchemaState::Newer => Err(Error::halt(
             "the schema rowstream was written by a newer version",
             "run that version or a later one; an older one could misread the state",

@@ -145,7 +145,7 @@ impl FaultKind {
         let hint = match self {
             Self::Unreachable | Self::Interrupted => return Disposition::Retry,
             Self::HistoryLost => {
-                "size the oplog for the longest outage, then re-sync, or set on_history_lost: resync"
+                "size the oplog for the longest outage; `rowstream reset --yes` lets `run` copy everything again, `rowstream resync` then finds what was deleted meanwhile"
             }
             Self::TokenNotFound => "the source may have been restored from a backup: re-sync",
             Self::InvalidToken => {

@@ -19,4 +19,4 @@ pub mod transaction;
 pub mod wait;
 
 pub use reset::reset;
-pub use schema::{MigrateError, SchemaState, grant, migrate, schema_state};
+pub use schema::{MigrateError, SchemaState, grant, lacking, migrate, schema_state};

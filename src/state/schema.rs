@@ -25,6 +25,8 @@ pub enum SchemaState {
     Current,
     /// Written by a newer rowstream; this one must not touch it.
     Newer,
+    /// It is there, and this role may not even read its version.
+    Closed,
 }
 
 fn migrator() -> Migrator {
@@ -58,7 +60,16 @@ pub async fn migrate(connection: &mut PgConnection) -> Result<(), MigrateError> 
     Ok(())
 }
 
+/// What this role may not do with the state, if that is there; empty for whom `migrate --grant-to` has named.
+pub async fn lacking(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(include_str!("lacking.sql")).fetch_all(connection).await
+}
+
 pub async fn schema_state(connection: &mut PgConnection) -> Result<SchemaState, sqlx::Error> {
+    let lacking = lacking(connection).await?;
+    if lacking.iter().any(|privilege| matches!(privilege.as_str(), "usage" | "select")) {
+        return Ok(SchemaState::Closed);
+    }
     let mut transaction = connection.begin().await?;
     let exists: bool = sqlx::query("select to_regclass('rowstream._sqlx_migrations') is not null")
         .fetch_one(&mut *transaction)

@@ -26,6 +26,7 @@ mod exchange;
 mod fail_points;
 mod fence;
 mod filter;
+mod grants;
 mod health;
 mod held;
 mod held_commands;

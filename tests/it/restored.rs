@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bson::{Timestamp, doc};
 
-use crate::daemon::{Daemon, PATIENCE};
+use crate::daemon::{Daemon, PATIENCE, command};
 use crate::oracle::Plain;
 use crate::stage::{Stage, numbered};
 use crate::support::servers::{Mongod, Postgres};
@@ -108,12 +108,8 @@ async fn halts(stage: &Stage, config: &str, hint: &str) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_position_that_has_left_the_oplog_halts_the_pipeline_with_a_hint() -> Result<()> {
-    // A small oplog, and checkpoints that let go of it every second.
-    let mongod = Mongod::start_with(&["--oplogSize", "1", "--syncdelay", "1"]).await?;
-    let stage = Stage::with_mongod(&mongod, "history_lost").await?;
-    let config = stopped_pipeline(&stage).await?;
+/// Until the oplog has forgotten where the daemon stopped.
+async fn oplog_moves_past_the_checkpoint(stage: &Stage) -> Result<()> {
     let stopped_at = stage.number("select cluster_time from rowstream.checkpoint").await?;
     let oplog = stage.client.database("local").collection::<bson::Document>("oplog.rs");
     let filler = "x".repeat(100_000);
@@ -123,8 +119,62 @@ async fn a_position_that_has_left_the_oplog_halts_the_pipeline_with_a_hint() -> 
         let Timestamp { time, .. } = first.get_timestamp("ts")?;
         Ok((i64::from(time) > stopped_at >> 32).then_some(()))
     })
-    .await?;
+    .await
+}
+
+#[tokio::test]
+async fn a_position_that_has_left_the_oplog_halts_the_pipeline_with_a_hint() -> Result<()> {
+    // A small oplog, and checkpoints that let go of it every second.
+    let mongod = Mongod::start_with(&["--oplogSize", "1", "--syncdelay", "1"]).await?;
+    let stage = Stage::with_mongod(&mongod, "history_lost").await?;
+    let config = stopped_pipeline(&stage).await?;
+    oplog_moves_past_the_checkpoint(&stage).await?;
     halts(&stage, &config, "size the oplog").await
+}
+
+/// The first copy is not done when the daemon dies, and the oplog does not wait for it.
+#[tokio::test]
+async fn a_copy_whose_position_has_left_the_oplog_halts_and_is_made_again_after_a_reset() -> Result<()> {
+    let mongod = Mongod::start_with(&["--oplogSize", "1", "--syncdelay", "1"]).await?;
+    let stage = Stage::with_mongod(&mongod, "copy_outlived").await?;
+    stage.collection("orders").insert_many(numbered(0, 300)).await?;
+    // The copy stands still at a row for as long as this session has the lock.
+    stage
+        .execute(
+            "create table orders (source text, source_id text, document jsonb not null,
+                 primary key (source, source_id));
+             create function wait() returns trigger language plpgsql as
+                 'begin perform pg_advisory_xact_lock(1); return new; end';
+             create trigger wait before insert on orders for each row when (new.source_id = '250')
+                 execute function wait()",
+        )
+        .await?;
+    let mut lock = stage.postgres().await?;
+    sqlx::query("select pg_advisory_lock(1)").execute(&mut lock).await?;
+    let config = stage.config(&stage.whole("orders")) + "snapshot: { chunk_documents: 50, workers: 1 }\n";
+    let daemon = Daemon::start(&config)?;
+    let copied = "select count(*) from rowstream.chunk where finished_at is not null";
+    until("a part of the copy", PATIENCE, async || {
+        Ok((stage.number(copied).await.unwrap_or(0) >= 2).then_some(()))
+    })
+    .await
+    .with_context(|| daemon.last_words())?;
+    daemon.kill9()?;
+    drop(lock);
+    stage.collection("orders").delete_one(doc! { "_id": 1_i64 }).await?;
+    oplog_moves_past_the_checkpoint(&stage).await?;
+    stage.execute("update rowstream.lease set heartbeat = 'epoch'").await?;
+    halts(&stage, &config, "size the oplog").await?;
+
+    let reset = command(&["reset", "--yes"], &config)?;
+    ensure!(reset.status.success(), "{}", String::from_utf8_lossy(&reset.stderr));
+    let daemon = Daemon::start(&config)?;
+    daemon.logged("snapshot done").await?;
+    let resync = command(&["resync", "orders"], &config)?;
+    ensure!(resync.status.success(), "{}", String::from_utf8_lossy(&resync.stdout));
+    stage.becomes_equal(&daemon, "orders", Plain::Int).await?;
+    assert!(daemon.stop().await?.success());
+    Ok(())
 }
 
 #[tokio::test]

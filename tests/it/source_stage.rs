@@ -516,7 +516,7 @@ async fn resumable_errors_lose_nothing() -> Result<()> {
     let source = Source::new("resumable").await?;
     let mut follower = source.follow(source.scope(&["a", "b"])).await?;
     let failures = [
-        6, 7, 43, 50, 63, 89, 91, 133, 150, 189, 234, 237, 262, 9001, 10107, 11600, 11601, 11602, 13435,
+        6, 7, 43, 50, 63, 89, 91, 133, 134, 150, 189, 234, 237, 262, 9001, 10107, 11600, 11601, 11602, 13435,
         13436,
     ];
     let mut written = 0;
@@ -640,6 +640,30 @@ async fn a_fatal_error_ends_the_stream_with_a_hint() -> Result<()> {
     let mut stream = source::open(&source.client, source.scope(&["a"]), position, BUDGET);
     let Some(Err(error)) = stream.next().await else { bail!("no error") };
     assert!(matches!(error, source::Error::InvalidToken { .. }), "{error:?}");
+    source.done().await
+}
+
+#[tokio::test]
+async fn what_does_not_pass_by_itself_is_told_with_what_to_do() -> Result<()> {
+    let source = Source::new("told").await?;
+    for (code, told) in [
+        (13, "grant the user `read`"),
+        (59, "change streams need a replica set"),
+        (260, "restore the URI, or re-sync"),
+        (280, "the source may have been restored"),
+        (286, "size the oplog"),
+        (40573, "change streams need a replica set"),
+        (4711, "look the code up"),
+    ] {
+        let failure = source.fail(1, doc! { "failCommands": ["aggregate"], "errorCode": code }).await?;
+        let mut stream = source::open(&source.client, source.scope(&["a"]), source.now().await?, BUDGET);
+        let error = tokio::time::timeout(PATIENCE, stream.next()).await.context("no error in time")?;
+        let Some(Err(error)) = error else { bail!("{code} was passed over") };
+        let source::Disposition::Halt { hint } = error.disposition() else { bail!("{error:?} is retried") };
+        assert!(hint.contains(told), "{code}: {hint}");
+        assert!(stream.next().await.is_none(), "the stream goes on after {code}");
+        failure.happened().await?;
+    }
     source.done().await
 }
 

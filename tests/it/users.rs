@@ -12,12 +12,12 @@ use crate::oracle::Plain;
 use crate::stage::{Stage, numbered};
 use crate::support::servers::{Directory, Mongod};
 
-const PASSWORD: &str = "s3cret/p@ss";
+pub(crate) const PASSWORD: &str = "s3cret/p@ss";
 /// As a connection string has it.
 const ENCODED: &str = "s3cret%2Fp%40ss";
 
 /// A mongod that lets nobody in without a password, and an administrator.
-async fn guarded() -> Result<(Directory, Mongod, String)> {
+pub(crate) async fn guarded() -> Result<(Directory, Mongod, String)> {
     let folder = Directory::new("keyfile")?;
     let key = folder.path().join("key");
     fs::write(&key, "bm9ib2R5IGVsc2UgaXMgaW4gdGhpcyBzZXQ=")?;
@@ -30,12 +30,12 @@ async fn guarded() -> Result<(Directory, Mongod, String)> {
     Ok((folder, mongod, root))
 }
 
-fn uri(server: &str, user: &str, more: &str) -> String {
+pub(crate) fn uri(server: &str, user: &str, more: &str) -> String {
     server.replace("mongodb://", &format!("mongodb://{user}:{ENCODED}@")) + more
 }
 
 /// The stage as the administrator writes to it.
-async fn stage(mongod: &Mongod, root: &str, name: &str) -> Result<Stage> {
+pub(crate) async fn stage(mongod: &Mongod, root: &str, name: &str) -> Result<Stage> {
     let mut stage = Stage::with_mongod(mongod, name).await?;
     stage.client = Client::with_uri_str(root).await?;
     stage.database = stage.client.database(&stage.name);

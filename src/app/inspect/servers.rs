@@ -73,8 +73,17 @@ impl Inspection {
         } else {
             self.add(Verdict::Passed, "postgresql", format!("{text}, database {database}, role {role}"), "");
         }
+        let lacking = state::lacking(connection).await.map_err(failed)?;
         match state::schema_state(connection).await.map_err(failed)? {
-            SchemaState::Current => self.add(Verdict::Passed, "state", "schema rowstream is up to date", ""),
+            SchemaState::Current | SchemaState::Closed if !lacking.is_empty() => self.add(
+                Verdict::Failed,
+                "state",
+                format!("role {role} lacks {} on the schema rowstream", lacking.join(", ")),
+                &format!("run `rowstream migrate --grant-to {role}` as the owner of the schema"),
+            ),
+            SchemaState::Current | SchemaState::Closed => {
+                self.add(Verdict::Passed, "state", "schema rowstream is up to date", "")
+            }
             SchemaState::Missing | SchemaState::Outdated => self.add(
                 Verdict::Warning,
                 "state",
