@@ -32,8 +32,6 @@ create table rowstream.mapping (
     target text not null,
     target_oid bigint not null,
     in_scope boolean not null default true,
-    enabled boolean not null default true,
-    paused boolean not null default false,
     snapshot_state text not null default 'pending' check (snapshot_state in ('pending', 'running', 'done')),
     planned boolean not null default false,
     documents_estimated bigint,

@@ -394,7 +394,11 @@ impl App {
             policy: HeldPolicy {
                 keep_document: config.held.keep_document,
                 max_document_bytes: config.held.max_document_bytes,
-                backoff: Backoff { initial: config.held.retry_initial, max: config.held.retry_max },
+                backoff: Backoff {
+                    initial: config.held.retry_initial,
+                    max: config.held.retry_max,
+                    waiting_limit: config.held.waiting_limit,
+                },
             },
             limit: self.hold_limit.clone(),
             retention: config.held.retention,

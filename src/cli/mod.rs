@@ -129,6 +129,11 @@ pub fn main_with(
         clap_complete::generate(shell, &mut Arguments::command(), "rowstream", &mut std::io::stdout());
         return Exit::Fine.into();
     }
+    if let Command::Config(arguments) = &arguments.command
+        && arguments.is_schema()
+    {
+        return config::schema().into();
+    }
     let config = match configuration::load(arguments.config.as_deref(), &environment) {
         Ok(config) => Config { transformers, ..config },
         Err(error) => {

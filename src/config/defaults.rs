@@ -98,6 +98,11 @@ pub(super) const HELD_RETRY_MAX: Setting<Duration> =
 /// Too high: a wrong mapping drains its collection into `held` before anybody looks.
 pub(super) const HELD_LIMIT: Setting<u64> = Setting { default: 1_000, allowed: 0..=1_000_000_000 };
 
+/// What comes in another order comes within minutes. Too low: a slow copy of the parents looks like their
+/// absence. Too high: nobody hears of a row that never comes.
+pub(super) const HELD_WAITING_LIMIT: Setting<Duration> =
+    Setting { default: hours(24), allowed: seconds(1)..=days(3_650) };
+
 /// A week of history to look back on. Higher: a larger `held` table, with documents in it.
 pub(super) const HELD_RETENTION: Setting<Duration> =
     Setting { default: days(7), allowed: minutes(1)..=days(3_650) };

@@ -145,6 +145,8 @@ pub struct Held {
     pub retry_max: Duration,
     /// Newly held changes above which the pipeline halts, if they are more than half of the latest; 0: never.
     pub limit: u64,
+    /// What has waited for a row for longer is no longer `waiting`, but `failed`.
+    pub waiting_limit: Duration,
     /// How long a resolved entry is kept.
     pub retention: Duration,
 }

@@ -307,6 +307,7 @@ fn held(mut section: Section<'_>) -> Held {
         retry_initial: section.duration("retry_initial", &defaults::HELD_RETRY_INITIAL),
         retry_max: section.duration("retry_max", &defaults::HELD_RETRY_MAX),
         limit: section.count("limit", &defaults::HELD_LIMIT),
+        waiting_limit: section.duration("waiting_limit", &defaults::HELD_WAITING_LIMIT),
         retention: section.duration("retention", &defaults::HELD_RETENTION),
     };
     if held.retry_max < held.retry_initial {

@@ -91,6 +91,7 @@ fn work(out: &mut String, config: &Config) {
     line(out, 1, "retry_initial", &show_duration(held.retry_initial));
     line(out, 1, "retry_max", &show_duration(held.retry_max));
     line(out, 1, "limit", &held.limit.to_string());
+    line(out, 1, "waiting_limit", &show_duration(held.waiting_limit));
     line(out, 1, "retention", &show_duration(held.retention));
     line(out, 0, "lease", "");
     line(out, 1, "ttl", &show_duration(config.lease.ttl));

@@ -248,6 +248,7 @@ fn oplog_headroom(status: &StatusSnapshot, limits: &config::Health) -> Finding {
 fn held_changes(status: &StatusSnapshot) -> Finding {
     let held: Vec<_> = status.sources.iter().filter(|source| source.held.open() > 0).collect();
     let total: u64 = held.iter().map(|source| source.held.open()).sum();
+    let waiting: u64 = held.iter().map(|source| source.held.waiting).sum();
     let Some(worst) = held.iter().max_by_key(|source| source.held.open()) else {
         return ok("none");
     };
@@ -255,7 +256,11 @@ fn held_changes(status: &StatusSnapshot) -> Finding {
         Some(last) => format!(", last: {}", last.reason.as_str()),
         None => String::new(),
     };
-    degraded(format_args!("{total} held, most of {}{reason}", worst.source))
+    let waiting = match waiting {
+        0 => String::new(),
+        waiting => format!(" ({waiting} waiting for a row)"),
+    };
+    degraded(format_args!("{total} held{waiting}, most of {}{reason}", worst.source))
 }
 
 fn snapshot(status: &StatusSnapshot, limits: &config::Health) -> Finding {

@@ -25,12 +25,16 @@ async fn server_started_at(moment: Moment) -> Server {
 }
 
 async fn server_with(moment: Moment, access: Access) -> Server {
+    server_asking(moment, access, nowhere()).await
+}
+
+async fn server_asking(moment: Moment, access: Access, operator: Operator) -> Server {
     let status = Status::new("expenses", "0.1.0", moment);
     let metrics = Arc::new(Metrics::new("0.1.0", "abc").expect("metrics"));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
     let (stop, stopped) = oneshot::channel::<()>();
-    let http = Http::new(status.clone(), metrics, limits(), access, nowhere());
+    let http = Http::new(status.clone(), metrics, limits(), access, operator);
     let task = tokio::spawn(serve(listener, http, async {
         stopped.await.ok();
     }));
@@ -256,6 +260,32 @@ async fn what_only_postgresql_knows_is_503_with_a_sentence_while_it_is_away() {
         let error = answer.json()["error"].as_str().unwrap_or_default().to_owned();
         assert_eq!(answer.code, 400, "{path}");
         assert!(error.contains(what), "{path}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_is_silent_is_asked_by_a_few_at_a_time_and_told_of_within_seconds() {
+    let mappings = config::Mappings::Listed(Vec::new());
+    let (asked, mut asking) = tokio::sync::mpsc::channel(4);
+    let silent = Operator::new("expenses", Duration::from_secs(1), mappings, move || {
+        asked.try_send(()).expect("the test listens");
+        Box::pin(std::future::pending())
+    });
+    let server = Arc::new(server_asking(Moment::now(), Access::Loopback, silent).await);
+    let mut first = Vec::new();
+    for _ in 0..4 {
+        let server = Arc::clone(&server);
+        first.push(tokio::spawn(async move { server.get("/held").await }));
+        asking.recv().await.expect("it is asked");
+    }
+    let fifth = server.get("/held/summary").await;
+    let error = fifth.json()["error"].as_str().unwrap_or_default().to_owned();
+    assert!(fifth.code == 503 && error.contains("4 other requests"), "{error}");
+    assert_eq!(server.get("/status").await.code, 200, "what needs no database is answered");
+    for first in first {
+        let answer = first.await.expect("no panic");
+        let error = answer.json()["error"].as_str().unwrap_or_default().to_owned();
+        assert!(answer.code == 503 && error.contains("within 4 s"), "{error}");
     }
 }
 

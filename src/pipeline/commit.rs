@@ -85,6 +85,8 @@ pub struct Tally {
     pub deleted: u64,
     pub resolved: u64,
     pub held: Vec<(CanonicalId, crate::domain::Rejection)>,
+    /// Of those, what has waited for a row for too long by now.
+    pub overdue: u64,
     /// A snapshot chunk that could not be copied straight into the table.
     pub fell_back: bool,
     /// Of child tables.

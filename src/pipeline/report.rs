@@ -402,6 +402,16 @@ impl Report {
                 self.status.change_held(*source, rejection, now);
                 tracing::debug!(source = names.sources[place], id = id.describe(), "change held");
             }
+            if tally.overdue > 0 {
+                tracing::warn!(
+                    event = "waited_too_long",
+                    severity = "error",
+                    source = names.sources[place],
+                    table = names.tables[place],
+                    count = tally.overdue,
+                    "what changes wait for has not come within held.waiting_limit"
+                );
+            }
             if let Some((_, rejection)) = tally.held.first() {
                 tracing::warn!(
                     event = "held",

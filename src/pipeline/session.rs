@@ -289,7 +289,7 @@ impl Keeper {
     ) -> Result<Finish, Error> {
         let mut tick = tokio::time::interval(TICK.min(self.lease_ttl / 3));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut purged = Instant::now();
+        let mut purged: Option<Instant> = None;
         let mut measured: Option<Instant> = None;
         // The time everything must have been applied to; asked once the snapshots are done.
         let mut target: Option<ClusterTime> = None;
@@ -330,7 +330,11 @@ impl Keeper {
     }
 
     /// What is due at every tick.
-    async fn keep(&mut self, purged: &mut Instant, measured: &mut Option<Instant>) -> Result<(), Error> {
+    async fn keep(
+        &mut self,
+        purged: &mut Option<Instant>,
+        measured: &mut Option<Instant>,
+    ) -> Result<(), Error> {
         if !lease::heartbeat(&mut self.connection, &self.pipeline, self.epoch).await.map_err(state)? {
             return Err(Error::Fenced);
         }
@@ -349,9 +353,9 @@ impl Keeper {
         due.since.extend(self.sharing().await?);
         due.since.extend(self.repairs().await?);
         self.hand_over(due);
-        if purged.elapsed() >= PURGE_EVERY {
+        if purged.is_none_or(|at| at.elapsed() >= PURGE_EVERY) {
             held::purge(&mut self.connection, &self.pipeline, self.retention).await.map_err(state)?;
-            *purged = Instant::now();
+            *purged = Some(Instant::now());
         }
         Ok(())
     }

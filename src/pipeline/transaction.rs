@@ -18,7 +18,7 @@ use crate::config::Deletes;
 use crate::domain::{CanonicalId, Document, Portion, Position, Reason, Row, RowKey, SourceIndex};
 use crate::mapping::{FAILED, PENDING};
 use crate::sink::{self, Family, Greatest, Outcome, Refusal, Savepoint, Target};
-use crate::state::held::Entry;
+use crate::state::held::{Entry, HeldAs, State};
 use crate::state::row::Claim;
 use crate::state::wait::Wait;
 use crate::state::{checkpoint, chunk, held, mapping, touch};
@@ -264,8 +264,9 @@ impl<'a> Open<'a> {
         self.part.changes += (applied.len() + by_target.len() + before.len()) as u64;
         let by_target = outcome.rejected.into_iter().map(|(id, rejection)| Refused { id, rejection });
         let refused: Vec<Refused> = before.iter().cloned().chain(by_target).collect();
-        self.hold(batch, &refused).await?;
+        let overdue = self.hold(batch, &refused).await?;
         let tally = tallies.entry(batch.source).or_default();
+        tally.overdue += overdue;
         tally.inserted += outcome.inserted;
         tally.updated += outcome.updated;
         tally.unchanged += outcome.unchanged;
@@ -284,10 +285,15 @@ impl<'a> Open<'a> {
         held::resolve(transaction, pipeline, name, source_ids).await.map_err(state)
     }
 
-    pub(super) async fn hold(&mut self, batch: &SourceBatch, refused: &[Refused]) -> Result<(), Error> {
-        let Some(first) = refused.first() else { return Ok(()) };
+    /// Returns how many of them have waited for a row for too long by now.
+    pub(super) async fn hold(&mut self, batch: &SourceBatch, refused: &[Refused]) -> Result<u64, Error> {
+        if refused.is_empty() {
+            return Ok(0);
+        }
         let mapped = self.for_whom.plan.of(batch.source);
-        if mapped.mapping.critical {
+        // Not one that waits: who halts for a row that is not there yet never gets to it.
+        let fault = refused.iter().find(|refused| refused.rejection.reason != Reason::UnresolvedReference);
+        if let Some(first) = fault.filter(|_| mapped.mapping.critical) {
             return Err(Error::halt(
                 format!(
                     "mapping {} is critical and a document cannot be written: {}",
@@ -319,21 +325,20 @@ impl<'a> Open<'a> {
         FailPoint::Hold.reach().await?;
         self.for_whom.holding.mark(batch.source);
         let (transaction, pipeline, name) = self.named(batch.source);
-        let new = held::hold(transaction, pipeline, name, &entries, policy.backoff).await.map_err(state)?;
-        if self.part.newly_held == 0 && new > 0 {
+        let held = held::hold(transaction, pipeline, name, &entries, policy.backoff).await.map_err(state)?;
+        let new = held.iter().filter(|held| held.is_new_fault).count() as u64;
+        if let Some(first) = fault.filter(|_| self.part.newly_held == 0 && new > 0) {
             self.first_held = format!("{}, of mapping {}", first.rejection, mapped.mapping.source);
         }
         self.part.newly_held += new;
+        let overdue = held.iter().filter(|held| held.is_overdue).count() as u64;
         let (transaction, pipeline, name) = self.named(batch.source);
-        let mark = |entry: &Entry| {
-            let status = match entry.rejection.reason {
-                Reason::UnresolvedReference => PENDING,
-                _ => FAILED,
-            };
+        let mark = |(entry, held): (&Entry, &HeldAs)| {
+            let status = if held.state == State::Waiting { PENDING } else { FAILED };
             (entry.source_id.clone(), status, entry.rejection.to_string())
         };
         let marks: Vec<(String, &str, String)> = match mapped.mapping.sync.marks_held() {
-            true => entries.iter().map(mark).collect(),
+            true => entries.iter().zip(&held).map(mark).collect(),
             false => Vec::new(),
         };
         let collides = |entry: &&Entry| entry.rejection.reason == Reason::UniqueViolation;
@@ -342,7 +347,8 @@ impl<'a> Open<'a> {
         if !colliding.is_empty() {
             held::try_together(transaction, pipeline, name, &colliding).await.map_err(state)?;
         }
-        self.mark_held(batch.source, marks).await
+        self.mark_held(batch.source, marks).await?;
+        Ok(overdue)
     }
 
     /// Rows of held documents stay as they are, but for the columns that say so.

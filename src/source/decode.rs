@@ -48,6 +48,14 @@ struct Names<'a> {
     collection: &'a [u8],
 }
 
+/// What the stream makes of one reply: for whoever has bytes and no cursor, as a fuzzer.
+///
+/// # Errors
+/// `Malformed` for what is no reply.
+pub fn decode_reply(scope: &Scope, bytes: &Bytes) -> Result<Reply, Error> {
+    Decoder::new(scope).reply(bytes).map(|decoded| decoded.reply)
+}
+
 impl Decoder {
     pub(super) fn new(scope: &Scope) -> Self {
         let mut databases: HashMap<_, HashMap<_, _>> = HashMap::new();

@@ -19,6 +19,7 @@ mod stream;
 mod token;
 
 pub use client::{connect, connect_preferring, operation_time};
+pub use decode::decode_reply;
 pub use error::{Disposition, Error, Fault, FaultKind};
 pub use event::{CollectionIndex, Continuity, Event, EventKind, Reply, Scope};
 pub use find::Found;

@@ -26,11 +26,23 @@ pub struct Entry {
     pub document_bytes: Option<i64>,
 }
 
-/// How fast retries slow down.
+/// How fast retries slow down, and how long a change may wait for a row.
 #[derive(Debug, Clone, Copy)]
 pub struct Backoff {
     pub initial: Duration,
     pub max: Duration,
+    pub waiting_limit: Duration,
+}
+
+/// How a change is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldAs {
+    /// `waiting` or `failed`.
+    pub state: State,
+    /// For the first time, and for another reason than a row that is not there yet.
+    pub is_new_fault: bool,
+    /// It has waited for longer than the limit, and had not when it was tried before.
+    pub is_overdue: bool,
 }
 
 /// A held change whose next attempt is due.
@@ -61,31 +73,38 @@ fn state_of(rejection: &Rejection) -> State {
     }
 }
 
-/// Holds these changes; one that was held before counts an attempt more, and waits twice as long. How many are
-/// held for the first time, for another reason than a row that is not there yet.
+/// Holds these changes; one that was held before counts an attempt more, and waits twice as long. What waits for
+/// a row is `waiting`, until that has lasted for too long: then it wants somebody to look. In the order of `entries`.
 pub async fn hold(
     connection: &mut PgConnection,
     pipeline: &str,
     source: &str,
     entries: &[Entry],
     backoff: Backoff,
-) -> Result<u64, sqlx::Error> {
-    let mut new = 0;
+) -> Result<Vec<HeldAs>, sqlx::Error> {
+    let mut held = Vec::with_capacity(entries.len());
     for entry in entries {
-        let is_new: bool = sqlx::query_scalar(
-            "insert into rowstream.held as h
+        let wanted = state_of(&entry.rejection);
+        let row = sqlx::query(
+            "with before as (
+                 select state from rowstream.held where pipeline = $1 and source = $2 and source_id = $3)
+             insert into rowstream.held as h
                  (pipeline, source, source_id, id, state, reason, message, column_name, next_attempt_at,
                   document, document_bytes)
              values ($1, $2, $3, $4, $12, $5, $6, $7, now() + $8::interval, $10, $11)
              on conflict (pipeline, source, source_id) do update set
-                 id = excluded.id, state = excluded.state, reason = excluded.reason, message = excluded.message,
+                 id = excluded.id, reason = excluded.reason, message = excluded.message,
                  column_name = excluded.column_name, document = excluded.document,
-                 document_bytes = excluded.document_bytes, last_attempt_at = now(), resolved_at = null,
+                 document_bytes = excluded.document_bytes,
+                 state = case when h.state <> 'resolved' and h.first_held_at < now() - $13::interval
+                     then 'failed' else excluded.state end,
+                 last_attempt_at = now(), resolved_at = null,
                  first_held_at = case when h.state = 'resolved' then now() else h.first_held_at end,
                  attempts = case when h.state = 'resolved' then 1 else h.attempts + 1 end,
                  next_attempt_at = now() + case when h.state = 'resolved' then $8::interval
                      else least($9::interval, $8::interval * power(2, least(h.attempts, 30))) end
-             returning attempts = 1 and state = 'failed'",
+             returning attempts = 1 and state = 'failed' as is_new_fault, state = 'failed' as is_failed,
+                 $12 = 'waiting' and state = 'failed' and (select state from before) = 'waiting' as is_overdue",
         )
         .bind(pipeline)
         .bind(source)
@@ -98,12 +117,17 @@ pub async fn hold(
         .bind(interval(backoff.max))
         .bind(&entry.document)
         .bind(entry.document_bytes)
-        .bind(state_of(&entry.rejection).as_str())
+        .bind(wanted.as_str())
+        .bind(interval(backoff.waiting_limit))
         .fetch_one(&mut *connection)
         .await?;
-        new += u64::from(is_new);
+        held.push(HeldAs {
+            state: if row.get("is_failed") { State::Failed } else { State::Waiting },
+            is_new_fault: row.get("is_new_fault"),
+            is_overdue: row.get::<Option<bool>, _>("is_overdue").unwrap_or(false),
+        });
     }
-    Ok(new)
+    Ok(held)
 }
 
 /// One of these documents was just held since another row has its unique value. That row's own document may be

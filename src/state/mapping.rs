@@ -11,7 +11,6 @@ pub struct Known {
     /// What the hash was made of.
     pub meaning: String,
     pub id_type: IdType,
-    pub enabled: bool,
     /// The collection its rows came from.
     pub collection: String,
     /// The table they were written to, and its name then: `schema.name`.
@@ -44,7 +43,7 @@ impl SnapshotState {
 
 pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<Known>, sqlx::Error> {
     let rows = sqlx::query(
-        "select source, mapping_hash, meaning, id_type, enabled, collection, target, target_oid, in_scope, snapshot_state, planned, documents_estimated
+        "select source, mapping_hash, meaning, id_type, collection, target, target_oid, in_scope, snapshot_state, planned, documents_estimated
          from rowstream.mapping where pipeline = $1",
     )
     .bind(pipeline)
@@ -63,7 +62,6 @@ pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<K
                 "int" => IdType::Int,
                 _ => IdType::Uuid,
             },
-            enabled: row.get("enabled"),
             collection: row.get("collection"),
             // An oid is unsigned, what is stored never above.
             target_oid: row.get::<i64, _>("target_oid") as u32,

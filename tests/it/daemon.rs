@@ -124,6 +124,19 @@ impl Daemon {
         http(&self.address().await?, method, path, "").await
     }
 
+    /// The whole answer, head and body, to a request with these further lines of a head, each with its end.
+    pub(crate) async fn answer(
+        &self,
+        method: &str,
+        path: &str,
+        head: &str,
+        body: &str,
+    ) -> Result<(u16, String)> {
+        let answer = exchange(&self.address().await?, method, path, head, body).await?;
+        let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
+        Ok((code.context("no status code")?, answer))
+    }
+
     /// Status code and answer.
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<(u16, Value)> {
         let (code, answer) = http(&self.address().await?, "POST", path, &body.to_string()).await?;
@@ -232,21 +245,27 @@ impl Drop for Daemon {
     }
 }
 
-async fn http(address: &str, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
+/// The answer as it comes.
+async fn exchange(address: &str, method: &str, path: &str, head: &str, body: &str) -> Result<String> {
     let exchange = async {
         let mut stream = tokio::net::TcpStream::connect(address).await?;
         let length = match body.len() {
             0 => String::new(),
             length => format!("content-length: {length}\r\n"),
         };
-        let request =
-            format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\n{length}connection: close\r\n\r\n{body}");
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {address}\r\n{head}{length}connection: close\r\n\r\n{body}"
+        );
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await?;
         Ok::<_, std::io::Error>(String::from_utf8_lossy(&answer).into_owned())
     };
-    let answer = tokio::time::timeout(PATIENCE, exchange).await.context("no answer over http")??;
+    Ok(tokio::time::timeout(PATIENCE, exchange).await.context("no answer over http")??)
+}
+
+async fn http(address: &str, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
+    let answer = exchange(address, method, path, "", body).await?;
     let Some((head, body)) = answer.split_once("\r\n\r\n") else { bail!("no head in {answer:?}") };
     let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("no status code")?;
     let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use bson::{Document, doc};
 
-use crate::daemon::{Daemon, PATIENCE};
+use crate::daemon::{Daemon, PATIENCE, command};
 use crate::oracle::Plain;
 use crate::stage::{Stage, numbered};
 use crate::support::until;
@@ -383,5 +383,170 @@ async fn a_mapping_with_a_new_name_copies_its_collection_anew_and_leaves_the_row
     things.delete_one(doc! { "_id": 1_i64 }).await?;
     rows(&third, "new 29 535, old 28 434").await?;
     assert!(third.stop().await?.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_mapping_that_is_not_enabled_keeps_its_rows_and_has_what_happened_once_it_is_enabled_again()
+-> Result<()> {
+    let stage = Stage::new("enabled").await?;
+    for name in ["orders", "others"] {
+        stage.collection(name).insert_many(numbered(0, 50)).await?;
+    }
+    let both = int(&(stage.whole("orders") + &stage.whole("others")));
+    let daemon = Daemon::start(&stage.config(&both))?;
+    stage.becomes_equal(&daemon, "orders", Plain::Int).await?;
+    assert!(daemon.stop().await?.success());
+
+    let without = both.replacen("id_type", "enabled: false, id_type", 1);
+    let daemon = Daemon::start(&stage.config(&without))?;
+    stage.collection("orders").insert_many(numbered(50, 60)).await?;
+    stage.collection("orders").delete_one(doc! { "_id": 3_i64 }).await?;
+    stage.collection("others").insert_many(numbered(50, 60)).await?;
+    stage.becomes_equal(&daemon, "others", Plain::Int).await?;
+    let sources = daemon.status().await?["sources"].clone();
+    assert_eq!(sources.as_array().map(Vec::len), Some(1), "{sources}");
+    assert_eq!(stage.number("select count(*) from orders where document->>'n' is not null").await?, 50);
+    assert!(daemon.stop().await?.success());
+
+    let daemon = Daemon::start(&stage.config(&both))?;
+    stage.becomes_equal(&daemon, "orders", Plain::Int).await?;
+    stage.collection("orders").delete_one(doc! { "_id": 4_i64 }).await?;
+    stage.becomes_equal(&daemon, "orders", Plain::Int).await?;
+    Ok(())
+}
+
+/// Whatever would run as SQL, or break out of a label, a path or a page, if it were pasted.
+const HOSTILE: &str = r#"'; drop table victims; --"}\{{$1%s</script>"#;
+
+#[tokio::test]
+async fn hostile_names_are_only_names_in_references_children_labels_marks_pages_and_figures() -> Result<()> {
+    let stage = Stage::new("hostile_all").await?;
+    let quoted = |name: &str| format!("\"{}\"", format!("{name}{HOSTILE}").replace('"', "\"\""));
+    let literal = |name: &str| format!("'{}'", format!("{name}{HOSTILE}").replace('\'', "''"));
+    let yaml =
+        |name: &str| format!("\"{}\"", format!("{name}{HOSTILE}").replace('\\', "\\\\").replace('"', "\\\""));
+    let [parents, notes, lines, email, kind, text, word, gone, state, parent] =
+        ["P", "N", "L", "e", "k", "t", "w", "g", "s", "p"].map(quoted);
+    let enum_type = quoted("E");
+    stage
+        .execute(&format!(
+            "create table victims (n int); insert into victims values (1);
+             create type {enum_type} as enum ({label}, 'other');
+             create table {parents} ({email} text primary key, {text} varchar(60) unique);
+             create table {notes} (source text, source_id text, {kind} {enum_type}, {word} text, {parent} text,
+                 {gone} boolean, {state} text, sync_error text, primary key (source, source_id), unique (source_id));
+             create table {lines} (source_id text references {notes} (source_id), {word} varchar(60), {text} {enum_type}[],
+                 primary key (source_id, {word}));",
+            label = literal("l"),
+        ))
+        .await?;
+    let mapping = format!(
+        "  - source: {parents}
+    collection: {database}.parents
+    table: {{ schema: public, name: {parents} }}
+    id_type: string
+    key: [{email}]
+    columns: {{ {email}: email, {text}: text }}
+  - source: {notes}
+    collection: {database}.notes
+    table: {{ schema: public, name: {notes} }}
+    id_type: string
+    deletes: {{ soft: {gone} }}
+    sync: {{ status: {state}, error: sync_error }}
+    columns:
+      {kind}: {{ from: kind, enum: {{ {label}: {label} }} }}
+      {word}: {{ lookup: {{ table: {{ schema: public, name: {parents} }}, match: {{ {text}: word }}, take: {email} }} }}
+      {parent}: {{ ref: {{ to: {parents}, from: parent, take: {email} }} }}
+    children:
+      - table: {{ schema: public, name: {lines} }}
+        each: lines
+        columns: {{ source_id: $parent, {word}: $element.word, {text}: $element.kinds }}\n",
+        database = stage.name,
+        parents = yaml("P"),
+        notes = yaml("N"),
+        lines = yaml("L"),
+        email = yaml("e"),
+        kind = yaml("k"),
+        text = yaml("t"),
+        word = yaml("w"),
+        gone = yaml("g"),
+        state = yaml("s"),
+        parent = yaml("p"),
+        label = yaml("l"),
+    );
+    let config = stage
+        .config(&mapping)
+        .replace("retry_initial: 500ms, retry_max: 2s", "retry_initial: 1h, retry_max: 2h");
+    let value = |name: &str| format!("{name}{HOSTILE}");
+    let note = |id: &str| {
+        doc! {
+            "_id": value(id), "kind": value("l"), "word": value("word"), "parent": value("1"),
+            "lines": [{ "word": value("line"), "kinds": [value("l"), "other"] }],
+        }
+    };
+    let (first, second) = (stage.collection("parents"), stage.collection("notes"));
+    second.insert_many([note("a"), note("b")]).await?;
+    let mut bad = note("bad");
+    bad.insert("lines", vec![doc! { "word": value(&"long".repeat(20)) }]);
+    second.insert_one(bad).await?;
+    let daemon = Daemon::start(&config)?;
+    let open = "select count(*) from rowstream.held where state <> 'resolved'";
+    let becomes = async |sql: &str, wanted: i64| {
+        let mut last = None;
+        let same = until(sql, PATIENCE, async || {
+            last = stage.number(sql).await.ok();
+            Ok((last == Some(wanted)).then_some(()))
+        });
+        same.await.with_context(|| format!("found {last:?}; {}", daemon.last_words()))
+    };
+    // They wait for the parent; the bad one for longer.
+    becomes(open, 3).await?;
+    first.insert_one(doc! { "_id": value("1"), "email": value("mail"), "text": value("word") }).await?;
+    becomes(open, 1).await?;
+    let whole = format!(
+        "select count(*) from {notes} where {kind} = {label} and {word} = {mail} and {parent} = {mail} and {state} = 'SYNCED'",
+        label = literal("l"),
+        mail = literal("mail"),
+    );
+    becomes(&whole, 2).await?;
+    second.delete_one(doc! { "_id": value("b") }).await?;
+    becomes(&format!("select count(*) from {notes} where {gone}"), 1).await?;
+    first.update_one(doc! { "_id": value("1") }, doc! { "$set": { "email": value("new") } }).await?;
+    becomes(&format!("select count(*) from {notes} where {parent} = {}", literal("new")), 1).await?;
+
+    let percent = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
+    let (source, id) = (value("N"), value("bad"));
+    for path in [
+        format!("/status/{}/{}", percent(&source), percent(&id)),
+        format!("/held?source={}&id={}&table={}", percent(&source), percent(&id), percent(&value("N"))),
+        format!("/held/summary?column={}", percent(&value("w"))),
+        "/status".to_owned(),
+        "/health".to_owned(),
+    ] {
+        let (code, body) = daemon.get(&path).await?;
+        assert_eq!(code, 200, "{path}: {body}");
+        serde_json::from_str::<serde_json::Value>(&body).with_context(|| body.clone())?;
+    }
+    let (_, body) = daemon.get(&format!("/held?source={}", percent(&source))).await?;
+    let held: serde_json::Value = serde_json::from_str(&body)?;
+    assert_eq!((&held["total"], &held["held"][0]["source_id"]), (&1.into(), &id.as_str().into()), "{body}");
+    let (_, page) = daemon.get("/").await?;
+    assert!(!page.contains("victims"), "names come to the page as text, not as part of it");
+    let (_, metrics) = daemon.get("/metrics").await?;
+    let label = source.replace('\\', "\\\\").replace('"', "\\\"");
+    let line = format!("rowstream_held_changes{{source=\"{label}\",state=\"failed\"}} 1\n");
+    assert!(metrics.contains(&line), "{metrics}");
+
+    let ask = |arguments: &[&str]| -> Result<(Option<i32>, String)> {
+        let output = command(arguments, &config)?;
+        Ok((output.status.code(), String::from_utf8([output.stdout, output.stderr].concat())?))
+    };
+    assert_eq!(ask(&["verify", "--source", &source])?.0, Some(0), "{}", ask(&["verify"])?.1);
+    let (code, text) = ask(&["held", "discard", "--source", &source, "--id", &id, "--yes"])?;
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(stage.number(open).await?, 0);
+    assert!(daemon.stop().await?.success());
+    assert_eq!(stage.number("select n from victims").await?, 1);
     Ok(())
 }

@@ -159,7 +159,11 @@ const CASES: &[Case] = &[
                 Rejection { column: None, reason: Reason::OutOfRange, message: "too large".into() };
             status.change_held(VENMO, &rejection, now);
         },
-        then: &[(0, CheckStatus::Degraded, "3 held, most of venmo, last: out_of_range")],
+        then: &[(
+            0,
+            CheckStatus::Degraded,
+            "3 held (1 waiting for a row), most of venmo, last: out_of_range",
+        )],
         rises: |status, _| status.held_counted(VENMO, HeldCounts { waiting: 0, failed: 0, resolved: 7 }),
     },
     Case {

@@ -1,0 +1,153 @@
+//! What has an age: changes that wait for a row, resolved ones, reports. The clock is moved by moving the rows'.
+
+use anyhow::{Context, Result};
+use bson::doc;
+
+use crate::daemon::{Daemon, PATIENCE};
+use crate::stage::Stage;
+use crate::support::until;
+
+async fn becomes(stage: &Stage, daemon: &Daemon, sql: &str, wanted: &str) -> Result<()> {
+    let mut last = None;
+    let reached = until(sql, PATIENCE, async || {
+        last = stage.text(sql).await.ok().flatten();
+        Ok((last.as_deref() == Some(wanted)).then_some(()))
+    });
+    reached.await.with_context(|| format!("found {last:?}; {}", daemon.last_words()))
+}
+
+/// Notes refer to people by their id, and say how they stand.
+async fn notes(name: &str, more: &str) -> Result<(Stage, String)> {
+    let stage = Stage::new(name).await?;
+    stage
+        .execute(
+            "create table people (source text, source_id text, name text, primary key (source, source_id));
+             create table notes (source text, source_id text, owner text, amount int, sync_status text,
+                 sync_error text, last_sync_at timestamptz, primary key (source, source_id))",
+        )
+        .await?;
+    let config = stage.config(&format!(
+        "  - {{ source: people, collection: {0}.people, table: people, id_type: string, allow_empty: true,
+      columns: {{ name: name }} }}
+  - source: notes
+    collection: {0}.notes
+    table: notes
+    id_type: string
+    allow_empty: true
+    sync: true{more}
+    columns: {{ amount: amount, owner: {{ ref: {{ to: people, from: owner, take: name }} }} }}\n",
+        stage.name
+    ));
+    Ok((stage, config.replace("retry_max: 2s", "retry_max: 1s, waiting_limit: 1h")))
+}
+
+#[tokio::test]
+async fn what_waits_for_too_long_is_told_once_and_still_applied_when_its_row_comes() -> Result<()> {
+    let (stage, config) = notes("overdue", "").await?;
+    let (people, notes) = (stage.collection("people"), stage.collection("notes"));
+    people.insert_one(doc! { "_id": "ann", "name": "Ann" }).await?;
+    notes.insert_one(doc! { "_id": "a", "owner": "ann", "amount": 1 }).await?;
+    let daemon = Daemon::start(&config)?;
+    let row = "select concat_ws(' ', owner, amount, sync_status) from notes";
+    becomes(&stage, &daemon, row, "Ann 1 SYNCED").await?;
+    notes.update_one(doc! { "_id": "a" }, doc! { "$set": { "owner": "bob", "amount": 2 } }).await?;
+    becomes(&stage, &daemon, row, "Ann 1 PENDING").await?;
+    becomes(&stage, &daemon, "select state from rowstream.held where attempts > 1", "waiting").await?;
+    until("health to say that it waits", PATIENCE, async || {
+        Ok(daemon.detail("held_changes").await?.contains("1 held (1 wait").then_some(()))
+    })
+    .await?;
+    assert!(!daemon.log().iter().any(|line| line.contains("waited_too_long")));
+
+    stage.execute("update rowstream.held set first_held_at = first_held_at - interval '2 hours'").await?;
+    let line = daemon.logged("\"event\":\"waited_too_long\"").await?;
+    for told in ["\"severity\":\"error\"", "\"source\":\"notes\"", "\"count\":1", "held.waiting_limit"] {
+        assert!(line.contains(told), "{told} is not in {line}");
+    }
+    becomes(&stage, &daemon, row, "Ann 1 FAILED").await?;
+    becomes(
+        &stage,
+        &daemon,
+        "select concat_ws(' ', state, reason) from rowstream.held",
+        "failed unresolved_reference",
+    )
+    .await?;
+    let attempts = stage.number("select attempts from rowstream.held").await?;
+    becomes(&stage, &daemon, &format!("select attempts > {attempts} + 1 from rowstream.held"), "true")
+        .await?;
+    assert_eq!(daemon.log().iter().filter(|line| line.contains("waited_too_long")).count(), 1);
+    let (_, answer) = daemon.get("/status/notes/a").await?;
+    assert!(answer.contains("\"failed\""), "{answer}");
+    until("figures that say so", PATIENCE, async || {
+        let (_, metrics) = daemon.get("/metrics").await?;
+        let failed = "rowstream_held_changes{source=\"notes\",state=\"failed\"} 1";
+        Ok((metrics.contains(failed) && !daemon.detail("held_changes").await?.contains("wait")).then_some(()))
+    })
+    .await?;
+
+    people.insert_one(doc! { "_id": "bob", "name": "Bob" }).await?;
+    becomes(&stage, &daemon, row, "Bob 2 SYNCED").await?;
+    becomes(&stage, &daemon, "select state from rowstream.held", "resolved").await?;
+    daemon.check_becomes("held_changes", &["ok"]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_critical_mapping_waits_for_a_row_that_comes_later_and_halts_only_for_a_fault() -> Result<()> {
+    let (stage, config) = notes("critical_waits", "\n    critical: true").await?;
+    let (people, notes) = (stage.collection("people"), stage.collection("notes"));
+    let daemon = Daemon::start(&config)?;
+    notes.insert_one(doc! { "_id": "a", "owner": "ann", "amount": 1 }).await?;
+    becomes(&stage, &daemon, "select state from rowstream.held", "waiting").await?;
+    people.insert_one(doc! { "_id": "ann", "name": "Ann" }).await?;
+    becomes(&stage, &daemon, "select concat_ws(' ', owner, amount) from notes", "Ann 1").await?;
+    daemon.check_becomes("leader", &["ok"]).await?;
+    assert!(!daemon.log().iter().any(|line| line.contains("\"event\":\"halted\"")));
+
+    // One that waits and one that is bad: the bad one counts.
+    notes
+        .insert_many([
+            doc! { "_id": "b", "owner": "bob", "amount": 2 },
+            doc! { "_id": "c", "owner": "ann", "amount": "none" },
+        ])
+        .await?;
+    let line = daemon.logged("\"event\":\"halted\"").await?;
+    assert!(line.contains("notes is critical") && line.contains("column amount"), "{line}");
+    assert_eq!(stage.number("select count(*) from rowstream.held where state = 'failed'").await?, 0);
+    notes.delete_one(doc! { "_id": "c" }).await?;
+    daemon.check_becomes("leader", &["ok"]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn resolved_changes_and_reports_go_when_their_retention_ends_and_no_others() -> Result<()> {
+    let (stage, config) = notes("retention", "").await?;
+    let notes = stage.collection("notes");
+    let bad = |id: &str| doc! { "_id": id, "amount": "none" };
+    notes.insert_many(["old", "new", "open"].map(bad)).await?;
+    let config = format!("{config}reconcile: {{ every: 1s, retention: 30d }}\n");
+    let daemon = Daemon::start(&config)?;
+    becomes(&stage, &daemon, "select count(*) from rowstream.held where state = 'failed'", "3").await?;
+    notes.update_many(doc! { "_id": { "$ne": "open" } }, doc! { "$set": { "amount": 1 } }).await?;
+    becomes(&stage, &daemon, "select count(*) from rowstream.held where state = 'resolved'", "2").await?;
+    assert!(daemon.stop().await?.success());
+    stage
+        .execute(
+            "update rowstream.held set resolved_at = resolved_at - interval '6 days';
+             update rowstream.held set resolved_at = resolved_at - interval '2 days' where source_id = 'old';
+             update rowstream.held set first_held_at = first_held_at - interval '90 days' where source_id = 'open';
+             delete from rowstream.reconcile_run;
+             insert into rowstream.reconcile_run (pipeline, extent, cause, state, started_at, finished_at, report)
+             select 'test', 'full', 'command', 'done', now() - age, now() - age, '{}'
+             from unnest(array['31 days', '29 days']::interval[]) as age",
+        )
+        .await?;
+    let daemon = Daemon::start(&config)?;
+    let held = "select string_agg(source_id, ' ' order by source_id) from rowstream.held";
+    becomes(&stage, &daemon, held, "new open").await?;
+    let old = "select count(*) from rowstream.reconcile_run where finished_at < now() - interval '30 days'";
+    becomes(&stage, &daemon, old, "0").await?;
+    let young = "select count(*) from rowstream.reconcile_run where finished_at < now() - interval '1 day'";
+    assert_eq!(stage.number(young).await?, 1);
+    Ok(())
+}
