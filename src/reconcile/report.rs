@@ -15,7 +15,7 @@ use crate::pipeline::{Drift, Moment, Sighting};
 use crate::sink::ShownValue;
 
 /// Keys that are named of each group of findings.
-const KEYS: usize = 5;
+pub(super) const KEYS: usize = 5;
 
 /// Findings with one cause are told as one from so many on.
 const PATTERN: u64 = 5;
@@ -86,6 +86,8 @@ pub struct SourceReport {
     pub unsettled: u64,
     /// Rows without a document that was met, whose ids are only known by their hashes.
     pub unreadable: u64,
+    /// Some of them.
+    pub unreadable_keys: Vec<String>,
     /// Findings by kind.
     pub findings: BTreeMap<Kind, u64>,
     /// Of all findings, those that differed again after a repair.
@@ -165,6 +167,7 @@ impl SourceReport {
             pending: 0,
             unsettled: 0,
             unreadable: 0,
+            unreadable_keys: Vec::new(),
             findings: BTreeMap::new(),
             not_converging: 0,
             oldest: None,
@@ -386,10 +389,18 @@ fn details(source: &SourceReport) -> Result<String, fmt::Error> {
         (source.not_converging, "differed again after a repair: a trigger or another writer changes them"),
         (source.pending, "have changes that are not applied: nobody follows the stream"),
         (source.unsettled, "could not be judged: they were written all the time, or the pipeline is behind"),
-        (source.unreadable, "rows whose ids are known by their hashes alone have no document that was met"),
     ];
     for (count, note) in notes.iter().filter(|(count, _)| *count > 0) {
         writeln!(text, "    ! {count} {note}")?;
+    }
+    if source.unreadable > 0 {
+        writeln!(
+            text,
+            "    ! {} rows with hashes for ids, too long to be read back, have no document that was met: {}, …\n      \
+             no repair can remove them; delete those by hand whose documents are gone",
+            source.unreadable,
+            source.unreadable_keys.join(", ")
+        )?;
     }
     Ok(text)
 }

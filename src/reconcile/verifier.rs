@@ -294,7 +294,9 @@ impl Running {
         }
         let (connection, unreadable) = worker.await.map_err(|error| Error::retry("compare", error))??;
         self.comparing.insert(0, connection);
-        self.report_of(source).unreadable += unreadable;
+        let report = self.report_of(source);
+        report.unreadable = unreadable.count;
+        report.unreadable_keys = unreadable.keys;
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 
 use super::look::{Comparisons, Looker, Sight};
 use super::progress::Place;
+use super::report::KEYS;
 use crate::config::Deletes;
 use crate::domain::{CanonicalId, ClusterTime, Document, SourceIndex};
 use crate::pipeline::{Drift, Error, Plan, SourceBatch, apply, claimed, claims_of, read, state};
@@ -97,6 +98,22 @@ pub(super) struct Walk {
 }
 
 type Lower = Option<CanonicalId>;
+
+/// Rows whose source_ids are hashes of ids that are too long: nobody can ask MongoDB for their documents.
+#[derive(Debug, Default)]
+pub(super) struct Unreadable {
+    pub count: u64,
+    /// The first of them.
+    pub keys: Vec<String>,
+}
+
+impl Unreadable {
+    fn add(&mut self, source_ids: Vec<String>) {
+        self.count += source_ids.len() as u64;
+        let room = KEYS.saturating_sub(self.keys.len());
+        self.keys.extend(source_ids.into_iter().take(room));
+    }
+}
 
 /// What one chunk has come to.
 #[derive(Debug)]
@@ -225,18 +242,18 @@ impl Walk {
         Ok(batch)
     }
 
-    /// Rows that say they are the mapping's and whose documents were not met. `seen` is told of each page, and
-    /// of how many of its rows nobody can read the id back.
+    /// Rows that say they are the mapping's and whose documents were not met; those of which nobody can read the
+    /// id back.
     pub(super) async fn back(
         &self,
         connection: &mut PgConnection,
         steps: &mpsc::Sender<Step>,
         after: Option<String>,
-    ) -> Result<u64, Error> {
+    ) -> Result<Unreadable, Error> {
         let mapped = self.ground.plan.of(self.source);
         let mapping = &mapped.mapping;
         let mut last = after;
-        let (mut unreadable, mut number) = (0, 0);
+        let (mut unreadable, mut number) = (Unreadable::default(), 0);
         while !*self.ground.stop.borrow() {
             let mut ids: Vec<CanonicalId> = Vec::new();
             let mut hashed: Vec<String> = Vec::new();
@@ -262,7 +279,7 @@ impl Walk {
             }
             let sight = self.ground.look_for(connection, self.source, &ids, self.after).await?;
             let hashed: Vec<&str> = hashed.iter().map(String::as_str).collect();
-            unreadable += self.ground.looker(connection).living(mapping, &hashed).await?.len() as u64;
+            unreadable.add(self.ground.looker(connection).living(mapping, &hashed).await?);
             if last.is_none() {
                 break;
             }

@@ -164,6 +164,37 @@ async fn values_are_shown_to_who_asks_on_the_command_line_and_kept_nowhere() -> 
 }
 
 #[tokio::test]
+async fn a_row_whose_id_is_a_hash_and_has_no_document_is_named_and_what_to_do_about_it() -> Result<()> {
+    let stage = Stage::new("verify_hashed").await?;
+    stage
+        .execute(
+            "create table notes (source text, source_id text, n bigint, primary key (source, source_id))",
+        )
+        .await?;
+    let config = stage.config(&format!(
+        "  - {{ source: notes, collection: {}.notes, table: notes, id_type: string, columns: {{ n: n }} }}\n",
+        stage.name
+    ));
+    let long = |letter: &str| doc! { "_id": letter.repeat(2_000), "n": 1_i64 };
+    stage.collection("notes").insert_many([long("a"), long("b")]).await?;
+    copied(&config).await?;
+    assert_eq!(verify(&config, &[])?.0["verdict"], "passed", "whose document is met needs no reading back");
+    let changed =
+        "update notes set source_id = overlay(source_id placing 'f0f0f0f0' from length(source_id) - 7)
+        where source_id = (select min(source_id) from notes)";
+    stage.execute(changed).await?;
+    let left = "select source_id from notes where source_id like '%f0f0f0f0'";
+    let left = stage.text(left).await?.context("no row")?;
+    let (report, code) = verify(&config, &[])?;
+    let source = &report["sources"][0];
+    assert_eq!(source["unreadable_keys"], json!([left]), "{report:#}");
+    assert_eq!((code, source["groups"][0]["kind"].as_str()), (1, Some("missing")), "{report:#}");
+    let text = words(&daemon::command(&["verify"], &config)?);
+    assert!(text.contains("no repair can remove them; delete those by hand"), "{text}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_assertion_that_does_not_hold_fails_the_comparison_and_tells_no_text() -> Result<()> {
     let (_stage, config) = filled("verify_assertions", 10).await?;
     let assertions = "reconcile: { assertions: [
@@ -205,6 +236,24 @@ async fn a_comparison_that_is_told_to_stop_is_cancelled_and_in_nobodys_way() -> 
     let states = "select string_agg(state, ',') from rowstream.reconcile_run";
     assert_eq!(stage.text(states).await?.as_deref(), Some("cancelled"));
     assert_eq!(verify(&config, &[])?.1, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_comparison_reads_its_documents_where_it_is_told_to() -> Result<()> {
+    let (stage, config) = filled("verify_secondary", 20).await?;
+    let config = config.replace("replicaSet=", "serverSelectionTimeoutMS=1000&replicaSet=");
+    for (preference, logged) in [("secondary", "reconcile_failed"), ("secondaryPreferred", "reconcile_ended")]
+    {
+        // There is no secondary: who asks for nothing else reads nothing, and the pipeline goes on.
+        let daemon =
+            Daemon::start(&format!("{config}reconcile: {{ every: 0s, read_preference: {preference} }}\n"))?;
+        daemon.logged("session started").await?;
+        stage.execute("delete from rowstream.reconcile_run").await?;
+        assert_eq!(daemon.ask("POST", "/reconcile").await?.0, 202);
+        daemon.logged(logged).await?;
+        assert!(daemon.stop().await?.success());
+    }
     Ok(())
 }
 
