@@ -264,8 +264,9 @@ impl Committing {
             }
             if batch.position.is_some() {
                 self.seq += 1;
+                // What was only read again moves no position: it must not keep an idle one from being stored.
+                committed_at = Some(Instant::now());
             }
-            committed_at = Some(Instant::now());
             self.report.batch_committed(&batch, &committed, self.seq);
             if rebuild {
                 return Err(Error::Rebuild { because: "another collection took a mapped name" });
