@@ -85,13 +85,13 @@ create table rowstream.wait (
     awaited_key bytea,
     id bytea not null,
     stub bytea,
-    due boolean not null default false,
+    due_at timestamptz,
     since timestamptz not null default now(),
     primary key (pipeline, source, source_id, awaited, awaited_key)
 );
-comment on table rowstream.wait is 'references that were not resolved by their first choice: (source, source_id) refers to a row that is not there, named by what is awaited and its key; due means that it has come, stub is the key of the row made meanwhile';
+comment on table rowstream.wait is 'references that were not resolved by their first choice: (source, source_id) refers to a row that is not there, named by what is awaited and its key; due_at is when it came, stub is the key of the row made meanwhile';
 create index wait_awaited on rowstream.wait (pipeline, awaited, awaited_key);
-create index wait_due on rowstream.wait (pipeline) where due;
+create index wait_due on rowstream.wait (pipeline) where due_at is not null;
 
 create table rowstream.stub (
     pipeline text,

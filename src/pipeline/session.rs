@@ -1,6 +1,6 @@
 //! One stretch of work under one epoch of the lease.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,9 @@ const RETRIES_AT_ONCE: usize = 500;
 
 /// Documents whose wait is over that are read again at once.
 const RELEASED_AT_ONCE: i64 = 5_000;
+
+/// A document whose wait is over twice is not read more often than this.
+const RELEASED_AGAIN: Duration = Duration::from_millis(200);
 
 /// A retry that was handed over and has not been committed is not handed over again before this.
 const RETRY_IN_FLIGHT: Duration = Duration::from_secs(30);
@@ -268,8 +271,8 @@ struct Keeper {
     woken: Arc<Notify>,
     repairing: Arc<Repairing>,
     repairs_per_second: usize,
-    /// Those whose wait is over, and when each was handed over.
-    woken_in_flight: HashMap<Key, Instant>,
+    /// Those whose wait is over: since when, and when each was handed over.
+    woken_in_flight: HashMap<Key, (i64, Instant)>,
 }
 
 /// Documents that are to be read again.
@@ -277,8 +280,8 @@ struct Keeper {
 struct Due {
     /// With when each became due.
     since: Vec<(Key, i64)>,
-    /// Whose wait is over.
-    woken: Vec<Key>,
+    /// Whose wait is over, likewise.
+    woken: Vec<(Key, i64)>,
 }
 
 impl Keeper {
@@ -374,7 +377,7 @@ impl Keeper {
     }
 
     /// Documents that waited for a row which is there now.
-    async fn released(&mut self) -> Result<Vec<Key>, Error> {
+    async fn released(&mut self) -> Result<Vec<(Key, i64)>, Error> {
         if !self.plan.has_references() {
             return Ok(Vec::new());
         }
@@ -382,14 +385,17 @@ impl Keeper {
             self.plan.mapped.iter().map(|mapped| mapped.mapping.source.as_str()).collect();
         let due = wait::due(&mut self.connection, &self.pipeline, &sources, RELEASED_AT_ONCE);
         let due = due.await.map_err(state)?;
-        let mut keys: HashSet<Key> = due
+        self.woken_in_flight.retain(|_, (_, since)| since.elapsed() < RETRY_IN_FLIGHT);
+        let is_new = |(key, due_at): &(Key, i64)| match self.woken_in_flight.get(key) {
+            // Due again, for another reason.
+            Some((before, since)) => before != due_at && since.elapsed() >= RELEASED_AGAIN,
+            None => true,
+        };
+        Ok(due
             .into_iter()
-            .filter_map(|due| Some(Key { source: self.plan.source(&due.source)?, id: due.id }))
-            .collect();
-        // What is no longer due was settled; if it is due again, it is for another reason.
-        self.woken_in_flight.retain(|key, since| since.elapsed() < RETRY_IN_FLIGHT && keys.contains(key));
-        keys.retain(|key| !self.woken_in_flight.contains_key(key));
-        Ok(keys.into_iter().collect())
+            .filter_map(|due| Some((Key { source: self.plan.source(&due.source)?, id: due.id }, due.due_at)))
+            .filter(is_new)
+            .collect())
     }
 
     /// What they wait for may be a change of their table that no write notices: a label of an enum.
@@ -459,14 +465,14 @@ impl Keeper {
         let new =
             |(key, due_at): &(Key, i64)| self.in_flight.get(key).is_none_or(|(before, _)| before != due_at);
         let since: Vec<(Key, i64)> = due.since.into_iter().filter(new).collect();
-        let keys: Vec<Key> = since.iter().map(|(key, _)| key).chain(&due.woken).cloned().collect();
+        let keys: Vec<Key> = since.iter().chain(&due.woken).map(|(key, _)| key.clone()).collect();
         // A pipeline that is busy gets them at the next tick.
         if keys.is_empty() || self.touch.try_send(keys).is_err() {
             return;
         }
         let now = Instant::now();
         self.in_flight.extend(since.into_iter().map(|(key, due_at)| (key, (due_at, now))));
-        self.woken_in_flight.extend(due.woken.into_iter().map(|key| (key, now)));
+        self.woken_in_flight.extend(due.woken.into_iter().map(|(key, due_at)| (key, (due_at, now))));
     }
 
     /// Held changes whose next attempt is due.

@@ -379,7 +379,7 @@ pub async fn due(
 ) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(
         "select source_id from rowstream.wait
-         where pipeline = $1 and source = $2 and source_id = any($3) and due
+         where pipeline = $1 and source = $2 and source_id = any($3) and due_at is not null
          union
          select source_id from rowstream.row
          where pipeline = $1 and source = $2 and source_id = any($3) and touched_at is not null

@@ -21,6 +21,8 @@ pub struct Wait {
 pub struct Due {
     pub source: String,
     pub id: CanonicalId,
+    /// When, in microseconds since 1970: it tells one reason from the next.
+    pub due_at: i64,
 }
 
 /// A row that was made for references.
@@ -97,8 +99,8 @@ pub async fn wake(
     keys: &[&[u8]],
 ) -> Result<u64, sqlx::Error> {
     let done = sqlx::query(
-        "update rowstream.wait set due = true
-         where pipeline = $1 and awaited = $2 and awaited_key = any($3) and not due",
+        "update rowstream.wait set due_at = clock_timestamp()
+         where pipeline = $1 and awaited = $2 and awaited_key = any($3) and due_at is null",
     )
     .bind(pipeline)
     .bind(awaited)
@@ -118,10 +120,10 @@ pub async fn touch(
     let source_ids: Vec<&str> = documents.iter().map(|(source_id, _)| source_id.as_str()).collect();
     let ids: Vec<&[u8]> = documents.iter().map(|(_, id)| id.as_bytes()).collect();
     sqlx::query(
-        "insert into rowstream.wait (pipeline, source, source_id, id, awaited, awaited_key, due)
-         select distinct on (new.source_id) $1, $2, new.*, 'change', ''::bytea, true
+        "insert into rowstream.wait (pipeline, source, source_id, id, awaited, awaited_key, due_at)
+         select distinct on (new.source_id) $1, $2, new.*, 'change', ''::bytea, clock_timestamp()
          from unnest($3::text[], $4::bytea[]) as new (source_id, id)
-         on conflict (pipeline, source, source_id, awaited, awaited_key) do update set due = true",
+         on conflict (pipeline, source, source_id, awaited, awaited_key) do update set due_at = clock_timestamp()",
     )
     .bind(pipeline)
     .bind(source)
@@ -156,7 +158,7 @@ pub async fn keys(
 ) -> Result<Vec<Vec<u8>>, sqlx::Error> {
     sqlx::query_scalar(
         "select distinct awaited_key from rowstream.wait
-         where pipeline = $1 and awaited = $2 and awaited_key > $3 and not due order by awaited_key limit $4",
+         where pipeline = $1 and awaited = $2 and awaited_key > $3 and due_at is null order by awaited_key limit $4",
     )
     .bind(pipeline)
     .bind(awaited)
@@ -173,8 +175,9 @@ pub async fn due(
     limit: i64,
 ) -> Result<Vec<Due>, sqlx::Error> {
     let rows = sqlx::query(
-        "select distinct source, id from rowstream.wait
-         where pipeline = $1 and source = any($2) and due limit $3",
+        "select source, id, (extract(epoch from max(due_at)) * 1000000)::bigint as due_at from rowstream.wait
+         where pipeline = $1 and source = any($2) and due_at is not null
+         group by source, id order by min(due_at) limit $3",
     )
     .bind(pipeline)
     .bind(sources)
@@ -183,7 +186,11 @@ pub async fn due(
     .await?;
     Ok(rows
         .into_iter()
-        .map(|row| Due { source: row.get("source"), id: CanonicalId::from_bytes(row.get("id")) })
+        .map(|row| Due {
+            source: row.get("source"),
+            id: CanonicalId::from_bytes(row.get("id")),
+            due_at: row.get("due_at"),
+        })
         .collect())
 }
 

@@ -294,7 +294,7 @@ pub async fn waits(
     source_id: &str,
 ) -> Result<Vec<WaitsFor>, sqlx::Error> {
     let sql = format!(
-        "select awaited, awaited_key, {}, due, stub is not null from rowstream.wait
+        "select awaited, awaited_key, {}, due_at is not null, stub is not null from rowstream.wait
          where pipeline = $1 and source = $2 and source_id = $3 order by since, awaited, awaited_key limit 1000",
         time("since")
     );

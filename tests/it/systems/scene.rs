@@ -224,8 +224,8 @@ impl Scene {
 
     /// Who waits for what, by numbers.
     async fn waiting(&self) -> Result<Vec<String>> {
-        let waiting = "select format('%s for %s, due %s: %s', source, awaited, due, count(*))
-            from rowstream.wait group by source, awaited, due order by 1";
+        let waiting = "select format('%s for %s, due %s: %s', source, awaited, due_at is not null, count(*))
+            from rowstream.wait group by source, awaited, due_at is not null order by 1";
         let mut connection = self.stage.postgres().await?;
         Ok(sqlx::query_scalar(waiting).fetch_all(&mut connection).await?)
     }
