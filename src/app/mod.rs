@@ -375,9 +375,9 @@ impl App {
         self.report.loaded(&loaded);
         let (mut snapshot_connections, mut planner_connection) = (Vec::new(), None);
         if !loaded.pending.is_empty() {
-            planner_connection = Some(self.connect("connect the snapshot's planner").await?);
+            planner_connection = Some(self.connect_writer("connect the snapshot's planner").await?);
             for _ in 0..config.snapshot.workers {
-                snapshot_connections.push(self.connect("connect a snapshot worker").await?);
+                snapshot_connections.push(self.connect_writer("connect a snapshot worker").await?);
             }
         }
         Ok(Session {
@@ -404,7 +404,7 @@ impl App {
             retention: config.held.retention,
             repairs_per_second: usize::try_from(config.reconcile.repairs_per_second).unwrap_or(usize::MAX),
             lease_ttl: config.lease.ttl,
-            stream_connection: self.connect("connect the stream's writer").await?,
+            stream_connection: self.connect_writer("connect the stream's writer").await?,
             snapshot_connections,
             planner_connection,
             keeper_connection: keeper,
@@ -416,6 +416,12 @@ impl App {
     async fn connect(&self, stage: &'static str) -> Result<sqlx::PgConnection, Error> {
         let name = lease::application_name(&self.config.pipeline, &self.owner);
         postgres::connect(&self.config.postgres, &name).await.map_err(|error| postgres::failed(stage, error))
+    }
+
+    async fn connect_writer(&self, stage: &'static str) -> Result<sqlx::PgConnection, Error> {
+        let name = lease::application_name(&self.config.pipeline, &self.owner);
+        let connected = postgres::connect_writer(&self.config.postgres, &name).await;
+        connected.map_err(|error| postgres::failed(stage, error))
     }
 
     /// What the last batches held is part of a one-shot run's verdict.

@@ -63,6 +63,11 @@ pub(super) async fn connect(postgres: &Postgres, name: &str) -> Result<PgConnect
     connect_with(postgres, name, &[]).await
 }
 
+/// For what writes rows beside the position that they are at.
+pub(super) async fn connect_writer(postgres: &Postgres, name: &str) -> Result<PgConnection, ConnectError> {
+    connect_with(postgres, name, &[("synchronous_commit", postgres.synchronous_commit)]).await
+}
+
 async fn connect_with(
     postgres: &Postgres,
     name: &str,

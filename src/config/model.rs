@@ -90,6 +90,8 @@ pub struct Postgres {
     pub statement_timeout: Duration,
     pub lock_timeout: Duration,
     pub idle_in_transaction_timeout: Duration,
+    /// What a commit of rows waits for. Position and rows are lost together, so `off` loses nothing.
+    pub synchronous_commit: &'static str,
 }
 
 #[derive(Debug, Clone)]

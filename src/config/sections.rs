@@ -82,6 +82,9 @@ fn mongodb(mut section: Section<'_>, surroundings: &Surroundings<'_>) -> Option<
     uri.usable().map(|uri| MongoDb { uri })
 }
 
+/// PostgreSQL's own words; the first is the default.
+const SYNCHRONOUS_COMMIT: [&str; 5] = ["off", "local", "remote_write", "on", "remote_apply"];
+
 fn postgres(mut section: Section<'_>, surroundings: &Surroundings<'_>) -> Postgres {
     let keys = SecretKeys {
         value: "url",
@@ -104,6 +107,9 @@ fn postgres(mut section: Section<'_>, surroundings: &Surroundings<'_>) -> Postgr
         lock_timeout: section.duration("lock_timeout", &defaults::LOCK_TIMEOUT),
         idle_in_transaction_timeout: section
             .duration("idle_in_transaction_timeout", &defaults::IDLE_IN_TRANSACTION_TIMEOUT),
+        synchronous_commit: section
+            .choice("synchronous_commit", &SYNCHRONOUS_COMMIT.map(|name| (name, name)))
+            .unwrap_or(SYNCHRONOUS_COMMIT[0]),
     };
     if postgres.lock_timeout > postgres.statement_timeout {
         section.mistake_at("lock_timeout", "must not be longer than postgres.statement_timeout", "");

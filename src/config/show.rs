@@ -51,6 +51,7 @@ fn servers(out: &mut String, config: &Config) {
     line(out, 1, "statement_timeout", &show_duration(postgres.statement_timeout));
     line(out, 1, "lock_timeout", &show_duration(postgres.lock_timeout));
     line(out, 1, "idle_in_transaction_timeout", &show_duration(postgres.idle_in_transaction_timeout));
+    line(out, 1, "synchronous_commit", &quoted(postgres.synchronous_commit));
 }
 
 fn service(out: &mut String, config: &Config) {

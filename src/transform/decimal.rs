@@ -55,6 +55,26 @@ pub(super) fn whole_double(value: f64) -> Option<i64> {
     (value.fract() == 0.0 && (-LIMIT..LIMIT).contains(&value)).then_some(value as i64)
 }
 
+/// value × 10^shift by the decimal reading of `value`, where that is a whole number found without writing the
+/// double out: most moments are. `None` says nothing.
+pub(super) fn shifted(value: f64, shift: i32) -> Option<i64> {
+    // Of decimals of at most 15 digits no two have the same double, and the shortest text of one that such a
+    // decimal has is that decimal.
+    const LIMIT: f64 = 1e17;
+    let power = 10_f64.powi(shift);
+    let product = value * power;
+    if product.abs() >= LIMIT {
+        return None;
+    }
+    let whole = product.round() as i64;
+    let mut digits = whole;
+    while digits != 0 && digits % 10 == 0 {
+        digits /= 10;
+    }
+    let is_short = digits.unsigned_abs() < 10_u64.pow(15);
+    (is_short && whole as f64 / power == value).then_some(whole)
+}
+
 fn from_int(value: i64, buffer: &mut Buffer) -> Decimal<'_> {
     from_coefficient(value < 0, u128::from(value.unsigned_abs()), 0, buffer)
 }
@@ -290,6 +310,33 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    proptest! {
+        #[test]
+        fn a_moment_found_the_short_way_is_the_one_of_the_decimal_reading(
+            value in prop_oneof![
+                any::<f64>().prop_filter("finite", |value| value.is_finite()),
+                (any::<i32>(), 0..7).prop_map(|(digits, power)| f64::from(digits) / 10_f64.powi(power)),
+                (any::<i64>(), 0..12).prop_map(|(digits, power)| digits as f64 / 10_f64.powi(power)),
+                (0_i64..4_000_000_000_000_000).prop_map(|microseconds| microseconds as f64 / 1e6),
+            ],
+            shift in prop_oneof![Just(3), Just(6)],
+        ) {
+            let mut buffer = [0; 40];
+            let Some(Number::Finite(decimal)) = number(&Value::Double(value), &mut buffer) else { panic!() };
+            if let Some(whole) = shifted(value, shift) {
+                prop_assert_eq!(decimal.whole(shift), Ok(i128::from(whole)));
+            }
+        }
+    }
+
+    #[test]
+    fn usual_moments_are_found_the_short_way() {
+        assert_eq!(shifted(1_600_000_000.25, 6), Some(1_600_000_000_250_000));
+        assert_eq!(shifted(-0.1, 6), Some(-100_000));
+        assert_eq!(shifted(1_600_000_000_123.0, 3), Some(1_600_000_000_123_000));
+        assert_eq!(shifted(0.000_000_1, 6), None);
+    }
 
     fn decimal128(text: &str) -> Value<'static> {
         Value::Decimal128(u128::from_le_bytes(Decimal128::from_str(text).unwrap().bytes()))

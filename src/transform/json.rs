@@ -11,7 +11,7 @@ use super::json_text::{
     append_decimal128, append_double, append_escaped, append_hex, append_int, append_string,
 };
 use super::time::{Fraction, append_rfc3339};
-use super::walk::{Elements, Raw, Value};
+use super::walk::{ARRAY, DOCUMENT, Elements, Raw, STRING, Value};
 use crate::config::JsonForm;
 use crate::domain::{ColumnType, Reason};
 
@@ -99,6 +99,21 @@ struct Writer<'a> {
 impl<'a> Writer<'a> {
     fn new(style: Style) -> Self {
         Self { form: style.form, order: style.order, elements: Vec::new(), lost: false }
+    }
+
+    /// Most values are texts, objects and arrays: those without the detour over a `Value`, which costs as much
+    /// as to write them.
+    #[inline]
+    fn raw(&mut self, raw: Raw<'a>, out: &mut Vec<u8>, depth: usize) -> Result<(), Fault> {
+        if self.form == JsonForm::Relaxed {
+            match raw.element_type {
+                DOCUMENT => return self.document(raw.bytes, &[], out, depth),
+                ARRAY => return self.array(raw.bytes, out, depth),
+                STRING => return append_string(raw.text().ok_or_else(Fault::malformed)?, out),
+                _ => {}
+            }
+        }
+        self.value(&raw.value()?, out, depth)
     }
 
     fn value(&mut self, value: &Value<'a>, out: &mut Vec<u8>, depth: usize) -> Result<(), Fault> {
@@ -197,7 +212,7 @@ impl<'a> Writer<'a> {
                 out.push(b',');
             }
             append_name(name, self.form, out)?;
-            self.value(&raw.value()?, out, depth + 1)?;
+            self.raw(raw, out, depth + 1)?;
         }
         if self.order == Order::AsStored {
             self.sort(first)?;
@@ -228,7 +243,7 @@ impl<'a> Writer<'a> {
             if index > 0 {
                 out.push(b',');
             }
-            self.value(&raw.value()?, out, depth + 1)?;
+            self.raw(raw, out, depth + 1)?;
         }
         out.push(b']');
         Ok(())

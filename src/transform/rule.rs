@@ -144,6 +144,16 @@ fn boolean(value: &Value<'_>, column: &ColumnType) -> Result<bool, Fault> {
 
 /// `shift` is the power of ten between the unit and microseconds.
 fn unix_time(value: &Value<'_>, shift: i32, column: &ColumnType) -> Result<i128, Fault> {
+    match *value {
+        Value::Int32(int) => return Ok(i128::from(int) * 10_i128.pow(shift.unsigned_abs())),
+        Value::Int64(int) => return Ok(i128::from(int) * 10_i128.pow(shift.unsigned_abs())),
+        Value::Double(double) => {
+            if let Some(whole) = decimal::shifted(double, shift) {
+                return Ok(i128::from(whole));
+            }
+        }
+        _ => {}
+    }
     let mut buffer = [0; 40];
     match number(value, &mut buffer).ok_or_else(|| wrong_type(value, column))? {
         Number::Finite(decimal) => decimal.whole(shift).map_err(|fault| match fault.reason {

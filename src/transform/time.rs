@@ -41,13 +41,14 @@ fn write_timestamp(microseconds: i128, precision: u8, out: &mut Vec<u8>) -> Resu
         .checked_sub(POSTGRES_EPOCH_DAYS * MICROSECONDS_PER_DAY)
         .filter(|since_2000| TIMESTAMP_RANGE.contains(since_2000))
         .ok_or_else(|| Fault::out_of_range("the moment is outside of PostgreSQL's range"))?;
-    let unit = 10_i128.pow(u32::from(6_u8.saturating_sub(precision)));
+    let since_2000 = since_2000 as i64;
+    let unit = 10_i64.pow(u32::from(6_u8.saturating_sub(precision)));
     if since_2000.rem_euclid(unit) != 0 {
         return Err(Fault::not_exact(format!(
             "the moment has more fractional digits than the {precision} the column keeps"
         )));
     }
-    out.extend_from_slice(&(since_2000 as i64).to_be_bytes());
+    out.extend_from_slice(&since_2000.to_be_bytes());
     Ok(())
 }
 
@@ -216,8 +217,12 @@ fn append_era(is_bc: bool, out: &mut Vec<u8>) {
 }
 
 fn append_digits(value: i64, count: u32, out: &mut Vec<u8>) {
-    for place in (0..count).rev() {
-        out.push(b'0' + (value / 10_i64.pow(place) % 10) as u8);
+    let start = out.len();
+    out.resize(start + count as usize, 0);
+    let mut rest = value.unsigned_abs();
+    for digit in out[start..].iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
     }
 }
 

@@ -4,6 +4,7 @@
 use super::fault::Fault;
 use crate::domain::value_length;
 
+pub(super) const STRING: u8 = 0x02;
 pub(super) const DOCUMENT: u8 = 0x03;
 pub(super) const ARRAY: u8 = 0x04;
 pub(super) const NULL: u8 = 0x0a;
@@ -17,7 +18,10 @@ pub(super) struct Raw<'a> {
 }
 
 /// A value. Text is bytes: mongod stores text that is not UTF-8.
+///
+/// The tag as wide as a word: what follows is copied in whole words then, which is several times faster.
 #[derive(Debug, Clone, Copy)]
+#[repr(u64)]
 pub(super) enum Value<'a> {
     Double(f64),
     String(&'a [u8]),
@@ -106,6 +110,12 @@ impl<'a> Iterator for Elements<'a> {
 }
 
 impl<'a> Raw<'a> {
+    /// Of a value of text: without its length and its closing zero.
+    #[inline]
+    pub(super) fn text(self) -> Option<&'a [u8]> {
+        text(self.bytes)
+    }
+
     pub(super) fn value(self) -> Result<Value<'a>, Fault> {
         self.decode().ok_or_else(Fault::malformed)
     }
@@ -114,7 +124,7 @@ impl<'a> Raw<'a> {
         let bytes = self.bytes;
         Some(match self.element_type {
             0x01 => Value::Double(f64::from_le_bytes(bytes.try_into().ok()?)),
-            0x02 => Value::String(text(bytes)?),
+            STRING => Value::String(text(bytes)?),
             DOCUMENT => Value::Document(bytes),
             ARRAY => Value::Array(bytes),
             0x05 => {
@@ -142,7 +152,7 @@ impl<'a> Raw<'a> {
             0x0e => Value::Symbol(text(bytes)?),
             0x0f => {
                 let rest = bytes.get(4..)?;
-                let (code, scope) = rest.split_at_checked(value_length(0x02, rest)?)?;
+                let (code, scope) = rest.split_at_checked(value_length(STRING, rest)?)?;
                 Value::CodeWithScope { code: text(code)?, scope }
             }
             0x10 => Value::Int32(i32::from_le_bytes(bytes.try_into().ok()?)),

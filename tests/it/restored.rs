@@ -57,6 +57,58 @@ async fn a_postgresql_that_was_put_back_to_a_backup_catches_up_by_itself() -> Re
     Ok(())
 }
 
+/// Commits do not wait for the disk: what a crash of PostgreSQL takes back, rows and position, comes again.
+#[tokio::test]
+async fn commits_that_postgresql_lost_in_a_crash_come_again() -> Result<()> {
+    // Nobody flushes what was committed for as long as this test runs; the daemon's heartbeat would.
+    let settings = ["wal_writer_delay=10s", "autovacuum=off"];
+    let (mongod, postgres) = tokio::try_join!(Mongod::start(), Postgres::start_with(&settings))?;
+    let stage = Stage::on(&mongod, &postgres).await?;
+    stage.collection("orders").insert_many(numbered(0, 10)).await?;
+    let config = stage.config(&stage.whole("orders")) + "lease: { ttl: 60s }\n";
+    let daemon = Daemon::start(&config)?;
+    stage.settled(&daemon, "orders").await?;
+    let mut lost = 0;
+    // The first commits wake the sleeping WAL writer, which flushes them at once.
+    for number in 10..60_i64 {
+        stage.collection("orders").insert_many(numbered(number, number + 1)).await?;
+        until("the row", PATIENCE, async || Ok((rows(&stage).await? > number).then_some(())))
+            .await
+            .with_context(|| daemon.last_words())?;
+        if number < 50 {
+            continue;
+        }
+        daemon.signal("STOP")?;
+        let seen = (rows(&stage).await?, seq(&stage).await?);
+        postgres.kill9().await?;
+        postgres.start_again().await?;
+        let left = (rows(&stage).await?, seq(&stage).await?);
+        assert!(left.0 == seen.0 || left.1 < seen.1, "rows were lost, and not the position behind them");
+        lost += seen.0 - left.0;
+        daemon.signal("CONT")?;
+        until("the lost rows", PATIENCE, async || Ok((rows(&stage).await? == seen.0).then_some(())))
+            .await
+            .with_context(|| daemon.last_words())?;
+        if lost > 0 {
+            break;
+        }
+    }
+    assert!(lost > 0, "nothing was ever lost: this test shows nothing");
+    stage.equal("orders", Plain::Int).await?;
+    assert!(daemon.stop().await?.success());
+
+    // What an operator does, and the end of a run, are on the disk when they are told.
+    let at_the_end = seq(&stage).await?;
+    postgres.kill9().await?;
+    postgres.start_again().await?;
+    assert_eq!(seq(&stage).await?, at_the_end);
+    Ok(())
+}
+
+async fn rows(stage: &Stage) -> Result<i64> {
+    stage.number("select count(*) from orders").await
+}
+
 /// A pipeline whose snapshot is done, stopped, with a change that it has not seen.
 async fn stopped_pipeline(stage: &Stage) -> Result<String> {
     stage.collection("orders").insert_many(numbered(0, 100)).await?;
