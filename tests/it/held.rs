@@ -100,10 +100,10 @@ struct Held {
 }
 
 async fn held(stage: &Stage) -> Result<BTreeMap<String, Held>> {
-    let mut connection = stage.postgres().await?;
+    let mut session = stage.session().await?;
     let rows =
         sqlx::query("select source_id, state, reason, column_name, attempts from rowstream.held order by 1")
-            .fetch_all(&mut connection)
+            .fetch_all(&mut *session)
             .await?;
     let entry = |row: &sqlx::postgres::PgRow| {
         (row.get(0), Held { state: row.get(1), reason: row.get(2), column: row.get(3), attempts: row.get(4) })

@@ -36,12 +36,12 @@ async fn stage(name: &str, foreign_key: &str, reference: &str) -> Result<(Stage,
 
 /// Every child as `mongo_id → name of the parent`, in order.
 async fn children(stage: &Stage) -> Result<Vec<(String, Option<String>)>> {
-    let mut connection = stage.postgres().await?;
+    let mut session = stage.session().await?;
     let rows = sqlx::query(
         "select c.mongo_id, coalesce(p.name, c.parent_id::text) from children c
          left join parents p on p.id = c.parent_id order by 1",
     )
-    .fetch_all(&mut connection)
+    .fetch_all(&mut *session)
     .await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
