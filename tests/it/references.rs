@@ -6,7 +6,7 @@ use bson::{Document, doc};
 use sqlx::Row;
 
 use crate::daemon::{Daemon, PATIENCE};
-use crate::stage::Stage;
+use crate::stage::{Stage, becomes};
 use crate::support::until;
 
 const TABLES: &str = "
@@ -58,12 +58,6 @@ async fn become_children(stage: &Stage, daemon: &Daemon, wanted: &[(&str, Option
         Ok((last == wanted).then_some(()))
     });
     reached.await.with_context(|| format!("wanted {wanted:?}, found {last:?}; {}", daemon.last_words()))
-}
-
-async fn becomes(stage: &Stage, daemon: &Daemon, sql: &str, number: i64) -> Result<()> {
-    let reached =
-        until(sql, PATIENCE, async || Ok((stage.number(sql).await.ok() == Some(number)).then_some(())));
-    reached.await.with_context(|| daemon.last_words())
 }
 
 fn child(id: &str, parent: &str) -> Document {

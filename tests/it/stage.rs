@@ -199,6 +199,21 @@ impl Drop for Session<'_> {
     }
 }
 
+/// Waits until a query says this; no row and null are the empty text.
+pub(crate) async fn says(stage: &Stage, daemon: &Daemon, sql: &str, wanted: &str) -> Result<()> {
+    let mut last = None;
+    let reached = until(sql, PATIENCE, async || {
+        last = stage.text(sql).await.ok().map(Option::unwrap_or_default);
+        Ok((last.as_deref() == Some(wanted)).then_some(()))
+    });
+    reached.await.with_context(|| format!("wanted {wanted:?}, found {last:?}; {}", daemon.last_words()))
+}
+
+/// As `says`, for a number.
+pub(crate) async fn becomes(stage: &Stage, daemon: &Daemon, sql: &str, number: i64) -> Result<()> {
+    says(stage, daemon, sql, &number.to_string()).await
+}
+
 /// Documents `{_id: <number>, n: <number>, text: …}` from `from` to `to`.
 pub(crate) fn numbered(from: i64, to: i64) -> impl Iterator<Item = Document> {
     (from..to).map(|n| doc! { "_id": Bson::Int64(n), "n": n, "text": format!("document {n}") })
