@@ -65,7 +65,7 @@ async fn commits_that_postgresql_lost_in_a_crash_come_again() -> Result<()> {
     let (mongod, postgres) = tokio::try_join!(Mongod::start(), Postgres::start_with(&settings))?;
     let stage = Stage::on(&mongod, &postgres).await?;
     stage.collection("orders").insert_many(numbered(0, 10)).await?;
-    let config = stage.config(&stage.whole("orders")) + "lease: { ttl: 60s }\n";
+    let config = stage.config(&stage.whole("orders")).replace("ttl: 3s", "ttl: 60s");
     let daemon = Daemon::start(&config)?;
     stage.settled(&daemon, "orders").await?;
     let mut lost = 0;
