@@ -26,6 +26,8 @@ use crate::transform::{ChildTransformer, Transformer, Unread};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tables {
     Create,
+    /// Mappings are compiled against what would be made.
+    Draft,
     LeaveAlone,
 }
 
@@ -161,8 +163,15 @@ pub async fn inspect(
         }
         found.push(inspection.table(connection, spec, &specs).await?);
     }
-    let named = found.iter().flatten().map(|table| (table.name.clone(), table.clone()));
-    let mut shapes: HashMap<TableName, Table> = named.collect();
+    let mut shapes: HashMap<TableName, Table> = HashMap::new();
+    if tables == Tables::Draft {
+        let drafts = schema::drafts(client, connection, &specs).await?;
+        shapes.extend(drafts.iter().map(|draft| (draft.table.clone(), draft.shape())));
+        for (spec, found) in specs.iter().zip(&mut found) {
+            *found = found.take().or_else(|| shapes.get(&spec.table).cloned());
+        }
+    }
+    shapes.extend(found.iter().flatten().map(|table| (table.name.clone(), table.clone())));
     inspection.looked_into(connection, &specs, &mut shapes).await?;
     let order = mapping::parents_first(&specs, &found.iter().map(Option::as_ref).collect::<Vec<_>>());
     inspection.cycles(&order.cycles);
@@ -179,7 +188,8 @@ pub async fn inspect(
         let place = facts.collections.iter().position(|facts| facts.namespace == mapping.namespace);
         if let Some(place) = place {
             inspection.shared_key(&mapping);
-            if !known_table(&known, &mapping) {
+            // A table that is only drafted has no rows.
+            if mapping.table_oid != 0 && !known_table(&known, &mapping) {
                 inspection.unowned_rows(connection, &mapping).await?;
             }
             let of_collection = &facts.collections[place];

@@ -58,7 +58,7 @@ pub(super) async fn create(
     specs: &[MappingSpec],
 ) -> Result<Vec<Created>, Error> {
     let failed = |error| Error::retry("create a table", error);
-    let wanted = specs.iter().filter(|spec| spec.schema == SchemaMode::Create).map(|spec| &spec.table);
+    let wanted = specs.iter().filter(|spec| spec.schema == SchemaMode::Create).flat_map(tables_of);
     let missing = sink::missing_tables(connection, wanted).await.map_err(failed)?;
     if missing.is_empty() {
         return Ok(Vec::new());
@@ -107,7 +107,35 @@ fn in_order(specs: &[MappingSpec], existing: &[Table]) -> Vec<TableName> {
             names.push(specs[place].table.clone());
         }
     }
+    // What is inside of documents comes after all that it may refer to.
+    for name in specs.iter().flat_map(tables_of) {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
     names
+}
+
+/// The tables that a mapping writes.
+fn tables_of(spec: &MappingSpec) -> impl Iterator<Item = &TableName> {
+    std::iter::once(&spec.table).chain(mapping::drafted_children(spec).map(|child| &child.table))
+}
+
+/// What those tables would be that are not there and may be made; none is made.
+pub(super) async fn drafts(
+    client: &Client,
+    connection: &mut PgConnection,
+    specs: &[MappingSpec],
+) -> Result<Vec<Draft>, Error> {
+    let failed = |error| Error::retry("read the catalog", error);
+    let wanted = specs.iter().filter(|spec| spec.schema == SchemaMode::Create).flat_map(tables_of);
+    let missing = sink::missing_tables(connection, wanted).await.map_err(failed)?;
+    let existing = existing(connection, specs).await?;
+    let mut drafts = Vec::new();
+    for name in in_order(specs, &existing).into_iter().filter(|name| missing.contains(name)) {
+        drafts.push(draft(client, &name, specs, &existing, &drafts).await?);
+    }
+    Ok(drafts)
 }
 
 /// What the table must be for all of the mappings that write it.
@@ -119,6 +147,9 @@ async fn draft(
     drafts: &[Draft],
 ) -> Result<Draft, Error> {
     let of_table: Vec<&MappingSpec> = specs.iter().filter(|spec| &spec.table == table).collect();
+    if of_table.is_empty() {
+        return draft_of_children(client, table, specs, tables, drafts).await;
+    }
     let mut samples: Vec<Vec<Document>> = Vec::new();
     for spec in &of_table {
         // Whole documents are json, whatever they hold.
@@ -127,7 +158,32 @@ async fn draft(
             None => Vec::new(),
         });
     }
-    let uses: Vec<DraftedFor<'_>> =
-        of_table.iter().zip(&samples).map(|(spec, sample)| DraftedFor { spec, sample }).collect();
+    let uses: Vec<DraftedFor<'_>> = of_table
+        .iter()
+        .zip(&samples)
+        .map(|(spec, sample)| DraftedFor { spec, sample, parent: None })
+        .collect();
+    Ok(Draft::new(table, &uses, Surroundings { specs, tables, drafts }))
+}
+
+/// As [`draft`], of a table for what is inside of documents.
+async fn draft_of_children(
+    client: &Client,
+    table: &TableName,
+    specs: &[MappingSpec],
+    tables: &[Table],
+    drafts: &[Draft],
+) -> Result<Draft, Error> {
+    let mut children = Vec::new();
+    for spec in specs {
+        for child in mapping::drafted_children(spec).filter(|child| &child.table == table) {
+            let sample = source::sample_documents(client, &spec.collection).await.map_err(unread)?;
+            children.push((&spec.table, mapping::child_as_mapping(spec, child, &sample)));
+        }
+    }
+    let uses: Vec<DraftedFor<'_>> = children
+        .iter()
+        .map(|(parent, (spec, sample))| DraftedFor { spec, sample, parent: Some(*parent) })
+        .collect();
     Ok(Draft::new(table, &uses, Surroundings { specs, tables, drafts }))
 }

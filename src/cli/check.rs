@@ -15,7 +15,7 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: Arguments, config: Config) -> anyhow::Result<Exit> {
     let app::Servers { client, mut connection } = connect_both(&config, "check").await?;
-    let inspection = app::inspect(&config, &client, &mut connection, Tables::LeaveAlone, &[]).await?;
+    let inspection = app::inspect(&config, &client, &mut connection, Tables::Draft, &[]).await?;
     match arguments.output {
         Output::Json => say(&serde_json::to_string_pretty(&inspection.lines)?),
         Output::Text => inspection.lines.iter().for_each(|line| say(&line.to_string())),

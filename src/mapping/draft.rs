@@ -1,6 +1,9 @@
 //! What a table must be for its mappings, where there is none yet: types that a mapping says, else those
 //! that a sample of its documents has. A draft takes every value it was made from.
 
+mod child;
+mod shape;
+
 use std::collections::BTreeSet;
 
 use bson::raw::{RawBsonRef, RawDocument};
@@ -9,7 +12,8 @@ use serde::Serialize;
 
 use super::compile::specs_of;
 use crate::config::{Aim, ColumnSpec, MappingSpec, ReferenceSpec, Rule, Scalar, Targets, ValueSpec};
-use crate::domain::{Document, Table, TableName};
+use crate::domain::{ColumnType, Document, Table, TableName, TextKind};
+pub use child::{child_as_mapping, drafted_children};
 
 /// Every whole number up to here is one `double precision`.
 const EXACT_IN_DOUBLE: u64 = 1 << 53;
@@ -33,6 +37,8 @@ pub struct DraftForeignKey {
     pub column: String,
     pub references: TableName,
     pub referenced_column: String,
+    /// The rows go with the row that they are inside of.
+    pub with_parent: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -41,6 +47,8 @@ pub struct DraftColumn {
     /// As SQL: one of those below, or that of the column it refers to.
     #[serde(rename = "type")]
     pub type_sql: String,
+    #[serde(skip)]
+    pub column_type: ColumnType,
     pub not_null: bool,
     /// `None`: the mapping says the type.
     pub inferred: Option<Inferred>,
@@ -69,6 +77,8 @@ pub struct Inferred {
 pub struct DraftedFor<'a> {
     pub spec: &'a MappingSpec,
     pub sample: &'a [Document],
+    /// Of children: the table of the documents that they are inside of.
+    pub parent: Option<&'a TableName>,
 }
 
 /// What references may mean: every mapping, the tables that are there, and those drafted before.
@@ -94,10 +104,13 @@ impl Draft {
                     key.push(name.to_owned());
                 }
             }
-            for spec in specs_of(used.spec).iter() {
+            let specs = specs_of(used.spec);
+            for spec in specs.iter() {
                 let mut column = Drafting::new(spec, used.sample);
+                let with_parent = child::parent_of(&specs, used.parent) == Some(spec.name.as_str());
+                column.not_null |= with_parent;
                 if let ValueSpec::Reference(reference) = &spec.value
-                    && let Some(referred) = around.referred(reference)
+                    && let Some(referred) = around.referred(reference, used.parent)
                 {
                     let known = foreign_keys.iter().any(|key| key.column == spec.name);
                     if referred.is_unique && !known && reference.each.is_none() {
@@ -105,12 +118,13 @@ impl Draft {
                             column: spec.name.clone(),
                             references: referred.table,
                             referenced_column: referred.column,
+                            with_parent,
                         });
                     }
-                    column.referred = Some(referred.type_sql);
+                    column.referred = Some(referred.of_type);
                 }
                 if matches!(&spec.value, ValueSpec::Reference(reference) if reference.each.is_some()) {
-                    column.referred = Some(format!("{}[]", column.referred.as_deref().unwrap_or("text")));
+                    column.referred = Some(array_of(column.referred));
                 }
                 add(&mut columns, column);
             }
@@ -131,25 +145,43 @@ impl Draft {
         Self { table: table.clone(), columns, primary_key, unique_key, foreign_keys }
     }
 
-    fn has_unique(&self, column: &str) -> bool {
-        let keys = [Some(&self.primary_key), self.unique_key.as_ref()];
-        keys.into_iter().flatten().any(|key| *key == [column])
+    fn keys(&self) -> impl Iterator<Item = &Vec<String>> {
+        std::iter::once(&self.primary_key).chain(&self.unique_key)
     }
+
+    fn has_unique(&self, column: &str) -> bool {
+        self.keys().any(|key| *key == [column])
+    }
+
+    /// Whether the index of a key serves look-ups by this column.
+    pub fn is_led_by(&self, column: &str) -> bool {
+        self.keys().any(|key| key.first().is_some_and(|first| first == column))
+    }
+}
+
+/// A type, as SQL too.
+type SqlType = (String, ColumnType);
+
+fn array_of(element: Option<SqlType>) -> SqlType {
+    let (sql, element) =
+        element.unwrap_or_else(|| (Shape::Text.type_sql().to_owned(), Shape::Text.column_type()));
+    let cast_sql = format!("{}[]", sql.split('(').next().unwrap_or(&sql));
+    (format!("{sql}[]"), ColumnType::Array { element: Box::new(element), cast_sql })
 }
 
 struct Referred {
     table: TableName,
     column: String,
-    type_sql: String,
+    of_type: SqlType,
     is_unique: bool,
 }
 
 impl Surroundings<'_> {
     /// The one column that is meant; none if several tables may have it, or the table is not known yet.
-    fn referred(&self, reference: &ReferenceSpec) -> Option<Referred> {
+    fn referred(&self, reference: &ReferenceSpec, parent: Option<&TableName>) -> Option<Referred> {
         let mut tables: Vec<&TableName> = match &reference.aim {
             Aim::Row { table, .. } => vec![table],
-            Aim::Parent => Vec::new(),
+            Aim::Parent => return self.taken(parent?, None),
             Aim::Document { to, .. } => {
                 let is_named = |source: &String| match to {
                     Targets::First(sources) => sources.contains(source),
@@ -160,7 +192,11 @@ impl Surroundings<'_> {
         };
         tables.dedup();
         let [name] = tables[..] else { return None };
-        let take = reference.take.as_deref();
+        self.taken(name, reference.take.as_deref())
+    }
+
+    /// This column of a table, or its only key column.
+    fn taken(&self, name: &TableName, take: Option<&str>) -> Option<Referred> {
         if let Some(table) = self.tables.iter().find(|table| table.name == *name) {
             // The primary key is the first of them.
             let alone = table.unique_keys.iter().find(|key| key.columns.len() == 1);
@@ -168,15 +204,16 @@ impl Surroundings<'_> {
             let is_unique = table.unique_keys.iter().any(|key| {
                 key.columns == [column.name.as_str()] && !key.partial_or_expression && !key.deferrable
             });
-            let (column, type_sql) = (column.name.clone(), column.type_sql.clone());
-            return Some(Referred { table: name.clone(), column, type_sql, is_unique });
+            let of_type = (column.type_sql.clone(), column.column_type.clone());
+            return Some(Referred { table: name.clone(), column: column.name.clone(), of_type, is_unique });
         }
         let draft = self.drafts.iter().find(|draft| draft.table == *name)?;
         let alone = (draft.primary_key.len() == 1).then(|| draft.primary_key[0].as_str());
         let take = take.or(alone)?;
         let column = draft.columns.iter().find(|column| column.name == take)?;
-        let (column, type_sql) = (column.name.clone(), column.type_sql.clone());
-        Some(Referred { table: name.clone(), is_unique: draft.has_unique(take), column, type_sql })
+        let of_type = (column.type_sql.clone(), column.column_type.clone());
+        let column = column.name.clone();
+        Some(Referred { table: name.clone(), is_unique: draft.has_unique(&column), column, of_type })
     }
 }
 
@@ -189,7 +226,7 @@ struct Drafting {
     /// How many mappings write it.
     writers: usize,
     /// The type of the column that it refers to.
-    referred: Option<String>,
+    referred: Option<SqlType>,
 }
 
 /// What is known of a column's values so far.
@@ -273,9 +310,13 @@ impl Drafting {
     }
 
     fn finish(self, mappings: usize) -> DraftColumn {
+        let shape = self.shape;
+        let (type_sql, column_type) =
+            self.referred.unwrap_or_else(|| (shape.type_sql().to_owned(), shape.column_type()));
         DraftColumn {
             name: self.name,
-            type_sql: self.referred.unwrap_or_else(|| self.shape.type_sql().to_owned()),
+            type_sql,
+            column_type,
             // What one mapping does not write is null in its rows.
             not_null: self.not_null && self.writers >= mappings,
             inferred: self.inferred,
@@ -336,6 +377,20 @@ impl Shape {
             Self::Moment => "timestamptz",
             Self::Bytes => "bytea",
             Self::Nothing | Self::Anything => ANYTHING,
+        }
+    }
+
+    fn column_type(self) -> ColumnType {
+        match self {
+            Self::Boolean => ColumnType::Bool,
+            Self::Integer | Self::Bigint => ColumnType::Int8,
+            Self::Double => ColumnType::Float8,
+            Self::Numeric => ColumnType::Numeric(None),
+            Self::Text => ColumnType::Text { kind: TextKind::Text, limit: None },
+            Self::Uuid => ColumnType::Uuid,
+            Self::Moment => ColumnType::TimestampTz { precision: 6 },
+            Self::Bytes => ColumnType::Bytea,
+            Self::Nothing | Self::Anything => ColumnType::Jsonb,
         }
     }
 }
@@ -429,7 +484,8 @@ mod tests {
     fn inferred(values: &[Bson]) -> String {
         let sample = documents(&values.iter().map(|value| doc! { "x": value }).collect::<Vec<_>>());
         let spec = spec(Some(vec![column("x", path("x"))]));
-        let draft = Draft::new(&spec.table, &[DraftedFor { spec: &spec, sample: &sample }], NOTHING);
+        let draft =
+            Draft::new(&spec.table, &[DraftedFor { spec: &spec, sample: &sample, parent: None }], NOTHING);
         draft.columns[2].type_sql.clone()
     }
 
@@ -457,7 +513,8 @@ mod tests {
         let columns = vec![column("id", ValueSpec::KeyPrefixed("o_".into())), column("n", path("a.0.n"))];
         let spec = spec(Some(columns));
         let sample = documents(&[doc! { "a": [{ "n": 1 }] }, doc! { "a": 5 }]);
-        let draft = Draft::new(&spec.table, &[DraftedFor { spec: &spec, sample: &sample }], NOTHING);
+        let draft =
+            Draft::new(&spec.table, &[DraftedFor { spec: &spec, sample: &sample, parent: None }], NOTHING);
         assert_eq!(draft.primary_key, ["id"]);
         assert_eq!(draft.unique_key.as_deref(), Some(&["source".to_owned(), "source_id".to_owned()][..]));
         let inferred = draft.columns[3].inferred.as_ref().expect("by a path");
@@ -470,7 +527,7 @@ mod tests {
         let left = spec(Some(vec![required("both"), required("one")]));
         let right = MappingSpec { source: "other".into(), ..spec(Some(vec![required("both")])) };
         let sample = documents(&[doc! { "both": 1, "one": 1 }]);
-        let of = |spec| DraftedFor { spec, sample: &sample };
+        let of = |spec| DraftedFor { spec, sample: &sample, parent: None };
         let draft = Draft::new(&left.table, &[of(&left), of(&right)], NOTHING);
         let not_null: Vec<bool> = draft.columns.iter().map(|column| column.not_null).collect();
         assert_eq!(not_null, [true, true, true, false]);

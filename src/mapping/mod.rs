@@ -4,7 +4,9 @@
 //! value fits (`fit`), `table` whether the table can be written to and merged into. Constants and defaults
 //! are the exception: [`crate::transform`] encodes them once, and refuses those that do not fit.
 
+mod cascade;
 mod child;
+mod circle;
 mod compile;
 mod draft;
 mod fit;
@@ -20,7 +22,10 @@ mod taking;
 
 pub use child::{ChildPlan, JunctionPlan};
 pub use compile::{ColumnPlan, Mapping, compile};
-pub use draft::{Draft, DraftColumn, DraftForeignKey, DraftedFor, Inferred, Surroundings};
+pub use draft::{
+    Draft, DraftColumn, DraftForeignKey, DraftedFor, Inferred, Surroundings, child_as_mapping,
+    drafted_children,
+};
 pub use hash::differences;
 pub use key::{KeyColumn, KeyKind, KeyPlan, NoKey};
 pub use marks::{FAILED, PENDING, SyncPlan};

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
+use super::cascade::cascades;
 use super::child;
+use super::circle::circles;
 use super::compile::{Mapping, compile};
 use super::problem::{Problem, Problems, quoted, quoted_columns, quoted_table};
 use super::taking::{Taking, alternatives, taking};
@@ -116,6 +118,8 @@ pub fn link(
         found.extend(problems.into_found());
         mapping.children = child::children(mapping, spec, &all, tables, &mut found);
     }
+    found.extend(circles(mappings, tables));
+    found.extend(cascades(mappings, tables));
     found
 }
 

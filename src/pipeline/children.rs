@@ -37,6 +37,7 @@ pub struct ChildRows {
 struct Raised {
     refused: Vec<Refused>,
     waits: Vec<Wait>,
+    again: Vec<CanonicalId>,
     coerced: Vec<Coerced>,
     rows: ChildCounts,
 }
@@ -46,6 +47,8 @@ struct Raised {
 pub(super) struct Families {
     pub outcome: Outcome,
     pub waits: Vec<Wait>,
+    /// As [`crate::pipeline::references::Settled::again`].
+    pub again: Vec<CanonicalId>,
     pub coerced: Vec<Coerced>,
     pub rows: ChildCounts,
 }
@@ -72,6 +75,7 @@ impl Open<'_> {
                 batch.rows.iter().map(|row| &row.id).filter(|id| !not_there.contains(id)).cloned().collect();
             let written = self.writers(batch.source, written).await?;
             let mut raised = self.raise(batch, &written, leaving).await?;
+            families.again.append(&mut raised.again);
             let failed: HashSet<CanonicalId> =
                 raised.refused.iter().map(|refused| refused.id.clone()).collect();
             if failed.is_empty() {
@@ -149,6 +153,7 @@ impl Open<'_> {
                 None => self.settling(leaving).fill(child.referring(), &mut rows, &batch.documents).await?,
             };
             raised.waits.extend(filled.waits);
+            raised.again.extend(filled.again);
             raised.refused.extend(filled.refused);
             let owners =
                 self.settling(leaving).finding().owners(batch.source, compiled.owner(), written).await?;

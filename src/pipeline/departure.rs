@@ -224,31 +224,27 @@ impl Open<'_> {
         let mut leaving = Leaving { sources: HashSet::from([source]), ..Leaving::default() };
         let mut last: Option<String> = None;
         loop {
-            let ids = self.page(source, &mut last).await?;
+            let keys = self.page(source, &mut last).await?;
             if last.is_none() {
                 return Ok(());
             }
-            let keys = self.keys_of(source, &ids).await?;
             let also = self.let_go(vec![(source, keys)], &mut leaving, read_after, tallies).await?;
             self.remove_also(&also, tallies).await?;
         }
     }
 
-    /// The next documents that have rows; `last` is the source_id of the last of them, or none at the end.
-    async fn page(
-        &mut self,
-        source: SourceIndex,
-        last: &mut Option<String>,
-    ) -> Result<Vec<CanonicalId>, Error> {
+    /// The keys of the next rows, as tuples; `last` is the source_id of the last of them, or none at the end.
+    async fn page(&mut self, source: SourceIndex, last: &mut Option<String>) -> Result<Vec<Vec<u8>>, Error> {
         if let Some(claims) = self.claims(source) {
-            return claims.page(last).await;
+            let ids = claims.page(last).await?;
+            return self.keys_of(source, &ids).await;
         }
-        let (target, id_type) = (&self.for_whom.plan.of(source).target, self.for_whom.plan.id_type(source));
-        let page = sink::source_ids_after(&mut self.transaction, target, last.as_deref());
+        let mapped = self.for_whom.plan.of(source);
+        let page = sink::source_ids_after(&mut self.transaction, &mapped.target, last.as_deref());
         let page = page.await.map_err(apply)?;
-        let ids = page.iter().filter_map(|text| CanonicalId::from_source_id(text, id_type)).collect();
+        let keys = page.iter().map(|text| tuple_of_key(&mapped.mapping, &RowKey::of_text(text))).collect();
         *last = page.into_iter().next_back();
-        Ok(ids)
+        Ok(keys)
     }
 
     /// With their children, if they have any.

@@ -194,12 +194,13 @@ impl<'a> Open<'a> {
         let mut filled =
             self.settling(leaving).fill(mapped.referring(), &mut batch.rows, &batch.documents).await?;
         batch.refused.extend(filled.refused);
-        let altered = self.settling(leaving).altered(batch.source, &batch.rows).await?;
+        let mut altered = self.settling(leaving).altered(batch.source, &batch.rows).await?;
         let outcome = if mapped.children.is_empty() {
             self.write(batch, way).await?
         } else {
             let families = self.put_families(batch, leaving, way).await?;
             filled.waits.extend(families.waits);
+            filled.again.extend(families.again);
             let tally = tallies.entry(batch.source).or_default();
             tally.coerced.extend(families.coerced);
             tally.children.extend(families.rows);
@@ -212,7 +213,11 @@ impl<'a> Open<'a> {
             let all: Vec<&str> = all.iter().map(String::as_str).collect();
             let mut settling = self.settling(leaving);
             settling.own(batch.source, &batch.rows).await?;
+            if mapped.has_references() {
+                filled.waits.extend(settling.own_ids(batch));
+            }
             settling.wait(batch.source, &all, &filled.waits).await?;
+            altered.extend(filled.again.into_iter().map(|id| (batch.source, id)));
             let is_altered = !altered.is_empty();
             settling.touch(altered).await?;
             self.wakes |= settling.wake(batch.source, &batch.rows).await? > 0 || is_altered;

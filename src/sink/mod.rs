@@ -15,6 +15,7 @@ mod find;
 mod guard;
 mod isolate;
 mod keyed;
+mod occupant;
 mod owned;
 mod sequence;
 mod statement;

@@ -9,6 +9,7 @@ use super::error::{Disposition, Error};
 use super::exchange::exchange;
 use super::isolate::{Attempt, Savepoint, isolated, isolated_behind, run};
 use super::keyed::{Delete, adopt, insert};
+use super::occupant::name_occupants;
 use super::statement::{self, ROLLBACK, SAVEPOINT};
 use super::{Outcome, Target};
 use crate::domain::{ColumnType, Portion, Rejection, Row, RowKey};
@@ -45,7 +46,8 @@ pub async fn upsert_behind(
     let merge = Merge { target, portion };
     let (mut outcome, refused) = isolated_behind(conn, target, &merge, &ordered, savepoint).await?;
     let refused = refused.into_iter().map(|(row, rejection)| (*row, rejection)).collect();
-    let (exchanged, refused) = exchange(conn, target, portion, refused).await?;
+    let (exchanged, mut refused) = exchange(conn, target, portion, refused).await?;
+    name_occupants(conn, target, &mut refused).await?;
     outcome.add(exchanged);
     outcome.rejected.extend(refused.into_iter().map(|(row, rejection)| (row.id.clone(), rejection)));
     outcome.unchanged += (rows.len() - ordered.len()) as u64;

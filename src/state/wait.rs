@@ -4,6 +4,9 @@ use sqlx::{PgConnection, Row};
 
 use crate::domain::CanonicalId;
 
+/// "Awaited" by documents whose `source_id` does not tell their id: it only remembers the id, and never comes.
+pub const OWN_ID: &str = "id";
+
 /// One document waits for one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wait {
@@ -192,6 +195,26 @@ pub async fn due(
             due_at: row.get("due_at"),
         })
         .collect())
+}
+
+/// The ids of these documents, of those that were remembered by [`OWN_ID`].
+pub async fn own_ids(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    source: &str,
+    source_ids: &[&str],
+) -> Result<Vec<CanonicalId>, sqlx::Error> {
+    let ids: Vec<Vec<u8>> = sqlx::query_scalar(
+        "select id from rowstream.wait
+         where pipeline = $1 and source = $2 and source_id = any($3) and awaited = $4",
+    )
+    .bind(pipeline)
+    .bind(source)
+    .bind(source_ids)
+    .bind(OWN_ID)
+    .fetch_all(connection)
+    .await?;
+    Ok(ids.iter().map(|id| CanonicalId::from_bytes(id)).collect())
 }
 
 /// What is known at the beginning of a session.

@@ -57,6 +57,122 @@ async fn everything_between_a_mapping_and_its_table_is_told_at_once() -> Result<
     Ok(())
 }
 
+/// One mapping of references to the table of its name, keyed by mongo_id.
+fn referring(stage: &Stage, table: &str, more: &str) -> String {
+    format!(
+        "  - {{ source: {table}, collection: {0}.{table}, table: {table}, id_type: string, allow_empty: true,
+        key: {{ source: null, source_id: mongo_id }}, {more} }}\n",
+        stage.name
+    )
+}
+
+#[tokio::test]
+async fn a_circle_of_references_that_no_row_can_begin_is_refused_and_one_that_some_can_is_told() -> Result<()>
+{
+    let stage = Stage::new("check_circles").await?;
+    stage
+        .execute(
+            "create table hens (id serial primary key, mongo_id text not null unique, egg int not null);
+             create table eggs (id serial primary key, mongo_id text not null unique,
+                 hen int not null references hens deferrable initially deferred);
+             alter table hens add foreign key (egg) references eggs deferrable initially deferred;
+             create table nests (id serial primary key, mongo_id text not null unique, egg int not null references eggs);
+             create table straws (nest int references nests, place int, bird int references hens, primary key (nest, place))",
+        )
+        .await?;
+    let mappings = |egg: &str, bird: &str| {
+        let straws = format!(
+            "columns: {{ egg: {{ ref: {{ to: eggs, from: egg }} }} }},
+        children: [{{ table: straws, each: straws, key: [nest, place],
+            columns: {{ nest: $parent, place: $index, bird: {{ ref: {{ to: {bird}, from: $element }}{egg} }} }} }}]"
+        );
+        let hens = format!("columns: {{ egg: {{ ref: {{ to: eggs, from: egg }}{egg} }} }}");
+        [
+            referring(&stage, "hens", &hens),
+            referring(&stage, "eggs", "columns: { hen: { ref: { to: hens, from: hen } } }"),
+            referring(&stage, "nests", &straws),
+        ]
+        .concat()
+    };
+    const FIRST: &str = "no row can come first";
+    const GOOD: &str = "wait for good";
+    let (code, text) = check(&stage.config(&mappings("", "hens")))?;
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("eggs.hen waits for hens, hens.egg waits for eggs"), "{text}");
+    assert_eq!((text.matches(FIRST).count(), text.matches(GOOD).count()), (1, 0), "{text}");
+
+    // Where there are rows already, others can refer to them.
+    stage
+        .execute("begin; insert into hens (mongo_id, egg) values ('h', 1); insert into eggs (mongo_id, hen) values ('e', 1); commit")
+        .await?;
+    let (_, text) = check(&stage.config(&mappings("", "hens")))?;
+    assert_eq!((text.matches(FIRST).count(), text.matches(GOOD).count()), (0, 1), "{text}");
+    stage.execute("begin; delete from hens; delete from eggs; commit; alter table hens alter column egg drop not null").await?;
+
+    // A column that may be null lets some begin; one that is null meanwhile keeps nobody.
+    let (code, text) = check(&stage.config(&mappings("", "hens")))?;
+    assert_eq!((code, text.matches(FIRST).count(), text.matches(GOOD).count()), (0, 0, 1), "{text}");
+    let (code, text) = check(&stage.config(&mappings(", missing: null", "hens")))?;
+    assert_eq!((code, text.matches(FIRST).count(), text.matches(GOOD).count()), (0, 0, 0), "{text}");
+
+    // Elements that hold their document wait like anything else.
+    stage.execute("alter table straws drop constraint straws_bird_fkey").await?;
+    let (code, text) = check(&stage.config(&mappings("", "nests, take: id")))?;
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("nests.bird waits for nests"), "{text}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_foreign_key_that_would_change_rows_of_other_documents_is_refused_where_no_reference_watches()
+-> Result<()> {
+    let stage = Stage::new("check_cascades").await?;
+    stage
+        .execute(
+            "create table users (id serial primary key, mongo_id text not null unique, name text);
+             create table deleted (mongo_id text primary key, owner text references users (mongo_id) on delete cascade);
+             create table emptied (mongo_id text primary key, owner text references users (mongo_id) on delete set null);
+             create table kept (mongo_id text primary key, owner text references users (mongo_id));
+             create table watched (mongo_id text primary key, owner text references users (mongo_id) on delete cascade);
+             create table own (mongo_id text primary key, name text, owner text references users (mongo_id) on delete cascade);
+             create table foreign_null (mongo_id text primary key, name text, owner text references users (mongo_id) on delete set null)",
+        )
+        .await?;
+    let mut mappings: String = ["deleted", "emptied", "kept"]
+        .iter()
+        .map(|table| referring(&stage, table, "columns: { owner: owner }"))
+        .collect();
+    let watched = "columns: { owner: { ref: { to: users, from: owner } } }";
+    mappings.push_str(&referring(&stage, "watched", watched));
+    for table in ["own", "foreign_null"] {
+        mappings.push_str(&referring(&stage, table, "columns: { name: name }"));
+    }
+    let users = referring(&stage, "users", "columns: { name: name }");
+    let (code, text) = check(&stage.config(&format!("{mappings}{users}")))?;
+    assert_eq!(code, 1, "{text}");
+    let told: Vec<&str> = text.lines().filter(|line| line.contains("PostgreSQL would")).collect();
+    let begins = |line: &str, with: &str| assert!(line.starts_with(with), "{text}");
+    assert_eq!(told.len(), 3, "{text}");
+    begins(
+        told[0],
+        "✗ mapping deleted, table public.deleted, column owner: foreign key deleted_owner_fkey: PostgreSQL would delete the row",
+    );
+    begins(
+        told[1],
+        "✗ mapping emptied, table public.emptied, column owner: foreign key emptied_owner_fkey: PostgreSQL would empty the column",
+    );
+    begins(
+        told[2],
+        "! mapping own, table public.own: foreign key own_owner_fkey: PostgreSQL would delete the row",
+    );
+    // Rows that nobody deletes take nothing with them.
+    let users = referring(&stage, "users", "deletes: keep, columns: { name: name }");
+    let (code, text) = check(&stage.config(&format!("{mappings}{users}")))?;
+    assert_eq!(code, 0, "{text}");
+    assert!(!text.contains("PostgreSQL would"), "{text}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn parents_are_copied_before_their_children_wherever_they_stand_in_the_file() -> Result<()> {
     let stage = Stage::new("order").await?;

@@ -105,6 +105,10 @@ async fn what_two_documents_really_have_in_common_is_held_and_takes_no_value_fro
     let (stage, daemon) = stage("exchange_common").await?;
     give(&stage, 3, 1).await?;
     held(&stage, 1).await?;
+    let told = stage
+        .text("select message from rowstream.held where source_id = 'p3' and state <> 'resolved'")
+        .await?;
+    assert!(told.as_deref().is_some_and(|told| told.contains("which the row of p1 has")), "{told:?}");
     // Two others swap meanwhile, in the company of one who cannot have what it wants.
     give(&stage, 4, 5).await?;
     give(&stage, 5, 4).await?;

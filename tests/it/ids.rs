@@ -298,3 +298,36 @@ async fn a_number_is_one_id_however_it_is_written() -> Result<()> {
     assert_eq!(found.len(), neighbours.len());
     Ok(())
 }
+
+#[tokio::test]
+async fn the_functions_for_applications_make_the_ids_that_rowstream_makes() -> Result<()> {
+    let stage = Stage::new("made_ids").await?;
+    stage.execute(include_str!("../../docs/ids.sql")).await?;
+    stage
+        .execute("create table made (source text, source_id text, id text, uid uuid, primary key (source, source_id))")
+        .await?;
+    let documents = ids().into_iter().map(|id| doc! { "_id": id });
+    stage.collection("made").insert_many(documents).await?;
+    const NAMESPACE: &str = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
+    let mapping = format!(
+        "  - {{ source: \"sö urce\", collection: {}.made, table: made, columns: {{ id: {{ key: {{ prefix: m_ }} }}, uid: {{ key: uuid }} }} }}
+id_namespace: {NAMESPACE}\n",
+        stage.name
+    );
+    let daemon = Daemon::start_with(&stage.config(&mapping), &["--until-caught-up"])?;
+    let (status, text) = daemon.ends_with_output().await?;
+    anyhow::ensure!(status.success(), "{text}");
+    let count = ids().len() as i64;
+    let equal = format!(
+        "select count(*) from made where uid = rowstream_uuid(source, source_id, '{NAMESPACE}')
+            and id = rowstream_key('m_', source, source_id, '{NAMESPACE}')"
+    );
+    assert_eq!(stage.number(&equal).await?, count);
+    // The vectors of docs/TYPES.md, of the default namespace.
+    let vectors = "select rowstream_uuid('orders', '5f43a1b2c3d4e5f607182930') || ' ' || rowstream_key('txn_', 'venmo', 'a1')";
+    let vectors = stage.text(vectors).await?.context("a vector")?;
+    for vector in vectors.split(' ') {
+        assert!(include_str!("../../docs/TYPES.md").contains(vector), "{vectors}");
+    }
+    Ok(())
+}

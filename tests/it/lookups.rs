@@ -273,3 +273,123 @@ async fn each_of_very_many_who_wait_is_found_by_the_row_it_waits_for() -> Result
     counts(&stage, &daemon, "select count(*) from rowstream.wait", 23_920).await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn a_row_that_somebody_needs_by_its_name_is_made_again_when_its_document_leaves() -> Result<()> {
+    let cases = [
+        ("restrict", "integer references methods on delete restrict", OF_DOCUMENTS),
+        ("cascade", "integer not null references methods on delete cascade", OF_DOCUMENTS),
+        ("set_null", "integer references methods on delete set null", OF_DOCUMENTS),
+        ("fields", "integer references methods", "key: [name]"),
+        ("shared", "integer references methods", SHARED),
+    ];
+    for (name, column, key) in cases {
+        let stage = Stage::new(&format!("lookup_again_{name}")).await?;
+        stage
+            .execute(&format!(
+                "create table methods (id serial primary key, mongo_id text unique, name text not null unique);
+                 create table items (mongo_id text primary key, method_id {column});
+                 create table item_methods (item text references items, place int, method_id integer not null {0},
+                     primary key (item, place))",
+                column.trim_start_matches("integer ").trim_start_matches("not null ")
+            ))
+            .await?;
+        let by_name = |path: &str| {
+            format!(
+                "{{ lookup: {{ table: methods, match: {{ name: {path} }}, take: id }}, missing: {{ create: {{ columns: {{}} }} }} }}"
+            )
+        };
+        let config = stage.config(&format!(
+            "  - {{ source: methods, collection: {0}.methods, table: methods, id_type: string, {key}, columns: {{ name: name }} }}
+  - source: items
+    collection: {0}.items
+    table: items
+    id_type: string
+    key: {{ source: null, source_id: mongo_id }}
+    columns: {{ method_id: {1} }}
+    children:
+      - {{ table: item_methods, each: also, key: [item, place],
+          columns: {{ item: $parent, place: $index, method_id: {2} }} }}\n",
+            stage.name,
+            by_name("method"),
+            by_name("$element")
+        ));
+        let methods = stage.collection("methods");
+        methods
+            .insert_many([doc! { "_id": "m1", "name": "cash" }, doc! { "_id": "m2", "name": "card" }])
+            .await?;
+        stage
+            .collection("items")
+            .insert_many([
+                doc! { "_id": "i1", "method": "cash" },
+                doc! { "_id": "i2", "method": "card", "also": ["card", "cash"] },
+            ])
+            .await?;
+        let daemon = Daemon::start(&config)?;
+        becomes(&stage, &daemon, "i1 cash, i2 card").await.context(name)?;
+        counts(&stage, &daemon, "select count(*) from rowstream.stub", 0).await.context(name)?;
+        methods.delete_one(doc! { "_id": "m1" }).await?;
+        // Once more as a stub, and not the row that was there.
+        const MADE: &str = "select count(*) from rowstream.stub";
+        counts(&stage, &daemon, MADE, 1).await.context(name)?;
+        becomes(&stage, &daemon, "i1 cash, i2 card").await.context(name)?;
+        const ALSO: &str = "select count(*) from item_methods join methods on methods.id = method_id";
+        counts(&stage, &daemon, ALSO, 2).await.context(name)?;
+        counts(&stage, &daemon, METHODS, 2).await.context(name)?;
+        counts(&stage, &daemon, "select count(*) from methods where mongo_id = 'm1'", 0)
+            .await
+            .context(name)?;
+        counts(&stage, &daemon, HELD, 0).await.context(name)?;
+        // It gives way to a document as the first time.
+        methods.insert_one(doc! { "_id": "m3", "name": "cash" }).await?;
+        counts(&stage, &daemon, MADE, 0).await.context(name)?;
+        becomes(&stage, &daemon, "i1 cash, i2 card").await.context(name)?;
+        counts(&stage, &daemon, METHODS, 2).await.context(name)?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_value_too_long_to_be_awaited_holds_its_document_until_the_row_is_there() -> Result<()> {
+    let stage = Stage::new("lookup_long").await?;
+    // Texts of citext that are equal may have many forms: their hashes say nothing.
+    stage
+        .execute(
+            "create extension if not exists citext;
+             create table methods (mongo_id text primary key, name citext, code text);
+             create table items (mongo_id text primary key, by_name text, by_code text)",
+        )
+        .await?;
+    let by = |column: &str| {
+        format!(
+            "{{ lookup: {{ table: methods, match: {{ {column}: {column} }}, take: mongo_id }}, missing: null }}"
+        )
+    };
+    let config = stage.config(&format!(
+        "  - {{ source: methods, collection: {0}.methods, table: methods, id_type: string, allow_empty: true,
+        key: [mongo_id], columns: {{ mongo_id: _id, name: name, code: code }} }}
+  - {{ source: items, collection: {0}.items, table: items, id_type: string, key: {{ source: null, source_id: mongo_id }},
+        columns: {{ by_name: {1}, by_code: {2} }} }}\n",
+        stage.name,
+        by("name"),
+        by("code")
+    ));
+    let long = |letter: &str| letter.repeat(3_000);
+    stage
+        .collection("items")
+        .insert_many([doc! { "_id": "i1", "name": long("a") }, doc! { "_id": "i2", "code": long("b") }])
+        .await?;
+    let daemon = Daemon::start(&config)?;
+    const TOLD: &str = "select count(*) from rowstream.held
+        where state <> 'resolved' and source_id = 'i1' and reason = 'too_long' and column_name = 'by_name'";
+    counts(&stage, &daemon, TOLD, 1).await?;
+    counts(&stage, &daemon, "select count(*) from items where mongo_id = 'i2' and by_code is null", 1)
+        .await?;
+    stage
+        .collection("methods")
+        .insert_one(doc! { "_id": "m1", "name": long("A"), "code": long("b") })
+        .await?;
+    counts(&stage, &daemon, "select count(*) from items where 'm1' in (by_name, by_code)", 2).await?;
+    counts(&stage, &daemon, HELD, 0).await?;
+    Ok(())
+}

@@ -6,10 +6,11 @@
 //! Documents behind a `+` are put, those behind a `-` deleted, once the others are copied. Rows of `held:` name
 //! the id, the column and the reason of what is held.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 use bson::{Document, doc};
+use serde_json::Value;
 use sqlx::Row;
 
 use crate::daemon::command;
@@ -195,5 +196,51 @@ async fn every_example_of_the_mapping_reference_does_what_it_shows() -> Result<(
         }
     }
     ensure!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    Ok(())
+}
+
+/// Names of `properties`, wherever they stand.
+fn keys(schema: &Value, definitions: &Value, found: &mut BTreeSet<String>) {
+    match schema {
+        Value::Array(items) => items.iter().for_each(|item| keys(item, definitions, found)),
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                match (name.as_str(), field) {
+                    ("properties", Value::Object(properties)) => {
+                        for (name, property) in properties {
+                            found.insert(name.clone());
+                            keys(property, definitions, found);
+                        }
+                    }
+                    ("$ref", Value::String(name)) => {
+                        let name = name.trim_start_matches("#/definitions/");
+                        if found.insert(format!("#{name}")) {
+                            keys(&definitions[name], definitions, found);
+                        }
+                    }
+                    (_, field) => keys(field, definitions, found),
+                }
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[test]
+fn every_key_of_a_mapping_stands_in_an_example_that_is_run() -> Result<()> {
+    let schema: Value = serde_json::from_str(include_str!("../../config/schema.json"))?;
+    let mut all = BTreeSet::new();
+    keys(&schema["properties"]["mappings"], &schema["definitions"], &mut all);
+    all.retain(|key| !key.starts_with('#'));
+    ensure!(all.contains("columns") && all.contains("strip_prefix"), "these are not the keys: {all:?}");
+    let examples: String = examples()?.into_iter().map(|example| example.mapping + "\n").collect();
+    let words: BTreeSet<&str> = examples
+        .split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$' || c == ':'))
+        .filter_map(|word| word.strip_suffix(':'))
+        .collect();
+    // A program of one's own: tests/it/custom.rs.
+    all.remove("transform");
+    let without: Vec<&String> = all.iter().filter(|key| !words.contains(key.as_str())).collect();
+    ensure!(without.is_empty(), "no example has {without:?}");
     Ok(())
 }

@@ -204,3 +204,97 @@ async fn a_row_that_commits_beside_the_chunk_that_waits_for_it_is_found_after_th
     is(&stage, &daemon, WAITS, "0").await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn two_chunks_that_wait_for_each_others_rows_find_them_whichever_commits_last() -> Result<()> {
+    let (stage, config) = people("referrers_both", "restrict").await?;
+    let config = config + "snapshot: { chunk_documents: 100, workers: 2 }\n";
+    // The chunk of p000 has written rows and waits, and looks who waits for those with what it sees by then,
+    // when the other one, which sees as little of it, commits.
+    stage
+        .execute(
+            "create function stop_here() returns trigger language plpgsql as $$ begin
+                 if exists (select from rowstream.wait where source_id = 'p000') then
+                     perform pg_advisory_xact_lock_shared(4712);
+                 end if;
+                 return new;
+             end $$;",
+        )
+        .await?;
+    let mut gate = stage.postgres().await?;
+    sqlx::query("select pg_advisory_lock(4712)").execute(&mut gate).await?;
+    let person = |n: i32| doc! { "_id": format!("p{n:03}"), "boss": format!("p{:03}", (n + 100) % 200) };
+    stage.collection("people").insert_many((0..200).map(person)).await?;
+    let migrated = crate::daemon::command(&["migrate"], &config)?;
+    anyhow::ensure!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
+    stage
+        .execute(
+            "create trigger stop_here before update on rowstream.wait for each statement
+                 execute function stop_here()",
+        )
+        .await?;
+    let daemon = Daemon::start(&config)?;
+    is(&stage, &daemon, "select count(*) from people", "100").await?;
+    const WAITING: &str =
+        "select count(*) from pg_locks where locktype = 'advisory' and objid = 4712 and not granted
+        and database = (select oid from pg_database where datname = current_database())";
+    is(&stage, &daemon, WAITING, "1").await?;
+    is(&stage, &daemon, WAITS, "100").await?;
+    sqlx::query("select pg_advisory_unlock(4712)").execute(&mut gate).await?;
+    is(&stage, &daemon, "select count(*) from people where boss is not null", "200").await?;
+    is(&stage, &daemon, WAITS, "0").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn rows_whose_ids_are_only_known_by_their_hashes_are_settled_like_any_other() -> Result<()> {
+    let long = |letter: &str| letter.repeat(600);
+    for (name, column, left, held) in [
+        ("null", "integer references parents on delete set null", "c -, d -", 0),
+        ("cascade", "integer not null references parents on delete cascade", "", 2),
+    ] {
+        let stage = Stage::new(&format!("referrers_hashed_{name}")).await?;
+        stage
+            .execute(&format!(
+                "create table parents (id serial primary key, mongo_id text not null unique, title text);
+                 create table children (id serial primary key, mongo_id text not null unique, title text, parent {column})"
+            ))
+            .await?;
+        let missing = if held == 0 { ", missing: null" } else { "" };
+        let config = stage.config(&format!(
+            "{}{}",
+            mapping(&stage, "parents", "title: title"),
+            mapping(
+                &stage,
+                "children",
+                &format!("title: title, parent: {{ ref: {{ to: parents, from: parent }}{missing} }}")
+            ),
+        ));
+        let parents = [doc! { "_id": long("p") }, doc! { "_id": "p" }];
+        stage.collection("parents").insert_many(&parents).await?;
+        let child =
+            |title: &str, parent: String| doc! { "_id": long(title), "title": title, "parent": parent };
+        let children = [child("c", long("p")), child("d", "p".to_owned())];
+        stage.collection("children").insert_many(children).await?;
+        let daemon = Daemon::start(&config)?;
+        const ROWS: &str = "select coalesce(string_agg(c.title || ' ' || coalesce(left(p.mongo_id, 2), '-'), ', ' order by c.title), '')
+            from children c left join parents p on p.id = c.parent";
+        is(&stage, &daemon, ROWS, "c $s, d p").await.context(name)?;
+        stage.collection("parents").delete_many(doc! {}).await?;
+        is(&stage, &daemon, ROWS, left).await.context(name)?;
+        is(&stage, &daemon, HELD, &held.to_string()).await.context(name)?;
+        stage.collection("parents").insert_many(&parents).await?;
+        is(&stage, &daemon, ROWS, "c $s, d p").await.context(name)?;
+        is(&stage, &daemon, HELD, "0").await.context(name)?;
+        // As a whole, too.
+        stage.collection("parents").drop().await?;
+        is(&stage, &daemon, ROWS, left).await.context(name)?;
+        stage.collection("parents").insert_many(&parents).await?;
+        is(&stage, &daemon, ROWS, "c $s, d p").await.context(name)?;
+        // Whoever has gone is remembered no longer.
+        stage.collection("children").delete_many(doc! {}).await?;
+        is(&stage, &daemon, "select count(*) from children", "0").await.context(name)?;
+        is(&stage, &daemon, WAITS, "0").await.context(name)?;
+    }
+    Ok(())
+}

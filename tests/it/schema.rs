@@ -214,3 +214,74 @@ async fn references_become_foreign_keys_with_an_index_and_parents_are_made_first
     assert!(!text.contains("no index"), "{text}");
     Ok(())
 }
+
+#[tokio::test]
+async fn tables_of_children_are_made_with_their_keys_and_go_with_their_parents() -> Result<()> {
+    let stage = Stage::new("made_children").await?;
+    let database = &stage.name;
+    stage
+        .collection("orders")
+        .insert_one(doc! {
+            "_id": "o1", "at": DateTime::from_millis(0), "tags": ["new", "late"], "ship": { "city": "Ulm", "days": 2 },
+            "lines": [{ "sku": "a", "price": 1.5 }, { "sku": "b", "price": 2 }], "users": ["u1", "u2"],
+        })
+        .await?;
+    stage.collection("users").insert_many(["u1", "u2"].map(|id| doc! { "_id": id, "name": id })).await?;
+    let mappings = format!(
+        r#"  - source: orders
+    collection: {database}.orders
+    table: orders
+    schema: create
+    columns: {{ id: {{ key: {{ prefix: o_ }}, write: insert }}, at: at }}
+    children:
+      - table: order_lines
+        each: lines
+        columns: {{ order_id: $parent, place: $index, sku: $element.sku, price: $element.price, at: $document.at }}
+      - table: order_tags
+        each: tags
+        key: [order_id, tag]
+        columns: {{ id: {{ key: {{ prefix: t_ }} }}, order_id: $parent, tag: $element }}
+      - table: order_ships
+        object: ship
+        columns: {{ order_id: $parent, city: {{ from: $element.city, required: true }}, days: $element.days }}
+      - table: order_users
+        each: users
+        also_from: {{ source: users, each: orders }}
+        columns: {{ order_id: $parent, user_id: {{ ref: {{ to: users, from: $element }} }} }}
+  - source: users
+    collection: {database}.users
+    table: users
+    schema: create
+    key: {{ source: null, source_id: id }}
+    columns: {{ name: name }}
+"#
+    );
+    let config = stage.config(&mappings);
+    // Before anything is there, what would be made is what is compiled against, and its faults are told.
+    let (code, text) = ask(&["check"], &config)?;
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(text.matches("the table will be created").count(), 2, "{text}");
+    assert!(text.contains(&format!("mapping users: {database}.users → public.users, 2 columns")), "{text}");
+    let (code, text) =
+        ask(&["check"], &config.replace("{ name: name }", "{ name: { from: name, scale: 2 } }"))?;
+    assert_eq!(code, 1, "{text}");
+    let (_, sql) = ask(&["schema"], &config)?;
+    insta::assert_snapshot!("ddl_with_children", sql);
+    assert_eq!(stage.text("select to_regclass('orders')").await?, None, "nothing was made by asking");
+
+    let daemon = Daemon::start_with(&config, &["--until-caught-up"])?;
+    let (status, text) = daemon.ends_with_output().await?;
+    assert!(status.success(), "{text}");
+    const ROWS: &str = "select concat_ws(' ',
+        (select string_agg(concat_ws(' ', place, sku, price, extract(epoch from at)), ', ' order by place) from order_lines),
+        (select string_agg(tag, ', ' order by tag) from order_tags), (select concat_ws(' ', city, days) from order_ships),
+        (select string_agg(user_id, ', ' order by user_id) from order_users))";
+    let rows = stage.text(ROWS).await?;
+    assert_eq!(rows.as_deref(), Some("0 a 1.5 0.000000, 1 b 2 0.000000 late, new Ulm 2 u1, u2"));
+    stage.execute(&sql).await.context("applied again, it is the same")?;
+    let (code, text) = ask(&["check"], &config)?;
+    assert_eq!(code, 0, "{text}");
+    assert!(!text.contains("will be created"), "{text}");
+    stage.execute("delete from orders").await.context("what is inside of a document goes with its row")?;
+    Ok(())
+}

@@ -1,8 +1,11 @@
 //! Rows that are made for references: once for all who want them, however many ask at once and how often.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result};
 use bson::doc;
 
+use crate::comparison::{found, verify};
 use crate::daemon::{Daemon, PATIENCE};
 use crate::stage::Stage;
 use crate::support::until;
@@ -78,6 +81,10 @@ async fn give_way(stage: &Stage, daemon: &Daemon) -> Result<()> {
 async fn chunks_side_by_side_make_each_row_once() -> Result<()> {
     let (stage, config) = stage("stubs_beside").await?;
     let daemon = Daemon::start(&config)?;
+    counts(&stage, &daemon, ITEM_ROWS, ITEMS).await?;
+    // A comparison knows what was made: it is neither missing nor too much.
+    let (report, code) = verify(&config, &[])?;
+    assert_eq!((code, found(&report)), (0, BTreeSet::new()), "{report:#}");
     give_way(&stage, &daemon).await
 }
 

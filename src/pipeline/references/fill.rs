@@ -1,10 +1,10 @@
 //! Fills the references of rows: with what was found, or as the rule for what is missing says.
 
 use super::find::{Finding, Found, choose};
-use super::stub::{Stubs, stub_text};
+use super::stub::{NoStub, Stubs, stub_text};
 use super::{Referring, Settling};
 use crate::domain::{CanonicalId, Coercion, Document, Reason, Reference, Rejection, Row, Sought};
-use crate::mapping::{Finder, Mapping, MissingPlan};
+use crate::mapping::{Finder, MissingPlan};
 use crate::pipeline::Error;
 use crate::pipeline::prepare::Refused;
 use crate::state::wait::Wait;
@@ -19,6 +19,9 @@ pub struct Settled {
     pub waits: Vec<Wait>,
     /// Elements that have no row until what they refer to is there.
     pub left_out: Vec<LeftOut>,
+    /// Documents to be read again as soon as this is committed: what they look up leaves, and until it has left
+    /// nothing can be made in its place.
+    pub again: Vec<CanonicalId>,
 }
 
 /// An element that has no row, for `missing: drop`.
@@ -90,7 +93,8 @@ fn fill(of: Referring<'_>, rows: &mut Vec<Row>, found: &Found, stubs: &Stubs) ->
             };
             let (before, elements) = rest.split_at(rest.len() - group);
             rest = before;
-            let mut filling = Filling { mapping, found, stubs, waits: &mut settled.waits };
+            let Settled { waits, again, .. } = &mut settled;
+            let mut filling = Filling { of, found, stubs, waits, again };
             let field = match reference.in_array {
                 true => filling.array(row, elements),
                 false => filling.field(row, reference),
@@ -115,15 +119,16 @@ fn fill(of: Referring<'_>, rows: &mut Vec<Row>, found: &Found, stubs: &Stubs) ->
 
 /// What the references of rows are filled from.
 struct Filling<'a> {
-    mapping: &'a Mapping,
+    of: Referring<'a>,
     found: &'a Found,
     stubs: &'a Stubs,
     waits: &'a mut Vec<Wait>,
+    again: &'a mut Vec<CanonicalId>,
 }
 
 impl Filling<'_> {
     fn field(&mut self, row: &mut Row, reference: &Reference) -> Result<Vec<u8>, NoField> {
-        let choice = choose(self.mapping, reference, self.found);
+        let choice = choose(self.of.mapping, reference, self.found);
         self.waits.extend(choice.unresolved.into_iter().map(|(awaited, key)| Wait {
             source_id: row.source_id.clone(),
             id: row.id.clone(),
@@ -133,14 +138,14 @@ impl Filling<'_> {
         }));
         match choice.field {
             Some(field) => field.map_err(NoField::Hold),
-            None => missing(self.mapping, row, reference, self.stubs, self.waits),
+            None => self.missing(row, reference),
         }
     }
 
     /// All elements that one column refers with; those that are dropped are counted.
     fn array(&mut self, row: &mut Row, elements: &[Reference]) -> Result<Vec<u8>, NoField> {
         let Some(plan) =
-            elements.first().and_then(|first| self.mapping.references.get(usize::from(first.plan)))
+            elements.first().and_then(|first| self.of.mapping.references.get(usize::from(first.plan)))
         else {
             return Err(NoField::Drop);
         };
@@ -159,65 +164,80 @@ impl Filling<'_> {
                 Err(hold) => return Err(hold),
             }
         }
-        let element = plan.element.as_ref().unwrap_or(&self.mapping.columns[plan.column].column_type);
+        let element = plan.element.as_ref().unwrap_or(&self.of.mapping.columns[plan.column].column_type);
         let literal = array_literal(fields.iter().map(Option::as_deref), element);
         let mut field = (literal.len() as i32).to_be_bytes().to_vec();
         field.extend_from_slice(&literal);
         Ok(field)
     }
+
+    /// What stands in for a row that is not there, by the reference's rule.
+    fn missing(&mut self, row: &mut Row, reference: &Reference) -> Result<Vec<u8>, NoField> {
+        let mapping = self.of.mapping;
+        let compiled = &mapping.references[usize::from(reference.plan)];
+        let column = || mapping.columns.get(compiled.column).map(|column| column.name.clone());
+        let coerced = |rule| Coercion { column: compiled.column as u16, rule };
+        match &compiled.missing {
+            MissingPlan::Hold => {
+                let awaited: Vec<String> = compiled.finders.iter().map(named).collect();
+                let message = format!("refers to a row that is not there yet: {}", awaited.join(", "));
+                Err(hold(column(), message))
+            }
+            MissingPlan::Null => {
+                row.coercions.push(coerced("missing_null"));
+                Ok(null())
+            }
+            MissingPlan::Keep => {
+                row.coercions.push(coerced("missing_keep"));
+                let text = match reference.choices.first() {
+                    Some((_, Sought::Document(id))) => stub_text(id),
+                    Some((_, Sought::Row(_))) | None => String::new(),
+                };
+                let mut field = (text.len() as i32).to_be_bytes().to_vec();
+                field.extend_from_slice(text.as_bytes());
+                Ok(field)
+            }
+            MissingPlan::Drop => Err(NoField::Drop),
+            MissingPlan::Create(_) => {
+                match self.stubs.get(&(reference.plan, (row.id.clone(), row.element))) {
+                    Some(Ok((field, key))) => {
+                        row.coercions.push(coerced("missing_create"));
+                        for wait in self.waits.iter_mut().filter(|wait| wait.source_id == row.source_id) {
+                            let of_this =
+                                compiled.finders.iter().any(|finder| finder.awaited == wait.awaited);
+                            if of_this {
+                                wait.stub = Some(key.clone());
+                            }
+                        }
+                        Ok(field.clone())
+                    }
+                    Some(Err(NoStub::Refused(rejection))) => {
+                        Err(NoField::Hold(Rejection { column: column(), ..rejection.clone() }))
+                    }
+                    Some(Err(NoStub::Leaving)) => {
+                        self.again.push(row.id.clone());
+                        if self.of.child.is_some() {
+                            return Err(NoField::Drop);
+                        }
+                        if !mapping.columns[compiled.column].not_null {
+                            row.coercions.push(coerced("missing_null"));
+                            return Ok(null());
+                        }
+                        Err(hold(column(), "refers to a row whose document leaves".to_owned()))
+                    }
+                    None => Err(hold(column(), "refers to a row that is not there yet".to_owned())),
+                }
+            }
+        }
+    }
+}
+
+fn null() -> Vec<u8> {
+    (-1_i32).to_be_bytes().to_vec()
 }
 
 pub(super) fn is_null(field: &[u8]) -> bool {
     field.starts_with(&(-1_i32).to_be_bytes())
-}
-
-/// What stands in for a row that is not there, by the reference's rule.
-fn missing(
-    mapping: &Mapping,
-    row: &mut Row,
-    reference: &Reference,
-    stubs: &Stubs,
-    waits: &mut [Wait],
-) -> Result<Vec<u8>, NoField> {
-    let compiled = &mapping.references[usize::from(reference.plan)];
-    let column = || mapping.columns.get(compiled.column).map(|column| column.name.clone());
-    let coerced = |rule| Coercion { column: compiled.column as u16, rule };
-    match &compiled.missing {
-        MissingPlan::Hold => {
-            let awaited: Vec<String> = compiled.finders.iter().map(named).collect();
-            let message = format!("refers to a row that is not there yet: {}", awaited.join(", "));
-            Err(hold(column(), message))
-        }
-        MissingPlan::Null => {
-            row.coercions.push(coerced("missing_null"));
-            Ok((-1_i32).to_be_bytes().to_vec())
-        }
-        MissingPlan::Keep => {
-            row.coercions.push(coerced("missing_keep"));
-            let text = match reference.choices.first() {
-                Some((_, Sought::Document(id))) => stub_text(id),
-                Some((_, Sought::Row(_))) | None => String::new(),
-            };
-            let mut field = (text.len() as i32).to_be_bytes().to_vec();
-            field.extend_from_slice(text.as_bytes());
-            Ok(field)
-        }
-        MissingPlan::Drop => Err(NoField::Drop),
-        MissingPlan::Create(_) => match stubs.get(&(reference.plan, (row.id.clone(), row.element))) {
-            Some(Ok((field, key))) => {
-                row.coercions.push(coerced("missing_create"));
-                for wait in waits.iter_mut().filter(|wait| wait.source_id == row.source_id) {
-                    let of_this = compiled.finders.iter().any(|finder| finder.awaited == wait.awaited);
-                    if of_this {
-                        wait.stub = Some(key.clone());
-                    }
-                }
-                Ok(field.clone())
-            }
-            Some(Err(rejection)) => Err(NoField::Hold(Rejection { column: column(), ..rejection.clone() })),
-            None => Err(hold(column(), "refers to a row that is not there yet".to_owned())),
-        },
-    }
 }
 
 fn hold(column: Option<String>, message: String) -> NoField {

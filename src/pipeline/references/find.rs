@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 
 use super::fill::is_null;
 use super::{Leaving, Referring};
-use crate::domain::{CanonicalId, Reference, Rejection, Row, RowKey, Sought, SourceIndex};
+use crate::domain::{CanonicalId, Reason, Reference, Rejection, Row, RowKey, Sought, SourceIndex};
 use crate::mapping::{Finder, Mapping, Taking};
 use crate::pipeline::Error;
 use crate::pipeline::claims;
@@ -105,7 +105,7 @@ impl<'a> Finding<'a> {
 
     /// As [`Self::look`], but without rows that leave. A document that leaves is not sought at all; what is
     /// looked up by other columns may be anybody's row.
-    async fn look_past_leavers(
+    pub(super) async fn look_past_leavers(
         &mut self,
         finder: &Finder,
         tuples: &[Option<Vec<u8>>],
@@ -143,8 +143,12 @@ impl<'a> Finding<'a> {
     /// Those of these rows of a mapping that leave with their documents, the last of them where there are several.
     async fn leavers(&mut self, mapping: &Mapping, keys: Vec<RowKey>) -> Result<HashSet<RowKey>, Error> {
         if !mapping.key.is_claimed() {
-            let id = |key: &RowKey| CanonicalId::from_source_id(key.text()?, mapping.id_type);
-            let leaves = |key: &RowKey| id(key).is_some_and(|id| self.leaves(mapping.index, &id));
+            // By their texts: not every id can be read back from its own.
+            let Some(leaving) = self.leaving else { return Ok(HashSet::new()) };
+            let leavers = leaving.documents.iter().filter(|(source, _)| *source == mapping.index);
+            let leavers: HashSet<String> = leavers.map(|(_, id)| id.source_id(mapping.id_type)).collect();
+            let all = leaving.sources.contains(&mapping.index);
+            let leaves = |key: &RowKey| all || key.text().is_some_and(|text| leavers.contains(text));
             return Ok(keys.into_iter().filter(leaves).collect());
         }
         let target = claims::target(mapping);
@@ -244,14 +248,25 @@ pub(super) fn choose(mapping: &Mapping, reference: &Reference, found: &Found) ->
     for (place, sought) in &reference.choices {
         let finder = finder_of(mapping, reference.plan, *place);
         let name = name_of(finder, sought);
+        let column = &mapping.columns[mapping.references[usize::from(reference.plan)].column];
         let fields = found.get(&(reference.plan, *place));
         let field = fields.and_then(|fields| {
             let is_gone = fields.gone.contains(&name);
             fields.found.get(&name).filter(|_| !is_gone).cloned()
         });
         if let Some(field) = field {
-            let column = &mapping.columns[mapping.references[usize::from(reference.plan)].column];
             return Choice { field: Some(as_taken(finder, field, &column.name)), unresolved };
+        }
+        // Equal values of many forms are compared by PostgreSQL alone, which needs more than the hash.
+        if name.first() == Some(&HASHED) && !finder.key.iter().all(|column| column.has_one_form) {
+            let rejection = Rejection {
+                column: Some(column.name.clone()),
+                reason: Reason::TooLong,
+                message: format!(
+                    "is looked up by a value of more than {KEY_BYTES} bytes, which cannot be awaited"
+                ),
+            };
+            return Choice { field: Some(Err(rejection)), unresolved };
         }
         unresolved.push((finder.awaited.clone(), name));
     }

@@ -7,8 +7,10 @@ use crate::pipeline::Error;
 use crate::pipeline::claims;
 use crate::pipeline::commit::{apply, state};
 use crate::pipeline::plan::MappedChild;
+use crate::pipeline::prepare::SourceBatch;
 use crate::sink;
 use crate::state::row;
+use crate::state::wait::{self, Wait};
 
 impl Settling<'_> {
     /// Documents, other than those that leave themselves, whose rows refer to the mapping's rows with these keys
@@ -52,7 +54,29 @@ impl Settling<'_> {
         Ok(found)
     }
 
-    /// Whose rows these are. An id that is only known by its hash is nobody's we could read.
+    /// Documents whose rows do not tell their ids, for [`Self::documents_of`].
+    pub(in crate::pipeline) fn own_ids(&self, batch: &SourceBatch) -> Vec<Wait> {
+        let mapping = &self.plan.of(batch.source).mapping;
+        if mapping.key.is_claimed() {
+            return Vec::new();
+        }
+        let refused = batch.refused.iter().map(|refused| &refused.id);
+        let ids = batch.rows.iter().map(|row| &row.id).chain(refused);
+        let named = ids.map(|id| (id, id.source_id(mapping.id_type)));
+        let opaque = named.filter(|(_, source_id)| {
+            source_id.starts_with('$') && CanonicalId::from_source_id(source_id, mapping.id_type).is_none()
+        });
+        let remembered = |(id, source_id): (&CanonicalId, String)| Wait {
+            source_id,
+            id: id.clone(),
+            awaited: wait::OWN_ID.to_owned(),
+            key: Vec::new(),
+            stub: None,
+        };
+        opaque.map(remembered).collect()
+    }
+
+    /// Whose rows these are.
     async fn documents_of(
         &mut self,
         source: SourceIndex,
@@ -60,8 +84,18 @@ impl Settling<'_> {
     ) -> Result<Vec<CanonicalId>, Error> {
         let mapping = &self.plan.of(source).mapping;
         if !mapping.key.is_claimed() {
-            let texts = keys.iter().filter_map(RowKey::text);
-            return Ok(texts.filter_map(|text| CanonicalId::from_source_id(text, mapping.id_type)).collect());
+            let (mut ids, mut opaque) = (Vec::with_capacity(keys.len()), Vec::new());
+            for text in keys.iter().filter_map(RowKey::text) {
+                match CanonicalId::from_source_id(text, mapping.id_type) {
+                    Some(id) => ids.push(id),
+                    None => opaque.push(text),
+                }
+            }
+            if !opaque.is_empty() {
+                let own = wait::own_ids(self.connection, self.pipeline, &mapping.source, &opaque);
+                ids.extend(own.await.map_err(state)?);
+            }
+            return Ok(ids);
         }
         let target = claims::target(mapping);
         let scope = claims::scope(self.pipeline, &target, mapping);

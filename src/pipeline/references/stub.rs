@@ -34,7 +34,15 @@ pub(in crate::pipeline) struct Stubbed {
 type OfRow = (CanonicalId, u32);
 
 /// By reference, document and element: the field that is taken and the stub's key, or why there is none.
-pub(super) type Stubs = HashMap<(u16, OfRow), Result<(Vec<u8>, Vec<u8>), Rejection>>;
+pub(super) type Stubs = HashMap<(u16, OfRow), Result<(Vec<u8>, Vec<u8>), NoStub>>;
+
+/// Why there is no stub.
+#[derive(Debug)]
+pub(super) enum NoStub {
+    Refused(Rejection),
+    /// The row of a document stands in its place, and leaves in this very transaction.
+    Leaving,
+}
 
 /// The rows that one reference asks for.
 struct Wanted<'p> {
@@ -207,16 +215,23 @@ impl Finding<'_> {
 
     async fn stubs_of(&mut self, wanted: Wanted<'_>, stubs: &mut Stubs) -> Result<(), Error> {
         let finder = &wanted.plan.finder;
-        let keys: Vec<&[u8]> = wanted.of_rows.iter().map(|(_, key)| key.as_slice()).collect();
-        let fields = sink::find(self.connection, finder, &keys).await.map_err(apply)?;
-        for ((of_row, key), field) in wanted.of_rows.into_iter().zip(fields) {
-            let refused = || Rejection {
-                column: None,
-                reason: Reason::UnresolvedReference,
-                message: format!("the row that create: makes in {} is refused there", finder.table),
+        let keys: Vec<Option<Vec<u8>>> = wanted.of_rows.iter().map(|(_, key)| Some(key.clone())).collect();
+        let fields = self.look_past_leavers(finder, &keys).await?;
+        let there = match fields.iter().any(Option::is_none) {
+            true => self.look(finder, &keys).await?,
+            false => vec![None; fields.len()],
+        };
+        for (((of_row, key), field), there) in wanted.of_rows.into_iter().zip(fields).zip(there) {
+            let none = || match there {
+                Some(_) => NoStub::Leaving,
+                None => NoStub::Refused(Rejection {
+                    column: None,
+                    reason: Reason::UnresolvedReference,
+                    message: format!("the row that create: makes in {} is refused there", finder.table),
+                }),
             };
-            let made = field.ok_or_else(refused).and_then(|field| as_taken(finder, field, &finder.take));
-            let made = made.map(|field| (field, key));
+            let taken = |field| as_taken(finder, field, &finder.take).map_err(NoStub::Refused);
+            let made = field.ok_or_else(none).and_then(taken).map(|field| (field, key));
             stubs.insert((wanted.place, of_row), made);
         }
         Ok(())
@@ -263,7 +278,7 @@ fn wanted<'p>(
                     wanted.rows.push(stub);
                 }
                 Err(rejection) => {
-                    stubs.insert((place, of_row), Err(rejection));
+                    stubs.insert((place, of_row), Err(NoStub::Refused(rejection)));
                 }
             }
         }

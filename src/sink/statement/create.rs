@@ -26,15 +26,16 @@ pub(in crate::sink) fn create(draft: &Draft, with_schema: bool) -> String {
     }
     for key in &draft.foreign_keys {
         sql.push_str(&format!(
-            ",\n    foreign key ({}) references {} ({})",
+            ",\n    foreign key ({}) references {} ({}){}",
             quoted(&key.column),
             qualified(&key.references),
-            quoted(&key.referenced_column)
+            quoted(&key.referenced_column),
+            if key.with_parent { " on delete cascade" } else { "" }
         ));
     }
     sql.push_str("\n);\n");
     // A parent's delete looks for its children.
-    for key in &draft.foreign_keys {
+    for key in draft.foreign_keys.iter().filter(|key| !draft.is_led_by(&key.column)) {
         let (table, column) = (qualified(&draft.table), quoted(&key.column));
         let name = quoted(&format!("{}_{}_idx", draft.table.name, key.column));
         sql.push_str(&format!("create index if not exists {name} on {table} ({column});\n"));

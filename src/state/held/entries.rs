@@ -5,6 +5,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
 use crate::domain::Reason;
+use crate::state::wait::OWN_ID;
 
 /// Which held changes are meant; what is empty says nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -295,7 +296,8 @@ pub async fn waits(
 ) -> Result<Vec<WaitsFor>, sqlx::Error> {
     let sql = format!(
         "select awaited, awaited_key, {}, due_at is not null, stub is not null from rowstream.wait
-         where pipeline = $1 and source = $2 and source_id = $3 order by since, awaited, awaited_key limit 1000",
+         where pipeline = $1 and source = $2 and source_id = $3 and awaited <> '{OWN_ID}'
+         order by since, awaited, awaited_key limit 1000",
         time("since")
     );
     let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
