@@ -182,9 +182,9 @@ impl Reading {
             tracing::error!(
                 event = "history_lost",
                 severity = "error",
-                "the resume token is not in the oplog; mongodb may have been restored: copying everything again"
+                "the resume token is not in the oplog; mongodb may have been restored: every row is compared with its document"
             );
-            self.gatherer.copy_again();
+            self.gatherer.skipped();
         }
         self.report.reply_read(&self.plan, &reply);
         self.gatherer.offer(reply);

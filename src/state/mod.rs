@@ -12,6 +12,7 @@ pub mod mapping;
 pub mod overview;
 pub mod reconcile;
 mod reset;
+pub mod resync;
 pub mod row;
 mod schema;
 pub mod touch;
