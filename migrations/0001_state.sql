@@ -118,6 +118,16 @@ create table rowstream.link (
 comment on table rowstream.link is 'which document lists which in a junction that two collections keep: lister and listed are source_ids, side is the lister''s, left that of the mapping with the junction among its children; also while one of the two has no row';
 create index link_listed on rowstream.link (pipeline, junction, side, listed);
 
+create table rowstream.left_out (
+    pipeline text,
+    source text,
+    target text,
+    source_id text,
+    row_key bytea,
+    primary key (pipeline, source, target, source_id, row_key)
+);
+comment on table rowstream.left_out is 'elements of documents that the child table target has refused where on_error: drop leaves them out: a comparison must not miss them';
+
 create table rowstream.row (
     pipeline text,
     source text,

@@ -173,7 +173,7 @@ impl<'a> Open<'a> {
         parent: usize,
         families: &[Family],
         refusal: Refusal,
-    ) -> Result<(Outcome, u64), sink::Error> {
+    ) -> Result<(Outcome, Vec<sink::LeftOut>), sink::Error> {
         let portion = self.portion;
         sink::replace_children(&mut self.transaction, target, parent, families, refusal, portion).await
     }

@@ -7,6 +7,7 @@ pub mod checkpoint;
 pub mod chunk;
 pub mod held;
 pub mod lease;
+pub mod left_out;
 pub mod link;
 pub mod mapping;
 pub mod overview;

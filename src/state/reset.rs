@@ -33,6 +33,7 @@ pub async fn reset(
          wait as (delete from rowstream.wait where pipeline in (select pipeline from free)),
          stub as (delete from rowstream.stub where pipeline in (select pipeline from free)),
          claim as (delete from rowstream.row where pipeline in (select pipeline from free)),
+         left_out as (delete from rowstream.left_out where pipeline in (select pipeline from free)),
          link as (delete from rowstream.link where pipeline in (select pipeline from free)),
          touch as (delete from rowstream.touch where pipeline in (select pipeline from free)),
          run as (delete from rowstream.reconcile_run where pipeline in (select pipeline from free)),
