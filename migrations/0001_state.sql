@@ -68,6 +68,7 @@ create table rowstream.held (
     column_name text,
     attempts integer not null default 1,
     first_held_at timestamptz not null default now(),
+    waiting_since timestamptz,
     last_attempt_at timestamptz not null default now(),
     next_attempt_at timestamptz not null,
     resolved_at timestamptz,
@@ -75,7 +76,7 @@ create table rowstream.held (
     document_bytes bigint,
     primary key (pipeline, source, source_id)
 );
-comment on table rowstream.held is 'changes that could not be applied, one per document; id is the BSON type byte and value of _id';
+comment on table rowstream.held is 'changes that could not be applied, one per document; id is the BSON type byte and value of _id, waiting_since when it began to wait for a row, which is null for all else';
 create index held_due on rowstream.held (pipeline, next_attempt_at) where state <> 'resolved';
 create index held_resolved on rowstream.held (pipeline, resolved_at) where state = 'resolved';
 

@@ -186,7 +186,10 @@ pub async fn inspect(
             inspection.finish(config, mapping, CollectionIndex(place as u16), of_collection);
         }
     }
-    inspection.pooler(config, connection).await;
+    if tables == Tables::LeaveAlone {
+        // A session has looked before it came here.
+        inspection.pooler(config, connection).await;
+    }
     Ok(inspection)
 }
 

@@ -1,12 +1,14 @@
 //! The composition root: the only place that builds things and wires them together.
 
 mod inspect;
+mod pooler;
 mod postgres;
 mod reconcile;
 mod scheduler;
 mod schema;
 mod summary;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,18 +19,20 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 pub use inspect::{Inspection, Line, Tables, Verdict, inspect};
+pub use pooler::refuse_pooler;
 pub use postgres::{Servers, connect_postgres};
 pub use reconcile::{Apply, Asked, Resynced, repair, resync, verify};
 use scheduler::{Scheduler, Wanted};
 pub use schema::{Drafted, schema};
 pub use summary::Summary;
 
-use crate::config::Config;
+use crate::config::{Config, OnHistoryLost};
 use crate::domain::Namespace;
 use crate::metrics::Metrics;
 use crate::pipeline::{
     End, Error, FailPoint, Finish, HeldPolicy, HoldLimit, Limits, Moment, Pace, Report, Session, Status,
 };
+use crate::source::AfterLoss;
 use crate::state::held::{self, Backoff};
 use crate::state::lease::{self, Acquired, Epoch};
 use crate::state::{self, SchemaState};
@@ -100,6 +104,7 @@ pub async fn run(config: Config, until: Until, shutdown: watch::Receiver<bool>) 
         until,
         shutdown,
         discovered: Vec::new(),
+        is_direct: AtomicBool::new(false),
         warned: Mutex::default(),
     };
     let finished = app.supervise().await;
@@ -137,6 +142,8 @@ struct App {
     shutdown: watch::Receiver<bool>,
     /// Collections of a database that is copied whole, seen in the stream; they may be gone by now.
     discovered: Vec<Namespace>,
+    /// There was no transaction pooler in between, and no session has ended with an error since.
+    is_direct: AtomicBool,
     /// Warnings of the last inspection: each session inspects, and a change alone is worth a line.
     warned: Mutex<Vec<Line>>,
 }
@@ -171,6 +178,7 @@ impl App {
                     STANDBY_LOOKS_EVERY
                 }
                 Err(error) => {
+                    self.is_direct.store(false, Ordering::Relaxed);
                     let error = self.rebuilt_in_vain(error, &mut rebuilds);
                     if began.elapsed() > SOUND_AFTER {
                         failing_since = None;
@@ -292,10 +300,15 @@ impl App {
     async fn attempt(&self, client: &Client) -> Result<Attempt, Error> {
         let mut keeper = self.connect("connect to postgresql").await?;
         self.report.postgresql_up();
+        if !self.is_direct.load(Ordering::Relaxed) {
+            // Before the schema is made: a migration's lock is of its session.
+            refuse_pooler(&self.config, &mut keeper).await?;
+            self.is_direct.store(true, Ordering::Relaxed);
+        }
         ensure_schema(&mut keeper).await?;
         // Before the lease is taken: a paused pipeline has no use for it.
         let paused = lease::paused_since(&mut keeper, &self.config.pipeline).await;
-        if let Some(since) = paused.map_err(|error| Error::retry("look at the lease", error))? {
+        if let Some(since) = paused.map_err(|error| of_state("look at the lease", error))? {
             return Err(Error::Paused { since });
         }
         let ttl = self.config.lease.ttl;
@@ -307,7 +320,7 @@ impl App {
                 notify::status("standing by");
                 return Ok(Attempt::Standby);
             }
-            Err(error) => return Err(Error::retry("take the lease", error)),
+            Err(error) => return Err(of_state("take the lease", error)),
         };
         FailPoint::LeaseTaken.reach().await?;
         let mut stopped = self.shutdown.clone();
@@ -358,7 +371,7 @@ impl App {
                 tokio::time::sleep(self.config.lease.ttl / 3).await;
                 self.report.progressed();
                 let kept = lease::heartbeat(&mut connection, &self.config.pipeline, epoch).await;
-                if !kept.map_err(|error| Error::retry("keep the lease", error))? {
+                if !kept.map_err(|error| of_state("keep the lease", error))? {
                     return Err(Error::Fenced);
                 }
             }
@@ -388,6 +401,9 @@ impl App {
         let loaded =
             pipeline::load(&mut keeper, &config.pipeline, epoch, &plan, mode, now, &self.pace).await?;
         self.report.loaded(&loaded);
+        let mut stream_connection = self.connect("connect the stream's writer").await?;
+        let process = lease::process(&mut stream_connection).await;
+        let stream_process = process.map_err(|error| of_state("connect the stream's writer", error))?;
         let (mut snapshot_connections, mut planner_connection) = (Vec::new(), None);
         if !loaded.pending.is_empty() {
             planner_connection = Some(self.connect("connect the snapshot's planner").await?);
@@ -406,6 +422,10 @@ impl App {
             waits: loaded.waits,
             pace: self.pace.clone(),
             linger: config.batch.linger,
+            after_loss: match config.on_history_lost {
+                OnHistoryLost::Halt => AfterLoss::End,
+                OnHistoryLost::Resync => AfterLoss::GoOn,
+            },
             policy: HeldPolicy {
                 keep_document: config.held.keep_document,
                 max_document_bytes: config.held.max_document_bytes,
@@ -419,7 +439,8 @@ impl App {
             retention: config.held.retention,
             repairs_per_second: usize::try_from(config.reconcile.repairs_per_second).unwrap_or(usize::MAX),
             lease_ttl: config.lease.ttl,
-            stream_connection: self.connect("connect the stream's writer").await?,
+            stream_connection,
+            stream_process,
             snapshot_connections,
             planner_connection,
             keeper_connection: keeper,
@@ -491,9 +512,17 @@ fn pauses() -> ExponentialBackoff {
         .build()
 }
 
+/// An error of the state, told by what could not be done if that may be tried again.
+fn of_state(stage: &'static str, error: sqlx::Error) -> Error {
+    match pipeline::state(error) {
+        Error::Retry { source, .. } => Error::Retry { stage, source },
+        other => other,
+    }
+}
+
 /// A role that may create schemas needs no separate step; one that may not is told which.
 async fn ensure_schema(connection: &mut sqlx::PgConnection) -> Result<(), Error> {
-    let failed = |error| Error::retry("look at the schema rowstream", error);
+    let failed = |error| of_state("look at the schema rowstream", error);
     match state::schema_state(connection).await.map_err(failed)? {
         SchemaState::Current | SchemaState::Closed => {
             let lacking = state::lacking(connection).await.map_err(failed)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::select_ok;
 use mongodb::Client;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::config::{Config, Postgres, url_of_each_host};
 use crate::operator::Operator;
@@ -76,31 +76,35 @@ async fn connect_with(
         // PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE, PGSSLMODE … are read here.
         None => vec![PgConnectOptions::new()],
     };
-    let hosts = hosts.into_iter().map(|options| with_settings(options, postgres, name, settings));
+    let hosts = hosts.into_iter().map(|options| with_name(options, postgres, name));
     let mut hosts: Vec<PgConnectOptions> = hosts.collect();
+    let settings = settings_of(postgres, settings);
     match hosts.pop() {
-        Some(only) if hosts.is_empty() => open(&only).await,
+        Some(only) if hosts.is_empty() => open(&only, &settings).await,
         last => {
             hosts.extend(last);
             // At once: a host that swallows packets must not cost the others their time.
-            let (primary, _) = select_ok(hosts.iter().map(|host| Box::pin(open_primary(host)))).await?;
+            let opened = hosts.iter().map(|host| Box::pin(open_primary(host, &settings)));
+            let (primary, _) = select_ok(opened).await?;
             Ok(primary)
         }
     }
 }
 
-fn with_settings(
-    options: PgConnectOptions,
-    postgres: &Postgres,
-    name: &str,
-    settings: &[(&str, &str)],
-) -> PgConnectOptions {
+fn with_name(options: PgConnectOptions, postgres: &Postgres, name: &str) -> PgConnectOptions {
     let options = match &postgres.password {
         Some(password) => options.password(password.expose()),
         None => options,
     };
+    // PgBouncer takes no start-up parameter but the few that it follows: the rest is set once we are in.
+    let options = options.application_name(name).extra_float_digits(None);
+    checking_what_is_given(options, postgres.url.as_ref().map(|url| url.expose()))
+}
+
+/// What every session begins with, as SQL.
+fn settings_of(postgres: &Postgres, more: &[(&str, &str)]) -> String {
     let milliseconds = |duration: Duration| duration.as_millis().to_string();
-    let options = options.application_name(name).options([
+    let settings = [
         ("statement_timeout", milliseconds(postgres.statement_timeout)),
         ("lock_timeout", milliseconds(postgres.lock_timeout)),
         ("idle_in_transaction_session_timeout", milliseconds(postgres.idle_in_transaction_timeout)),
@@ -108,10 +112,13 @@ fn with_settings(
         ("tcp_keepalives_idle", "20".to_owned()),
         ("tcp_keepalives_interval", "10".to_owned()),
         ("tcp_keepalives_count", "4".to_owned()),
+        // Texts of floats come back as the same floats, whatever the role is set to.
+        ("extra_float_digits", "1".to_owned()),
         ("timezone", "UTC".to_owned()),
-    ]);
-    let options = options.options(settings.iter().copied());
-    checking_what_is_given(options, postgres.url.as_ref().map(|url| url.expose()))
+    ];
+    let more = more.iter().map(|(name, value)| (*name, (*value).to_owned()));
+    let set = |(name, value): (&str, String)| format!("set {name} = '{value}'");
+    settings.into_iter().chain(more).map(set).collect::<Vec<_>>().join("; ")
 }
 
 /// Whoever names a certificate authority wants the server to be checked against it; the driver does so from
@@ -129,21 +136,23 @@ fn checking_what_is_given(options: PgConnectOptions, url: Option<&str>) -> PgCon
 }
 
 /// As `open`, of a server that can be written to: a standby may be promoted while we look for a primary.
-async fn open_primary(options: &PgConnectOptions) -> Result<PgConnection, ConnectError> {
-    let mut connection = open(options).await?;
+async fn open_primary(options: &PgConnectOptions, settings: &str) -> Result<PgConnection, ConnectError> {
+    let mut connection = open(options, settings).await?;
     let standby: bool = sqlx::query_scalar("select pg_is_in_recovery()").fetch_one(&mut connection).await?;
     if standby { Err(ConnectError::Standby) } else { Ok(connection) }
 }
 
-async fn open(options: &PgConnectOptions) -> Result<PgConnection, ConnectError> {
-    let mut connection = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options))
-        .await
-        .map_err(|_| ConnectError::TimedOut)??;
+async fn open(options: &PgConnectOptions, settings: &str) -> Result<PgConnection, ConnectError> {
+    let opening = async {
+        let mut connection = PgConnection::connect_with(options).await?;
+        sqlx::raw_sql(AssertSqlSafe(settings)).execute(&mut connection).await?;
+        Ok::<_, ConnectError>(connection)
+    };
+    let mut connection =
+        tokio::time::timeout(CONNECT_TIMEOUT, opening).await.map_err(|_| ConnectError::TimedOut)??;
     // Half of the work of large documents is their compression; lz4 does it in a fraction. Servers
     // without it keep their own way.
-    let _ = sqlx::query("select set_config('default_toast_compression', 'lz4', false)")
-        .execute(&mut connection)
-        .await;
+    let _ = sqlx::raw_sql("set default_toast_compression = 'lz4'").execute(&mut connection).await;
     Ok(connection)
 }
 

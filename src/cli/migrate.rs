@@ -16,6 +16,7 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments, config: Config) -> anyhow::Result<Exit> {
     let mut connection =
         app::connect_postgres(&config, "migrate").await.context("cannot reach postgresql")?;
+    app::refuse_pooler(&config, &mut connection).await?;
     state::migrate(&mut connection).await?;
     say("schema rowstream is up to date");
     if let Some(role) = &arguments.grant_to {

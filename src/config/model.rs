@@ -30,6 +30,7 @@ pub struct Config {
     pub lease: Lease,
     pub health: Health,
     pub reconcile: Reconcile,
+    pub on_history_lost: OnHistoryLost,
     /// Root of every deterministic id. Changing it changes all of them.
     pub namespace: Uuid,
     pub mappings: Mappings,
@@ -73,6 +74,15 @@ impl fmt::Display for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
+}
+
+/// What happens when the changes since the checkpoint are gone for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnHistoryLost {
+    /// Somebody must decide.
+    Halt,
+    /// Goes on from the present; every row is brought up to date.
+    Resync,
 }
 
 #[derive(Debug, Clone)]
@@ -280,7 +290,7 @@ pub enum OnDrop {
 /// What a mapping does that says something else than when its rows were written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnMappingChange {
-    /// Its collection is copied again.
+    /// Its collection is copied again, and compared with all rows.
     Resync,
     Halt,
 }

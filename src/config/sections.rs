@@ -12,8 +12,8 @@ use super::defaults;
 use super::load::Surroundings;
 use super::mappings::{database_mistake, mappings, schema_mistake};
 use super::model::{
-    Batch, Config, Health, Held, Http, Lease, Log, LogFormat, Mappings, MongoDb, Postgres, Secret, Snapshot,
-    SnapshotMode,
+    Batch, Config, Health, Held, Http, Lease, Log, LogFormat, Mappings, MongoDb, OnHistoryLost, Postgres,
+    Secret, Snapshot, SnapshotMode,
 };
 use super::reconcile::reconcile;
 use super::tree::{Field, Section};
@@ -35,6 +35,8 @@ pub(super) fn config(mut root: Section<'_>, surroundings: &Surroundings<'_>) -> 
     let lease = lease(root.section("lease"));
     let health = health(root.section("health"));
     let reconcile = reconcile(root.section("reconcile"));
+    let losses = [("halt", OnHistoryLost::Halt), ("resync", OnHistoryLost::Resync)];
+    let on_history_lost = root.choice("on_history_lost", &losses).unwrap_or(OnHistoryLost::Halt);
     let namespace = namespace(&mut root);
     let mappings = what_is_copied(&mut root, mongodb.as_ref());
     root.finish();
@@ -50,6 +52,7 @@ pub(super) fn config(mut root: Section<'_>, surroundings: &Surroundings<'_>) -> 
         lease,
         health,
         reconcile,
+        on_history_lost,
         namespace,
         transformers: Transformers::default(),
         mappings: mappings?,

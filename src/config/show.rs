@@ -6,7 +6,7 @@ use super::children;
 use super::connection::redact;
 use super::model::{
     Aim, ColumnSpec, Config, Deletes, KeySpec, LogFormat, MappingSpec, Mappings, MatchSpec, Missing, OnDrop,
-    OnMappingChange, ReferenceSpec, SchemaMode, SnapshotMode, Targets, ValueSpec,
+    OnHistoryLost, OnMappingChange, ReferenceSpec, SchemaMode, SnapshotMode, Targets, ValueSpec,
 };
 use super::reading::{JsonForm, quoted};
 use super::reconcile::Reconcile;
@@ -20,6 +20,11 @@ pub fn redacted(config: &Config) -> String {
     servers(out, config);
     service(out, config);
     work(out, config);
+    let on_history_lost = match config.on_history_lost {
+        OnHistoryLost::Halt => "halt",
+        OnHistoryLost::Resync => "resync",
+    };
+    line(out, 0, "on_history_lost", on_history_lost);
     line(out, 0, "id_namespace", &quoted(&config.namespace.to_string()));
     match &config.mappings {
         Mappings::WholeDatabase { database, schema } => {

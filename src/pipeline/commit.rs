@@ -390,9 +390,20 @@ pub(crate) fn apply(error: sink::Error) -> Error {
 
 /// What an error of a statement on the state schema means for the session.
 pub(crate) fn state(error: sqlx::Error) -> Error {
-    match apply(sink::Error::of_state(error)) {
+    let error = sink::Error::of_state(error);
+    match error.disposition() {
         // Nothing of it grows with a batch.
-        Error::TimedOut { source } => Error::retry("apply", *source),
-        other => other,
+        sink::Disposition::Shrink => Error::retry("apply", error),
+        sink::Disposition::Refresh if error.is_stale_plan() => {
+            Error::Rebuild { because: "the schema rowstream changed" }
+        }
+        sink::Disposition::Refresh => Error::halt(
+            Error::chain(&error),
+            "the schema rowstream is not as this version made it: run `rowstream migrate`, or the version that changed it",
+        ),
+        sink::Disposition::Retry
+        | sink::Disposition::Suspect(_)
+        | sink::Disposition::Hold(_)
+        | sink::Disposition::Halt { .. } => apply(error),
     }
 }

@@ -69,6 +69,7 @@ pub struct Session {
     pub waits: wait::Overview,
     pub pace: Pace,
     pub linger: Duration,
+    pub after_loss: source::AfterLoss,
     pub policy: HeldPolicy,
     pub limit: HoldLimit,
     pub retention: Duration,
@@ -77,6 +78,8 @@ pub struct Session {
     pub lease_ttl: Duration,
     /// For the batches of the stream.
     pub stream_connection: PgConnection,
+    /// The server's process of that connection.
+    pub stream_process: i32,
     /// One for each snapshot worker.
     pub snapshot_connections: Vec<PgConnection>,
     /// Writes down which chunks there are; only with snapshot workers.
@@ -158,7 +161,10 @@ impl Session {
             repairing: Arc::default(),
         };
         let writer = |connection| Writer::new(connection, for_whom.clone());
-        let replies = source::open(&self.client, self.plan.scope.clone(), start, self.pace.whole().max_bytes);
+        // A server may take longer for an answer than a leader may for its heartbeat.
+        let (budget, patience) = (self.pace.whole().max_bytes, self.lease_ttl * 3);
+        let manner = source::Manner { budget, after_loss: self.after_loss, patience };
+        let replies = source::open(&self.client, self.plan.scope.clone(), start, manner);
         let mut tasks: JoinSet<Result<Done, Error>> = JoinSet::new();
         tasks.spawn(follow(self.report.clone(), replies.state()));
         let (touch, touches) = mpsc::channel(1);
@@ -217,6 +223,7 @@ impl Session {
             pipeline: self.pipeline,
             epoch: self.epoch,
             connection: self.keeper_connection,
+            stream_process: self.stream_process,
             lease_ttl: self.lease_ttl,
             retention: self.retention,
             pace: self.pace,
@@ -271,6 +278,7 @@ struct Keeper {
     pipeline: Arc<str>,
     epoch: Epoch,
     connection: PgConnection,
+    stream_process: i32,
     lease_ttl: Duration,
     retention: Duration,
     pace: Pace,
@@ -354,6 +362,11 @@ impl Keeper {
         }
         if let Some(since) = lease::paused_since(&mut self.connection, &self.pipeline).await.map_err(state)? {
             return Err(Error::Paused { since });
+        }
+        // ⚠ The end of a session is not heard on a connection that a firewall has forgotten: it would be waited for.
+        if !lease::is_served(&mut self.connection, self.stream_process).await.map_err(state)? {
+            let gone = std::io::Error::other("postgresql has ended the session of the stream's connection");
+            return Err(Error::retry("write", gone));
         }
         self.measure().await;
         if measured.is_none_or(|at| at.elapsed() >= OPLOG_MEASURED_EVERY) {

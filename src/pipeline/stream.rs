@@ -178,18 +178,31 @@ impl Reading {
                 }
             }
         }
-        if reply.continuity == Continuity::TokenNotFound {
-            tracing::error!(
-                event = "history_lost",
-                severity = "error",
-                "the resume token is not in the oplog; mongodb may have been restored: every row is compared with its document"
-            );
-            self.gatherer.skipped();
-        }
+        self.joined(reply.continuity);
         self.report.reply_read(&self.plan, &reply);
         self.gatherer.offer(reply);
         self.report.queue_measured(self.gatherer.bytes());
         Ok(())
+    }
+
+    /// Where changes may be missing, nothing that is there can be relied on.
+    fn joined(&mut self, continuity: Continuity) {
+        let because = match continuity {
+            Continuity::Unbroken => return,
+            Continuity::TokenNotFound => {
+                "the resume token is not in the oplog; mongodb may have been restored"
+            }
+            Continuity::HistoryLost => {
+                "the position has left the oplog or is of another cluster; on_history_lost says to go on from now"
+            }
+        };
+        tracing::error!(
+            event = "history_lost",
+            severity = "error",
+            because,
+            "changes may be missing: every row is compared with its document"
+        );
+        self.gatherer.skipped();
     }
 
     fn touch(&mut self, keys: Vec<Key>) {

@@ -11,7 +11,7 @@ use super::finding::{Kind, Suspect};
 use super::look::{Comparisons, Looker};
 use crate::domain::{CanonicalId, ClusterTime, Position, SourceIndex};
 use crate::pipeline::{Error, Plan, SourceBatch, read, state};
-use crate::source::{self, Continuity, EventKind};
+use crate::source::{self, AfterLoss, Continuity, EventKind, Manner};
 use crate::state::{checkpoint, reconcile};
 
 /// Looks after the first one. A document that is written all the time is never judged; its next quiet moment,
@@ -23,8 +23,9 @@ const AT_ONCE: usize = 1_000;
 
 const POLLED_EVERY: Duration = Duration::from_millis(200);
 
-/// Bytes of the stream in memory, where nobody follows it.
-const STREAM_BYTES: usize = 8 * 1024 * 1024;
+/// Of the stream, where nobody follows it.
+const MANNER: Manner =
+    Manner { budget: 8 * 1024 * 1024, after_loss: AfterLoss::End, patience: Duration::from_secs(30) };
 
 /// What became of suspects.
 #[derive(Debug, Default)]
@@ -200,7 +201,7 @@ impl Settling<'_> {
             of_source.map(|(of, id)| (*of, CanonicalId::clone(id)))
         };
         let routes = self.plan.routes();
-        let mut replies = source::open(self.client, self.plan.scope.clone(), position, STREAM_BYTES);
+        let mut replies = source::open(self.client, self.plan.scope.clone(), position, MANNER);
         let mut changed = HashSet::new();
         let began = Instant::now();
         loop {
@@ -208,7 +209,7 @@ impl Settling<'_> {
                 return Ok(Passed::Late);
             };
             let Some(reply) = reply.transpose().map_err(read)? else { return Ok(Passed::Late) };
-            if reply.continuity == Continuity::TokenNotFound || began.elapsed() >= self.patience {
+            if reply.continuity != Continuity::Unbroken || began.elapsed() >= self.patience {
                 return Ok(Passed::Late);
             }
             for event in &reply.events {

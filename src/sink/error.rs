@@ -107,6 +107,11 @@ impl Error {
         Self::from_sqlx(&state, "read or write the state", source)
     }
 
+    /// A statement that was planned before its table changed.
+    pub fn is_stale_plan(&self) -> bool {
+        matches!(self, Self::Refused { source, .. } if source.sqlstate == "0A000")
+    }
+
     /// What could not be written.
     pub fn tables(&self) -> &[TableName] {
         match self {

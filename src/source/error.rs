@@ -1,6 +1,7 @@
 //! What can go wrong at the source, and what to do about it.
 
 use std::fmt;
+use std::time::Duration;
 
 use mongodb::error::ErrorKind;
 
@@ -145,13 +146,17 @@ impl FaultKind {
         let hint = match self {
             Self::Unreachable | Self::Interrupted => return Disposition::Retry,
             Self::HistoryLost => {
-                "size the oplog for the longest outage; `rowstream reset --yes` lets `run` copy everything again, `rowstream resync` then finds what was deleted meanwhile"
+                "size the oplog for the longest outage; `on_history_lost: resync` goes on from now and brings every row up to date"
             }
-            Self::TokenNotFound => "the source may have been restored from a backup: re-sync",
+            Self::TokenNotFound => {
+                "the source may have been restored from a backup: `on_history_lost: resync` goes on from now and brings every row up to date"
+            }
             Self::InvalidToken => {
-                "the checkpoint belongs to another cluster or another scope: restore the URI, or re-sync"
+                "the checkpoint belongs to another cluster or another scope: restore the URI, or let `on_history_lost: resync` go on from now and bring every row up to date"
             }
-            Self::TooLarge => "shorten the document, or upgrade the server, then re-sync",
+            Self::TooLarge => {
+                "shorten the document; `rowstream reset --yes` then lets `run` begin behind the event, and `rowstream resync <source>` finds what was deleted meanwhile"
+            }
             Self::Tls => {
                 "check tlsCAFile, tlsCertificateKeyFile and the host names of the MongoDB URI against the certificates"
             }
@@ -272,6 +277,12 @@ impl Fault {
     /// A change stream's cursor ends by itself only when the server has closed it.
     pub(super) fn cursor_closed() -> Self {
         Self { kind: FaultKind::Interrupted, code: None, message: "the server closed the cursor".into() }
+    }
+
+    /// No answer on a connection that may be there or not.
+    pub(super) fn silent(patience: Duration) -> Self {
+        let message = format!("no answer within {} s", patience.as_secs());
+        Self { kind: FaultKind::Unreachable, code: None, message }
     }
 
     /// The driver tells each server's last error in braces; a refused password or certificate hides there.

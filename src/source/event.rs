@@ -1,5 +1,7 @@
 //! What the source hands to the pipeline: one server reply at a time, already understood.
 
+use std::time::Duration;
+
 use crate::domain::{CanonicalId, ChangeKind, ClusterTime, Namespace, ResumeToken};
 
 /// One reply of the change stream, empty ones included.
@@ -24,6 +26,29 @@ pub enum Continuity {
     /// The server did not know the token, or its clock is behind it, as after a restore: the stream
     /// was reopened by time, and what both sides hold may differ anywhere. Schedule a re-sync.
     TokenNotFound,
+    /// The position has left the oplog, or is none of this server's: the stream was reopened at the present.
+    /// What happened in between is unknown.
+    HistoryLost,
+}
+
+/// What becomes of a stream whose position is gone for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterLoss {
+    /// It ends with the error.
+    End,
+    /// It goes on from the present, and its next reply says so.
+    GoOn,
+}
+
+/// How a stream is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Manner {
+    /// Bytes of replies that may wait to be taken; one reply beyond it may be in the stream's hands.
+    pub budget: usize,
+    pub after_loss: AfterLoss,
+    /// A connection without an answer for so long is given up; where that happens again without an answer in
+    /// between, for twice as long: a server that has much to skip is not taken for one that is gone.
+    pub patience: Duration,
 }
 
 /// One event that concerns a mapped collection.

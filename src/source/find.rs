@@ -1,6 +1,8 @@
 //! `find` as a command of our own: values go as bytes, replies come as bytes, and the read waits for a
 //! given cluster time. The driver's `find` can do none of the three.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::StreamExt;
 use mongodb::Client;
@@ -8,10 +10,19 @@ use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
 
 use super::element::{Writer, elements};
 use super::error::Error;
+use super::patience::Patience;
 use crate::domain::{CanonicalId, ClusterTime, Document, Namespace};
 
 /// A document and its `_id`, read without looking at the rest.
 pub type Found = (CanonicalId, Document);
+
+/// Thousands of documents that a slow disk has to find one by one take some ten seconds. Too short: a slow server is
+/// asked again for what it was about to say. Too long: a connection that is dead keeps everything waiting.
+const FIRST_REPLY_WITHIN: Duration = Duration::from_secs(60);
+const ATTEMPTS: u32 = 3;
+
+/// A cursor cannot be asked again.
+const NEXT_REPLY_WITHIN: Duration = Duration::from_secs(240);
 
 /// A find that goes on reply by reply.
 pub(super) struct Replies {
@@ -40,18 +51,31 @@ pub(super) async fn find(
 ) -> Result<Replies, Error> {
     let command = command.command().ok_or(Error::Malformed { what: "a command above 2 GB" })?;
     let database = client.database(&namespace.database);
-    let mut request = database.run_raw_cursor_command(command).batch_size(documents_per_reply);
-    if let Some(criteria) = client.selection_criteria() {
-        request = request.selection_criteria(criteria.clone());
+    let mut patience = Patience::new(FIRST_REPLY_WITHIN);
+    let mut attempts = 1;
+    loop {
+        let mut request = database.run_raw_cursor_command(command.clone()).batch_size(documents_per_reply);
+        if let Some(criteria) = client.selection_criteria() {
+            request = request.selection_criteria(criteria.clone());
+        }
+        match patience.wait_for(request.batch()).await {
+            Ok(cursor) => {
+                let cursor = cursor.map_err(Error::collection(action, namespace))?;
+                return Ok(Replies { cursor, namespace: namespace.clone(), action });
+            }
+            Err(_) if attempts < ATTEMPTS => attempts += 1,
+            Err(fault) => return Err(Error::Collection { action, namespace: namespace.clone(), fault }),
+        }
     }
-    let cursor = request.batch().await.map_err(Error::collection(action, namespace))?;
-    Ok(Replies { cursor, namespace: namespace.clone(), action })
 }
 
 impl Replies {
     /// The documents of the next reply; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Vec<Found>>, Error> {
-        match self.cursor.next().await {
+        let reply = Patience::new(NEXT_REPLY_WITHIN).wait_for(self.cursor.next()).await;
+        let silent =
+            |fault| Error::Collection { action: self.action, namespace: self.namespace.clone(), fault };
+        match reply.map_err(silent)? {
             Some(Ok(batch)) => found(&Bytes::from_owner(OwnedBatch(batch))).map(Some),
             Some(Err(error)) => Err(Error::collection(self.action, &self.namespace)(error)),
             None => Ok(None),

@@ -12,6 +12,7 @@ mod error;
 mod event;
 mod find;
 mod lookup;
+mod patience;
 mod preflight;
 mod sample;
 mod snapshot;
@@ -21,7 +22,7 @@ mod token;
 pub use client::{connect, connect_preferring, operation_time};
 pub use decode::decode_reply;
 pub use error::{Disposition, Error, Fault, FaultKind};
-pub use event::{CollectionIndex, Continuity, Event, EventKind, Reply, Scope};
+pub use event::{AfterLoss, CollectionIndex, Continuity, Event, EventKind, Manner, Reply, Scope};
 pub use find::Found;
 pub use lookup::{existing, lookup};
 pub use preflight::{

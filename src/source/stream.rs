@@ -15,8 +15,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use super::client::server_times;
 use super::decode::{Decoded, Decoder};
 use super::error::{Error, Fault, FaultKind};
-use super::event::{Continuity, Reply, Scope};
+use super::event::{AfterLoss, Continuity, Manner, Reply, Scope};
 use super::find::OwnedBatch;
+use super::patience::Patience;
 use crate::domain::{ClusterTime, Namespace, Position, ResumeToken};
 
 /// How long the server holds an idle getMore before it answers with an empty reply. Events are sent at once
@@ -83,12 +84,11 @@ impl Stream {
     }
 }
 
-/// Opens the change stream at `position`, in a task of its own. `budget` bounds the bytes of replies that
-/// wait to be taken; one reply beyond it may be in the task's hands.
-pub fn open(client: &Client, scope: Scope, position: Position, budget: usize) -> Stream {
+/// Opens the change stream at `position`, in a task of its own.
+pub fn open(client: &Client, scope: Scope, position: Position, manner: Manner) -> Stream {
     let (sender, replies) = mpsc::channel(WAITING_REPLIES);
     let (state_sender, state) = watch::channel(StreamState::Connecting);
-    let budget = budget.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize)) as u32;
+    let budget = manner.budget.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize)) as u32;
     let mut task = Task {
         client: client.clone(),
         decoder: Decoder::new(&scope),
@@ -99,6 +99,8 @@ pub fn open(client: &Client, scope: Scope, position: Position, budget: usize) ->
         sender: sender.clone(),
         budget: Budget { bytes: budget, semaphore: std::sync::Arc::new(Semaphore::new(budget as usize)) },
         state: state_sender,
+        after_loss: manner.after_loss,
+        patience: Patience::new(manner.patience),
         pauses: pauses(),
         attempts: 0,
     };
@@ -172,6 +174,8 @@ struct Task {
     sender: mpsc::Sender<Sent>,
     budget: Budget,
     state: watch::Sender<StreamState>,
+    after_loss: AfterLoss,
+    patience: Patience,
     pauses: ExponentialBackoff,
     attempts: u32,
 }
@@ -205,12 +209,15 @@ impl Task {
     async fn follow_one_cursor(&mut self) -> Result<End, Error> {
         self.check_clock().await?;
         let opened = Instant::now();
-        let mut cursor = open_cursor(&self.client, &self.scope, &self.position, self.detail).await?;
+        let opening = open_cursor(&self.client, &self.scope, &self.position, self.detail);
+        let mut cursor = self.patience.wait_for(opening).await.map_err(silent(OPEN))??;
         loop {
-            let Some(batch) = cursor.next().await else {
+            let batch = self.patience.wait_for(cursor.next()).await.map_err(silent(READ))?;
+            let Some(batch) = batch else {
                 return Err(Error::Failed { action: READ, fault: Fault::cursor_closed() });
             };
             let batch = batch.map_err(Error::failed(READ))?;
+            self.patience.answered();
             let decoded = self.decoder.reply(&Bytes::from_owner(OwnedBatch(batch)))?;
             self.note_progress(&decoded, opened);
             let past_large_event = self.detail == Detail::KeysOnly && decoded.received > 0;
@@ -231,21 +238,31 @@ impl Task {
     async fn check_clock(&mut self) -> Result<(), Error> {
         let begun = Instant::now();
         loop {
-            let server = server_times(&self.client).await?;
+            let server = self.patience.wait_for(server_times(&self.client)).await.map_err(silent(OPEN))??;
             if self.position.time <= server.cluster {
                 return Ok(());
             }
             if begun.elapsed() >= CLOCK_PATIENCE {
-                self.reopen_at(server.majority);
+                self.reopen_at(server.majority, Continuity::TokenNotFound);
                 return Ok(());
             }
             tokio::time::sleep(CLOCK_PATIENCE / 10).await;
         }
     }
 
-    fn reopen_at(&mut self, time: ClusterTime) {
+    fn reopen_at(&mut self, time: ClusterTime, continuity: Continuity) {
         self.position = Position { token: None, time };
-        self.continuity = Continuity::TokenNotFound;
+        self.continuity = continuity;
+    }
+
+    /// The position is gone for good. One of the present that is refused as well is no position's fault.
+    async fn lost(&mut self, error: Error) -> Result<(), Error> {
+        if self.after_loss == AfterLoss::End || self.continuity == Continuity::HistoryLost {
+            return Err(error);
+        }
+        let now = server_times(&self.client).await?.majority;
+        self.reopen_at(now, Continuity::HistoryLost);
+        Ok(())
     }
 
     /// A cursor that brings the position forward, or lives long, was no failure.
@@ -289,19 +306,19 @@ impl Task {
             FaultKind::TooLarge => Err(Error::EventTooLarge { fault }),
             // By time, this cannot come a second time.
             FaultKind::TokenNotFound if self.position.token.is_some() => {
-                self.reopen_at(self.position.time);
+                self.reopen_at(self.position.time, Continuity::TokenNotFound);
                 Ok(())
             }
-            FaultKind::HistoryLost => Err(Error::HistoryLost { fault }),
-            FaultKind::InvalidToken => Err(Error::InvalidToken { fault }),
+            FaultKind::HistoryLost => self.lost(Error::HistoryLost { fault }).await,
+            FaultKind::InvalidToken => self.lost(Error::InvalidToken { fault }).await,
             // FailedToParse and Overflow: bytes that are no token at all.
             FaultKind::Unknown
                 if action == OPEN && self.position.token.is_some() && matches!(fault.code, Some(9 | 15)) =>
             {
-                Err(Error::InvalidToken { fault })
+                self.lost(Error::InvalidToken { fault }).await
             }
-            FaultKind::TokenNotFound
-            | FaultKind::Tls
+            FaultKind::TokenNotFound => self.lost(Error::Failed { action, fault }).await,
+            FaultKind::Tls
             | FaultKind::Authentication
             | FaultKind::Unauthorized
             | FaultKind::Unsupported
@@ -321,6 +338,10 @@ impl Task {
         });
         tokio::time::sleep(self.pauses.next().unwrap_or(LONGEST_PAUSE)).await;
     }
+}
+
+fn silent(action: &'static str) -> impl Fn(Fault) -> Error {
+    move |fault| Error::Failed { action, fault }
 }
 
 const OPEN: &str = "open the change stream";

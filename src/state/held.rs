@@ -3,8 +3,10 @@
 
 mod entries;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
+use sqlx::postgres::PgRow;
 use sqlx::postgres::types::PgInterval;
 use sqlx::{PgConnection, Row};
 
@@ -73,6 +75,10 @@ fn state_of(rejection: &Rejection) -> State {
     }
 }
 
+/// What one statement holds at most: enough that round trips do not count, little enough for one message.
+const ENTRIES_AT_ONCE: usize = 1_000;
+const BYTES_AT_ONCE: usize = 4 * 1024 * 1024;
+
 /// Holds these changes; one that was held before counts an attempt more, and waits twice as long. What waits for
 /// a row is `waiting`, until that has lasted for too long: then it wants somebody to look. In the order of `entries`.
 pub async fn hold(
@@ -82,52 +88,55 @@ pub async fn hold(
     entries: &[Entry],
     backoff: Backoff,
 ) -> Result<Vec<HeldAs>, sqlx::Error> {
-    let mut held = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let wanted = state_of(&entry.rejection);
-        let row = sqlx::query(
-            "with before as (
-                 select state from rowstream.held where pipeline = $1 and source = $2 and source_id = $3)
-             insert into rowstream.held as h
-                 (pipeline, source, source_id, id, state, reason, message, column_name, next_attempt_at,
-                  document, document_bytes)
-             values ($1, $2, $3, $4, $12, $5, $6, $7, now() + $8::interval, $10, $11)
-             on conflict (pipeline, source, source_id) do update set
-                 id = excluded.id, reason = excluded.reason, message = excluded.message,
-                 column_name = excluded.column_name, document = excluded.document,
-                 document_bytes = excluded.document_bytes,
-                 state = case when h.state <> 'resolved' and h.first_held_at < now() - $13::interval
-                     then 'failed' else excluded.state end,
-                 last_attempt_at = now(), resolved_at = null,
-                 first_held_at = case when h.state = 'resolved' then now() else h.first_held_at end,
-                 attempts = case when h.state = 'resolved' then 1 else h.attempts + 1 end,
-                 next_attempt_at = now() + case when h.state = 'resolved' then $8::interval
-                     else least($9::interval, $8::interval * power(2, least(h.attempts, 30))) end
-             returning attempts = 1 and state = 'failed' as is_new_fault, state = 'failed' as is_failed,
-                 $12 = 'waiting' and state = 'failed' and (select state from before) = 'waiting' as is_overdue",
-        )
+    let mut held = HashMap::with_capacity(entries.len());
+    let mut rest = entries;
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at(fitting(rest));
+        held.extend(hold_some(connection, pipeline, source, now, backoff).await?);
+        rest = later;
+    }
+    Ok(entries.iter().filter_map(|entry| held.get(&entry.source_id).copied()).collect())
+}
+
+/// How many of the entries go into one statement; at least one.
+fn fitting(entries: &[Entry]) -> usize {
+    let mut bytes = 0;
+    let fits = |entry: &&Entry| {
+        bytes += entry.source_id.len() + entry.document.as_ref().map_or(0, Vec::len);
+        bytes <= BYTES_AT_ONCE
+    };
+    entries.iter().take(ENTRIES_AT_ONCE).take_while(fits).count().max(1)
+}
+
+async fn hold_some(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    source: &str,
+    entries: &[Entry],
+    backoff: Backoff,
+) -> Result<Vec<(String, HeldAs)>, sqlx::Error> {
+    let rows = sqlx::query(include_str!("held/hold.sql"))
         .bind(pipeline)
         .bind(source)
-        .bind(&entry.source_id)
-        .bind(entry.id.as_bytes())
-        .bind(entry.rejection.reason.as_str())
-        .bind(&entry.rejection.message)
-        .bind(&entry.rejection.column)
         .bind(interval(backoff.initial))
         .bind(interval(backoff.max))
-        .bind(&entry.document)
-        .bind(entry.document_bytes)
-        .bind(wanted.as_str())
         .bind(interval(backoff.waiting_limit))
-        .fetch_one(&mut *connection)
+        .bind(entries.iter().map(|entry| entry.source_id.as_str()).collect::<Vec<_>>())
+        .bind(entries.iter().map(|entry| entry.id.as_bytes()).collect::<Vec<_>>())
+        .bind(entries.iter().map(|entry| state_of(&entry.rejection).as_str()).collect::<Vec<_>>())
+        .bind(entries.iter().map(|entry| entry.rejection.reason.as_str()).collect::<Vec<_>>())
+        .bind(entries.iter().map(|entry| entry.rejection.message.as_str()).collect::<Vec<_>>())
+        .bind(entries.iter().map(|entry| entry.rejection.column.as_deref()).collect::<Vec<_>>())
+        .bind(entries.iter().map(|entry| entry.document.as_deref()).collect::<Vec<_>>())
+        .bind(entries.iter().map(|entry| entry.document_bytes).collect::<Vec<_>>())
+        .fetch_all(&mut *connection)
         .await?;
-        held.push(HeldAs {
-            state: if row.get("is_failed") { State::Failed } else { State::Waiting },
-            is_new_fault: row.get("is_new_fault"),
-            is_overdue: row.get::<Option<bool>, _>("is_overdue").unwrap_or(false),
-        });
-    }
-    Ok(held)
+    let held = |row: PgRow| {
+        let state = if row.get("is_failed") { State::Failed } else { State::Waiting };
+        let held = HeldAs { state, is_new_fault: row.get("is_new_fault"), is_overdue: row.get("is_overdue") };
+        (row.get("source_id"), held)
+    };
+    Ok(rows.into_iter().map(held).collect())
 }
 
 /// One of these documents was just held since another row has its unique value. That row's own document may be

@@ -97,6 +97,20 @@ pub fn application_name(pipeline: &str, owner: &str) -> String {
     name
 }
 
+/// The server's process of this connection. Not prepared: behind a transaction pooler, the name of a prepared
+/// statement may be another session's.
+pub async fn process(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+    sqlx::raw_sql("select pg_backend_pid()").fetch_one(connection).await?.try_get(0)
+}
+
+/// Whether the server still has a process for a connection, which may not have heard of its end.
+pub async fn is_served(connection: &mut PgConnection, process: i32) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("select exists (select from pg_stat_activity where pid = $1)")
+        .bind(process)
+        .fetch_one(connection)
+        .await
+}
+
 /// A paused leader may sit in an open transaction and would block the take-over until a time-out.
 /// Ending its sessions is allowed to the same role, and harmless: its epoch is over.
 async fn end_sessions_of(

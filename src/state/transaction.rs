@@ -14,8 +14,10 @@ pub async fn begin(connection: &mut PgConnection, statements: &[String]) -> Resu
     sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(connection).await
 }
 
+/// ⚠ PostgreSQL answers ROLLBACK to the commit of a transaction that has failed, and calls that no error: a
+/// statement before it does.
 pub async fn commit(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::raw_sql("commit").execute(connection).await.map(drop)
+    commit_behind(connection, "select").await
 }
 
 /// Commits behind one more statement, in one round trip; if that fails there is no commit.

@@ -83,3 +83,18 @@ async fn a_transaction_that_was_left_open_is_not_gone_on_with() -> Result<()> {
     assert_eq!(leader.rows().await?, 0);
     Ok(())
 }
+
+/// PostgreSQL answers ROLLBACK to its commit, and calls that no error.
+#[tokio::test]
+async fn a_transaction_that_has_failed_is_not_taken_for_committed() -> Result<()> {
+    let mut leader = Leader::new("fence_failed").await?;
+    assert!(leader.begins().await?);
+    leader.writes().await?;
+    let failed = sqlx::raw_sql("select 1 / 0").execute(&mut leader.connection).await;
+    assert!(failed.is_err());
+    let error = transaction::commit(&mut leader.connection).await.expect_err("nothing was committed");
+    let code = error.as_database_error().and_then(|error| error.code().map(String::from));
+    assert_eq!(code.as_deref(), Some("25P02"));
+    assert_eq!(leader.rows().await?, 0);
+    Ok(())
+}

@@ -1,7 +1,12 @@
 //! What has an age: changes that wait for a row, resolved ones, reports. The clock is moved by moving the rows'.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use bson::doc;
+use rowstream::domain::{CanonicalId, Reason, Rejection};
+use rowstream::state;
+use rowstream::state::held::{Backoff, Entry, HeldAs, State, hold};
 
 use crate::daemon::{Daemon, PATIENCE};
 use crate::stage::Stage;
@@ -59,7 +64,7 @@ async fn what_waits_for_too_long_is_told_once_and_still_applied_when_its_row_com
     .await?;
     assert!(!daemon.log().iter().any(|line| line.contains("waited_too_long")));
 
-    stage.execute("update rowstream.held set first_held_at = first_held_at - interval '2 hours'").await?;
+    stage.execute("update rowstream.held set waiting_since = waiting_since - interval '2 hours'").await?;
     let line = daemon.logged("\"event\":\"waited_too_long\"").await?;
     for told in ["\"severity\":\"error\"", "\"source\":\"notes\"", "\"count\":1", "held.waiting_limit"] {
         assert!(line.contains(told), "{told} is not in {line}");
@@ -149,5 +154,68 @@ async fn resolved_changes_and_reports_go_when_their_retention_ends_and_no_others
     becomes(&stage, &daemon, old, "0").await?;
     let young = "select count(*) from rowstream.reconcile_run where finished_at < now() - interval '1 day'";
     assert_eq!(stage.number(young).await?, 1);
+    Ok(())
+}
+
+fn entry(source_id: &str, reason: Reason, document: usize) -> Entry {
+    Entry {
+        source_id: source_id.to_owned(),
+        id: CanonicalId::from_value(2, source_id.as_bytes()),
+        rejection: Rejection { column: None, reason, message: reason.as_str().to_owned() },
+        document: (document > 0).then(|| vec![0; document]),
+        document_bytes: Some(document as i64),
+    }
+}
+
+/// What was a fault for days and then waits for a row begins to wait only then.
+#[tokio::test]
+async fn the_age_of_a_wait_begins_with_the_wait() -> Result<()> {
+    const WAITS: Reason = Reason::UnresolvedReference;
+    const FAULT: Reason = Reason::WrongType;
+    let stage = Stage::new("wait_begins").await?;
+    let mut connection = stage.postgres().await?;
+    state::migrate(&mut connection).await?;
+    let (initial, max) = (Duration::from_secs(1), Duration::from_secs(1));
+    let backoff = Backoff { initial, max, waiting_limit: Duration::from_secs(3_600) };
+    let days = "update rowstream.held set first_held_at = now() - interval '9 days', waiting_since = waiting_since - interval '9 days'";
+    let as_what = |state, is_new_fault, is_overdue| HeldAs { state, is_new_fault, is_overdue };
+    for (reason, expected) in [
+        (FAULT, as_what(State::Failed, true, false)),
+        (WAITS, as_what(State::Waiting, false, false)),
+        (WAITS, as_what(State::Failed, false, true)),
+        // Told once.
+        (WAITS, as_what(State::Failed, false, false)),
+        (FAULT, as_what(State::Failed, false, false)),
+        (WAITS, as_what(State::Waiting, false, false)),
+    ] {
+        let held = hold(&mut connection, "p", "s", &[entry("a", reason, 0)], backoff).await?;
+        assert_eq!(held, [expected]);
+        stage.execute(days).await?;
+    }
+    Ok(())
+}
+
+/// More than one statement takes: in the order in which they came, and of two with one key the last one.
+#[tokio::test]
+async fn thousands_of_changes_are_held_at_once_each_with_its_own_reason() -> Result<()> {
+    let stage = Stage::new("held_many").await?;
+    let mut connection = stage.postgres().await?;
+    state::migrate(&mut connection).await?;
+    let second = Duration::from_secs(1);
+    let backoff = Backoff { initial: second, max: second, waiting_limit: second };
+    let reasons = [Reason::UnresolvedReference, Reason::TooLong, Reason::OutOfRange];
+    let mut entries: Vec<Entry> = (0..2_500)
+        .map(|n| entry(&format!("id {n}"), reasons[n % 3], if n % 100 == 0 { 600_000 } else { 10 }))
+        .collect();
+    entries.push(entry("id 2499", Reason::Constraint, 0));
+    let held = hold(&mut connection, "p", "s", &entries, backoff).await?;
+    assert_eq!(held.len(), entries.len());
+    for (n, held) in held.iter().take(2_000).enumerate() {
+        assert_eq!(held.state, if n % 3 == 0 { State::Waiting } else { State::Failed }, "{n}");
+    }
+    let counted = "select string_agg(reason || ' ' || count, ', ' order by reason) from
+        (select reason, count(*) from rowstream.held where length(document) in (10, 600000) or document is null group by 1) as c";
+    let counted = stage.text(counted).await?.context("nothing is held")?;
+    assert_eq!(counted, "constraint 1, out_of_range 833, too_long 833, unresolved_reference 833");
     Ok(())
 }

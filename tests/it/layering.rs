@@ -157,3 +157,15 @@ fn each_server_is_spoken_to_in_its_own_module() -> Result<()> {
     assert!(wrong.is_empty(), "{wrong:#?}");
     Ok(())
 }
+
+/// The clock of this machine may be wrong, or jump: it is shown, and decides nothing about who writes what.
+#[test]
+fn the_clock_of_this_machine_is_only_looked_at_for_what_is_told() -> Result<()> {
+    const TOLD: [&str; 2] = ["pipeline/moment.rs", "pipeline/report.rs"];
+    let reads =
+        |code: &str| ["SystemTime", "Utc::now", "DateTime::now"].iter().any(|clock| code.contains(clock));
+    let found: Vec<String> =
+        sources()?.into_iter().filter(|(_, code)| reads(code)).map(|(file, _)| file).collect();
+    assert_eq!(found, TOLD);
+    Ok(())
+}

@@ -56,6 +56,7 @@ mod operations;
 mod outages;
 mod path;
 mod pause;
+mod pooler;
 mod primaries;
 mod proxy;
 mod reference_arrays;

@@ -10,6 +10,7 @@ use crate::following::{FALLEN, Following, ORDERS};
 use crate::oracle::Plain;
 use crate::stage::Stage;
 use crate::support::proxy::{Proxy, Weather};
+use crate::support::until;
 use crate::writer::{self, Writer};
 
 /// Both ways through proxies; the writer and the comparison go past them.
@@ -148,6 +149,42 @@ async fn connections_to_mongodb_that_a_firewall_forgot_are_replaced() -> Result<
 #[tokio::test]
 async fn connections_to_postgresql_that_a_firewall_forgot_are_replaced() -> Result<()> {
     outlives_its_connections("strand_postgresql", 68, Server::Postgres).await
+}
+
+/// All others answer, so nobody but the stream itself can notice.
+#[tokio::test]
+async fn the_one_connection_of_the_stream_that_a_firewall_forgot_is_replaced() -> Result<()> {
+    let stage = Stage::new("strand_stream").await?;
+    let roads = Roads::to(&stage).await?;
+    let config = roads.config(&stage)?.replace("ttl: 3s", "ttl: 2s");
+    let mut following = Following::start_with(stage, &config, 72).await?;
+    let epoch = "select epoch from rowstream.lease";
+    let first = following.stage.number(epoch).await?;
+    roads.mongodb.strand_the_follower();
+    following.daemon.check_becomes("stream", &FALLEN).await?;
+    following.goes_on().await?;
+    assert_eq!(following.stage.number(epoch).await?, first, "a session ended for it");
+    following.ends_well().await
+}
+
+/// The server ends its session when nobody answers; on such a connection nobody hears of it.
+#[tokio::test]
+async fn the_one_connection_of_the_writer_that_a_firewall_forgot_is_replaced() -> Result<()> {
+    let (roads, mut following) = scene("strand_writer", 73).await?;
+    let writer = "select client_port || ' ' || pid from pg_stat_activity
+        where datname = current_database() and query like 'execute rowstream_advance%'";
+    let seen = until("a commit of the writer", PATIENCE, async || following.stage.text(writer).await).await?;
+    let (port, process) = seen.split_once(' ').context("a port and a process")?;
+    roads.postgres.strand_from(port.parse()?)?;
+    following.stage.text(&format!("select pg_terminate_backend({process})")).await?;
+    following.goes_on().await?;
+    let told = "has ended the session of the stream's connection";
+    assert!(
+        following.daemon.log().iter().any(|line| line.contains(told)),
+        "{}",
+        following.daemon.last_words()
+    );
+    following.ends_well().await
 }
 
 #[tokio::test]

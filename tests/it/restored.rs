@@ -186,3 +186,63 @@ async fn a_token_that_mongodb_does_not_know_halts_the_pipeline_with_a_hint() -> 
     stage.execute(&format!("update rowstream.checkpoint set token = '\\x{hex}'")).await?;
     halts(&stage, &config, "belongs to another cluster").await
 }
+
+/// It says so once, goes on from now, and every row becomes what its document says.
+async fn goes_on_from_now(stage: &Stage, config: &str) -> Result<()> {
+    let orders = stage.collection("orders");
+    orders.update_one(doc! { "_id": 2_i64 }, doc! { "$set": { "text": "changed" } }).await?;
+    let config = format!("{config}on_history_lost: resync\n");
+    let daemon = Daemon::start(&config)?;
+    daemon.logged("\"event\":\"history_lost\"").await?;
+    stage.becomes_equal(&daemon, "orders", Plain::Int).await?;
+    orders.insert_many(numbered(1_000, 1_010)).await?;
+    stage.becomes_equal(&daemon, "orders", Plain::Int).await?;
+    daemon.check_becomes("stream", &["ok"]).await?;
+    assert!(daemon.stop().await?.success());
+
+    let daemon = Daemon::start(&config)?;
+    orders.delete_one(doc! { "_id": 1_000_i64 }).await?;
+    stage.becomes_equal(&daemon, "orders", Plain::Int).await?;
+    assert!(!daemon.log().iter().any(|line| line.contains("history_lost")), "again: {}", daemon.last_words());
+    assert!(daemon.stop().await?.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn where_the_policy_says_so_a_position_that_has_left_the_oplog_is_given_up_for_the_present()
+-> Result<()> {
+    let mongod = Mongod::start_with(&["--oplogSize", "1", "--syncdelay", "1"]).await?;
+    let stage = Stage::with_mongod(&mongod, "history_given_up").await?;
+    let config = stopped_pipeline(&stage).await?;
+    oplog_moves_past_the_checkpoint(&stage).await?;
+    goes_on_from_now(&stage, &config).await
+}
+
+#[tokio::test]
+async fn where_the_policy_says_so_a_token_that_mongodb_does_not_know_is_given_up_for_the_present()
+-> Result<()> {
+    let stage = Stage::new("foreign_given_up").await?;
+    let config = stopped_pipeline(&stage).await?;
+    let foreign = bson::serialize_to_vec(&doc! { "_data": "00112233445566778899" })?;
+    let hex: String = foreign.iter().map(|byte| format!("{byte:02x}")).collect();
+    stage.execute(&format!("update rowstream.checkpoint set token = '\\x{hex}'")).await?;
+    goes_on_from_now(&stage, &config).await
+}
+
+/// Another cluster of the same names, as after a restore from a dump: its oplog reaches back, and does not know
+/// the position. That is told as a source that was restored, whatever the policy is.
+#[tokio::test]
+async fn a_position_of_another_cluster_makes_every_row_what_that_cluster_says() -> Result<()> {
+    let stage = Stage::new("another_cluster").await?;
+    let first = Mongod::start().await?;
+    let on_first = Stage::beside(&first, &stage).await?;
+    let config = stopped_pipeline(&on_first).await?;
+    stage.collection("orders").insert_many(numbered(50, 150)).await?;
+    let config = config.replace(&on_first.mongodb_uri, &stage.mongodb_uri);
+    let daemon = Daemon::start(&config)?;
+    let line = daemon.logged("\"event\":\"history_lost\"").await?;
+    assert!(line.contains("may have been restored"), "{line}");
+    stage.becomes_equal(&daemon, "orders", Plain::Int).await?;
+    assert!(daemon.stop().await?.success());
+    Ok(())
+}

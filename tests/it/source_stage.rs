@@ -9,11 +9,11 @@ use mongodb::Client;
 use mongodb::bson::{Bson, Document, doc};
 use rowstream::domain::{CanonicalId, ChangeKind, ClusterTime, Namespace, Position, ResumeToken};
 use rowstream::source::{
-    self, CollectionIndex, Continuity, Event, EventKind, Reply, Scope, Stream, StreamState,
+    self, AfterLoss, CollectionIndex, Continuity, Event, EventKind, Manner, Reply, Scope, Stream, StreamState,
 };
 
 /// Waiting replies in bytes; small enough that some tests meet the limit.
-const BUDGET: usize = 1 << 20;
+const MANNER: Manner = Manner { budget: 1 << 20, after_loss: AfterLoss::End, patience: PATIENCE };
 
 /// Nothing here takes this long; a condition that never comes must not hang the run.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -66,7 +66,7 @@ impl Source {
     }
 
     fn follow_from(&self, scope: Scope, position: Position) -> Follower {
-        Follower { stream: source::open(&self.client, scope, position, BUDGET), replies: Vec::new() }
+        Follower { stream: source::open(&self.client, scope, position, MANNER), replies: Vec::new() }
     }
 
     /// Lets the next commands of this test's client fail on the server.
@@ -544,6 +544,70 @@ async fn resumable_errors_lose_nothing() -> Result<()> {
     source.done().await
 }
 
+/// One that routers raise. A server takes it from its fail point only with all that belongs to it.
+#[tokio::test]
+async fn a_stale_routing_table_loses_nothing() -> Result<()> {
+    let source = Source::new("stale_config").await?;
+    let mut follower = source.follow(source.scope(&["a", "b"])).await?;
+    let version = doc! { "e": mongodb::bson::oid::ObjectId::new(), "t": mongodb::bson::Timestamp { time: 1, increment: 1 },
+    "v": mongodb::bson::Timestamp { time: 1, increment: 0 } };
+    let info = doc! { "ns": format!("{}.a", source.name), "vReceived": version, "shardId": "shard" };
+    let failure = source.fail(
+        2,
+        doc! { "failCommands": ["getMore", "aggregate"], "errorCode": 13388, "errorExtraInfo": info },
+    );
+    let failure = failure.await?;
+    source.collection("a").insert_one(doc! { "_id": 1 }).await?;
+    follower.read_until(failure.happened()).await?;
+    follower.catch_up(&source).await?;
+    assert_eq!(follower.told(), ["put 0 1"]);
+    source.done().await
+}
+
+/// A server that takes a request and is silent: the time-out of the socket.
+#[tokio::test]
+async fn a_reply_that_never_comes_is_given_up_and_loses_nothing() -> Result<()> {
+    let source = Source::new("silent").await?;
+    let position = source.now().await?;
+    let silence = doc! { "failCommands": ["getMore"], "blockConnection": true, "blockTimeMS": 20_000 };
+    let failure = source.fail(1, silence).await?;
+    source.collection("a").insert_one(doc! { "_id": 1 }).await?;
+    let manner = Manner { patience: Duration::from_millis(500), ..MANNER };
+    let stream = source::open(&source.client, source.scope(&["a", "b"]), position, manner);
+    let mut follower = Follower { stream, replies: Vec::new() };
+    let mut state = follower.stream.state();
+    let told = state.wait_for(|state| matches!(state, StreamState::Retrying { .. }));
+    let told = tokio::time::timeout(PATIENCE, told).await??.clone();
+    let silent = |state: &StreamState| matches!(state, StreamState::Retrying { error, .. } if error.contains("no answer within"));
+    assert!(silent(&told), "{told:?}");
+    failure.happened().await?;
+    follower.catch_up(&source).await?;
+    assert_eq!(follower.told(), ["put 0 1"]);
+    source.done().await
+}
+
+/// Many entries of an oplog that must be skipped take long, and would at each attempt.
+#[tokio::test]
+async fn a_server_that_takes_longer_than_the_patience_is_given_more_each_time() -> Result<()> {
+    const ATTEMPTS: i32 = 20;
+    let source = Source::new("slow").await?;
+    let manner = Manner { patience: Duration::from_millis(200), ..MANNER };
+    let slow = doc! { "failCommands": ["aggregate"], "blockConnection": true, "blockTimeMS": 1_000 };
+    let position = source.now().await?;
+    let failure = source.fail(ATTEMPTS, slow).await?;
+    source.collection("a").insert_one(doc! { "_id": 1 }).await?;
+    let stream = source::open(&source.client, source.scope(&["a", "b"]), position, manner);
+    let mut follower = Follower { stream, replies: Vec::new() };
+    follower.catch_up(&source).await?;
+    assert_eq!(follower.told(), ["put 0 1"]);
+    let off = doc! { "configureFailPoint": "failCommand", "mode": "off" };
+    let off = source.writer.database("admin").run_command(off).await?;
+    let spared = failure.entered - off.get_i32("count")?;
+    drop(failure);
+    assert!(spared > ATTEMPTS / 2, "{} attempts were needed", ATTEMPTS - spared);
+    source.done().await
+}
+
 #[tokio::test]
 async fn an_unknown_error_is_resumable_only_if_the_server_says_so() -> Result<()> {
     let source = Source::new("label").await?;
@@ -629,7 +693,7 @@ async fn dropping_the_receiver_ends_the_task_and_kills_the_cursor() -> Result<()
 async fn a_fatal_error_ends_the_stream_with_a_hint() -> Result<()> {
     let source = Source::new("fatal").await?;
     let failure = source.fail(1, doc! { "failCommands": ["aggregate"], "errorCode": 286 }).await?;
-    let mut stream = source::open(&source.client, source.scope(&["a"]), source.now().await?, BUDGET);
+    let mut stream = source::open(&source.client, source.scope(&["a"]), source.now().await?, MANNER);
     let Some(Err(error)) = stream.next().await else { bail!("no error") };
     assert!(matches!(error, source::Error::HistoryLost { .. }), "{error:?}");
     assert!(stream.next().await.is_none());
@@ -637,7 +701,7 @@ async fn a_fatal_error_ends_the_stream_with_a_hint() -> Result<()> {
 
     let data = mongodb::bson::serialize_to_vec(&doc! { "_data": "8200000000000000" })?;
     let position = Position { token: Some(ResumeToken(data)), time: ClusterTime::new(1, 1) };
-    let mut stream = source::open(&source.client, source.scope(&["a"]), position, BUDGET);
+    let mut stream = source::open(&source.client, source.scope(&["a"]), position, MANNER);
     let Some(Err(error)) = stream.next().await else { bail!("no error") };
     assert!(matches!(error, source::Error::InvalidToken { .. }), "{error:?}");
     source.done().await
@@ -649,14 +713,14 @@ async fn what_does_not_pass_by_itself_is_told_with_what_to_do() -> Result<()> {
     for (code, told) in [
         (13, "grant the user `read`"),
         (59, "change streams need a replica set"),
-        (260, "restore the URI, or re-sync"),
+        (260, "restore the URI, or let `on_history_lost: resync`"),
         (280, "the source may have been restored"),
         (286, "size the oplog"),
         (40573, "change streams need a replica set"),
         (4711, "look the code up"),
     ] {
         let failure = source.fail(1, doc! { "failCommands": ["aggregate"], "errorCode": code }).await?;
-        let mut stream = source::open(&source.client, source.scope(&["a"]), source.now().await?, BUDGET);
+        let mut stream = source::open(&source.client, source.scope(&["a"]), source.now().await?, MANNER);
         let error = tokio::time::timeout(PATIENCE, stream.next()).await.context("no error in time")?;
         let Some(Err(error)) = error else { bail!("{code} was passed over") };
         let source::Disposition::Halt { hint } = error.disposition() else { bail!("{error:?} is retried") };

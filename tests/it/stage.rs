@@ -40,6 +40,12 @@ impl Stage {
         Self::at(databases.name.clone(), mongod.uri_of(&databases.name), databases.postgres_url).await
     }
 
+    /// The same names as `other`, and its PostgreSQL, on another mongod.
+    pub(crate) async fn beside(mongod: &Mongod, other: &Self) -> Result<Self> {
+        let name = other.name.clone();
+        Self::at(name.clone(), mongod.uri_of(&name), other.postgres_url.clone()).await
+    }
+
     async fn at(name: String, mongodb_uri: String, postgres_url: String) -> Result<Self> {
         let client = Client::with_uri_str(&mongodb_uri).await?;
         let database = client.database(&name);

@@ -113,3 +113,27 @@ async fn a_postgresql_without_a_free_connection_is_waited_for() -> Result<()> {
     assert!(daemon.stop().await?.success());
     Ok(())
 }
+
+/// Another program's migration, or somebody by hand: nothing of the user's tables is to blame.
+#[tokio::test]
+async fn a_state_whose_schema_somebody_altered_is_told_by_name_and_gone_on_with_once_it_is_put_back()
+-> Result<()> {
+    let stage = Stage::new("altered_state").await?;
+    let things = stage.collection("things");
+    things.insert_many(numbered(0, 20)).await?;
+    let mapping = stage.whole("things").replace("allow_empty", "id_type: int, allow_empty");
+    let mut daemon = Daemon::start(&stage.config(&mapping))?;
+    stage.becomes_equal(&daemon, "things", Plain::Int).await?;
+    stage.execute("alter table rowstream.checkpoint rename column token to other_name").await?;
+    things.insert_one(doc! { "_id": 20_i64 }).await?;
+    let line = daemon.logged("\"event\":\"halted\"").await?;
+    for told in ["read or write the state", "token", "rowstream migrate"] {
+        ensure!(line.contains(told), "{told} is not in {line}");
+    }
+    assert!(daemon.is_running());
+    stage.execute("alter table rowstream.checkpoint rename column other_name to token").await?;
+    stage.becomes_equal(&daemon, "things", Plain::Int).await?;
+    daemon.check_becomes("leader", &["ok"]).await?;
+    assert!(daemon.stop().await?.success());
+    Ok(())
+}

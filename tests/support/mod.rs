@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each includer uses a part; an `expect` would fail where all is used")]
 
 pub(crate) mod expenses;
+pub(crate) mod pooler;
 pub(crate) mod proxy;
 pub(crate) mod servers;
 

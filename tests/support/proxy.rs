@@ -1,12 +1,13 @@
 //! A network that misbehaves on demand: a TCP proxy between a daemon and a server.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -31,6 +32,9 @@ pub(crate) enum Weather {
 const PIECE: usize = 512;
 const BETWEEN_PIECES: Duration = Duration::from_millis(5);
 
+/// In a request for the next reply of a cursor.
+const NEXT_REPLY: &[u8] = b"getMore\0";
+
 /// Dropping it closes everything.
 #[derive(Debug)]
 pub(crate) struct Proxy {
@@ -45,6 +49,12 @@ struct Network {
     weather: watch::Sender<Weather>,
     /// Connections with a smaller number lead nowhere any more; their ends are not told.
     stranded: watch::Sender<usize>,
+    /// The one connection that leads nowhere any more while all others live.
+    forgotten: watch::Sender<Option<usize>>,
+    /// The connection that last asked for the next reply of a MongoDB cursor.
+    following: AtomicUsize,
+    /// By the port from which the server sees each connection.
+    ports: Mutex<HashMap<u16, usize>>,
     opened: AtomicUsize,
     /// Bytes towards the server until a connection is reset; below zero: never.
     until_reset: AtomicI64,
@@ -60,6 +70,9 @@ impl Proxy {
             server: server.to_owned(),
             weather: watch::Sender::new(Weather::Fair),
             stranded: watch::Sender::new(0),
+            forgotten: watch::Sender::new(None),
+            following: AtomicUsize::new(0),
+            ports: Mutex::default(),
             opened: AtomicUsize::new(0),
             until_reset: AtomicI64::new(-1),
             resets: watch::Sender::new(0),
@@ -79,6 +92,19 @@ impl Proxy {
     /// A firewall forgets all connections of now: they lead nowhere, and nobody is told. New ones work.
     pub(crate) fn strand(&self) {
         self.network.stranded.send_replace(self.network.opened.load(Ordering::SeqCst));
+    }
+
+    /// As `strand`, of the connection alone that follows a MongoDB cursor.
+    pub(crate) fn strand_the_follower(&self) {
+        self.network.forgotten.send_replace(Some(self.network.following.load(Ordering::SeqCst)));
+    }
+
+    /// As `strand`, of the connection alone that the server sees as coming from `port`.
+    pub(crate) fn strand_from(&self, port: u16) -> Result<()> {
+        let ports = self.network.ports.lock().map_err(|_| anyhow::anyhow!("somebody panicked"))?;
+        let number = *ports.get(&port).context("no connection of this port")?;
+        self.network.forgotten.send_replace(Some(number));
+        Ok(())
     }
 
     /// So many bytes on the way to the server from now on, and the connection that carries the last of them is
@@ -127,6 +153,9 @@ enum End {
 
 async fn carry(mut client: TcpStream, number: usize, network: Arc<Network>) {
     let Some(mut server) = open(&network).await else { return };
+    if let (Ok(address), Ok(mut ports)) = (server.local_addr(), network.ports.lock()) {
+        ports.insert(address.port(), number);
+    }
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let mut weather = network.weather.subscribe();
     let end = {
@@ -149,7 +178,7 @@ async fn carry(mut client: TcpStream, number: usize, network: Arc<Network>) {
             // Both sockets stay open and unread for as long as the network is bad, or the stranding lasts.
             let over = |weather: &Weather| *weather == Weather::Cut;
             let over_swallow = |weather: &Weather| *weather != Weather::Swallow;
-            let stranded = number < *network.stranded.borrow();
+            let stranded = number < *network.stranded.borrow() || *network.forgotten.borrow() == Some(number);
             let _ = match stranded {
                 true => weather.wait_for(over).await,
                 false => weather.wait_for(over_swallow).await,
@@ -186,17 +215,22 @@ async fn carry_one_way(
 ) -> io::Result<End> {
     let mut weather = network.weather.subscribe();
     let mut stranded = network.stranded.subscribe();
+    let mut forgotten = network.forgotten.subscribe();
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let read = tokio::select! {
             read = from.read(&mut buffer) => read?,
             _ = stranded.wait_for(|until| number < *until) => return Ok(End::Dead),
+            _ = forgotten.wait_for(|forgotten| *forgotten == Some(number)) => return Ok(End::Dead),
             _ = weather.wait_for(|weather| *weather == Weather::Swallow) => return Ok(End::Dead),
         };
         if read == 0 {
             return Ok(End::Closed);
         }
         let mut bytes = &buffer[..read];
+        if way == Way::ToServer && bytes.windows(NEXT_REPLY.len()).any(|window| window == NEXT_REPLY) {
+            network.following.store(number, Ordering::SeqCst);
+        }
         if way == Way::ToServer
             && let Some(left) = network.reset_comes(read)
         {

@@ -3,7 +3,7 @@
 use sqlx::{PgConnection, Row};
 
 use super::{Inspection, Verdict};
-use crate::app::connect_postgres;
+use crate::app::pooler;
 use crate::config::Config;
 use crate::pipeline::Error;
 use crate::source::Facts;
@@ -100,52 +100,10 @@ impl Inspection {
         Ok(())
     }
 
-    /// Settings and prepared statements of a session do not survive a pooler that gives each transaction
-    /// to whatever connection is free. Seen by two sessions
-    /// that meet in one process of the server.
+    /// What it gives to other sessions belongs to ours.
     pub(super) async fn pooler(&mut self, config: &Config, connection: &mut PgConnection) {
-        let Ok(mut other) = connect_postgres(config, "check").await else { return };
-        let Some(first) = processes(connection).await else { return };
-        let Some(second) = processes(&mut other).await else { return };
-        let Some(again) = processes(connection).await else { return };
-        let first = [first, again].concat();
-        if is_pooled(&first, &second) {
-            self.add(
-                Verdict::Warning,
-                "postgresql",
-                "a transaction pooler is in between: time-outs and prepared statements of a session get lost",
-                "connect to the server itself, or use session pooling",
-            );
+        if pooler::is_between(config, connection).await {
+            self.add(Verdict::Failed, "postgresql", pooler::BETWEEN, pooler::HINT);
         }
-    }
-}
-
-/// The server's processes for two statements of a session. Not prepared: behind a pooler, the name of a
-/// prepared statement may be another session's.
-async fn processes(connection: &mut PgConnection) -> Option<[i32; 2]> {
-    let mut found = [0; 2];
-    for pid in &mut found {
-        let row = sqlx::raw_sql("select pg_backend_pid()").fetch_one(&mut *connection).await.ok()?;
-        *pid = row.try_get(0).ok()?;
-    }
-    Some(found)
-}
-
-/// Whether processes that served two sessions in turn show that neither had one of its own.
-fn is_pooled(first: &[i32], second: &[i32]) -> bool {
-    let moved = |pids: &[i32]| pids.windows(2).any(|pair| pair[0] != pair[1]);
-    moved(first) || moved(second) || first.iter().any(|pid| second.contains(pid))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sessions_that_change_or_share_their_process_are_pooled() {
-        assert!(!is_pooled(&[1, 1, 1], &[2, 2]));
-        assert!(is_pooled(&[1, 1, 1], &[1, 1]));
-        assert!(is_pooled(&[1, 2, 1], &[3, 3]));
-        assert!(is_pooled(&[1, 1, 2], &[3, 3]));
     }
 }
