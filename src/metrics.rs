@@ -463,7 +463,7 @@ mod tests {
     use crate::domain::{ClusterTime, SourceIndex};
     use std::sync::Arc;
 
-    use crate::pipeline::{HeldCounts, LastReconcile, Moment, Status};
+    use crate::pipeline::{HeldCounts, LastReconcile, Moment, ResyncStatus, Status};
 
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -502,6 +502,8 @@ mod tests {
             mismatches: vec![("venmo".to_owned(), "missing".to_owned(), 0)],
             report: Arc::default(),
         });
+        let (source, cause) = ("venmo".to_owned(), "its mapping has changed".to_owned());
+        status.resyncs(vec![ResyncStatus { source, cause, since: 1_756_721_675.0 }]);
         let rows = RowCounts { inserted: 4, updated: 1, unchanged: 2, deleted: 1 };
         metrics.batch_committed(&BatchSummary {
             tables: &[TableSummary { table: "public.transactions", puts: 7, deletes: 1, rows }],
