@@ -1,12 +1,11 @@
 //! What stands inside of a document becomes rows of other tables: arrays and objects, in step with the row of the
 //! document itself, all or nothing.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bson::{Bson, Document, doc};
 
-use crate::daemon::{Daemon, PATIENCE};
-use crate::stage::Stage;
-use crate::support::until;
+use crate::daemon::Daemon;
+use crate::stage::{Stage, says};
 
 const TABLES: &str = "
     create table labels (id serial primary key, mongo_id text not null unique, name text unique);
@@ -44,15 +43,6 @@ async fn stage(name: &str, children: &str) -> Result<(Stage, String)> {
     );
     let config = stage.config(&mappings);
     Ok((stage, config))
-}
-
-async fn says(stage: &Stage, daemon: &Daemon, sql: &str, wanted: &str) -> Result<()> {
-    let mut last = None;
-    let reached = until(sql, PATIENCE, async || {
-        last = stage.text(sql).await.unwrap_or_default();
-        Ok((last.as_deref().unwrap_or("") == wanted).then_some(()))
-    });
-    reached.await.with_context(|| format!("wanted {wanted:?}, found {last:?}; {}", daemon.last_words()))
 }
 
 /// `task: title title`, by position.

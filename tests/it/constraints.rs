@@ -1,20 +1,10 @@
 //! Constraints that PostgreSQL would only look at when the transaction commits.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bson::doc;
 
-use crate::daemon::{Daemon, PATIENCE};
-use crate::stage::Stage;
-use crate::support::until;
-
-async fn says(stage: &Stage, daemon: &Daemon, sql: &str, wanted: &str) -> Result<()> {
-    let mut last = None;
-    let reached = until(sql, PATIENCE, async || {
-        last = stage.text(sql).await.unwrap_or_default();
-        Ok((last.as_deref().unwrap_or("") == wanted).then_some(()))
-    });
-    reached.await.with_context(|| format!("wanted {wanted:?}, found {last:?}; {}", daemon.last_words()))
-}
+use crate::daemon::Daemon;
+use crate::stage::{Stage, says};
 
 #[tokio::test]
 async fn a_deferred_constraint_holds_the_row_that_violates_it_and_fails_no_commit() -> Result<()> {

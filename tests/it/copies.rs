@@ -79,7 +79,7 @@ async fn any_number_of_readers_and_chunks_copies_the_same_rows_whatever_the_type
 
 async fn finished(stage: &Stage) -> Result<Vec<String>> {
     let sql = "select number || ' ' || finished_at from rowstream.chunk where finished_at is not null order by number";
-    Ok(sqlx::query_scalar(sql).fetch_all(&mut stage.postgres().await?).await?)
+    Ok(sqlx::query_scalar(sql).fetch_all(&mut *stage.session().await?).await?)
 }
 
 #[tokio::test]

@@ -93,11 +93,16 @@ impl Daemon {
         self.log.lock().expect("no test panics while it holds the log").clone()
     }
 
-    /// The first line that has this text in it.
+    /// The first line with this text in it, if there is one by now.
+    pub(crate) fn line(&self, text: &str) -> Option<String> {
+        let log = self.log.lock().expect("no test panics while it holds the log");
+        log.iter().find(|line| line.contains(text)).cloned()
+    }
+
+    /// As `line`, once there is one.
     pub(crate) async fn logged(&self, text: &str) -> Result<String> {
         let what = format!("a log line with {text:?}");
-        let found =
-            until(&what, PATIENCE, async || Ok(self.log().into_iter().find(|line| line.contains(text))));
+        let found = until(&what, PATIENCE, async || Ok(self.line(text)));
         found.await.with_context(|| self.last_words())
     }
 

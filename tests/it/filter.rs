@@ -7,9 +7,8 @@ use bson::oid::ObjectId;
 use bson::{Bson, DateTime, Decimal128, Document, doc};
 use futures_util::TryStreamExt;
 
-use crate::daemon::{Daemon, PATIENCE, command};
-use crate::stage::{Stage, numbered};
-use crate::support::until;
+use crate::daemon::{Daemon, command};
+use crate::stage::{Stage, numbered, says};
 
 const ID: &str = "5f43a1b2c3d4e5f60718293a";
 
@@ -145,15 +144,6 @@ async fn a_filter_chooses_what_mongodb_would_choose() -> Result<()> {
     Ok(())
 }
 
-async fn becomes(stage: &Stage, daemon: &Daemon, sql: &str, wanted: &str) -> Result<()> {
-    let mut last = None;
-    let reached = until(sql, PATIENCE, async || {
-        last = stage.text(sql).await.ok().flatten();
-        Ok((last.as_deref() == Some(wanted)).then_some(()))
-    });
-    reached.await.with_context(|| format!("found {last:?}; {}", daemon.last_words()))
-}
-
 const IDS: &str = "select string_agg(source_id, ' ' order by source_id) from things";
 const HELD: &str = "select count(*) from rowstream.held where state <> 'resolved'";
 
@@ -181,19 +171,19 @@ async fn a_document_that_stops_matching_loses_its_row_and_has_it_again() -> Resu
         ])
         .await?;
     let daemon = Daemon::start(&mapping(&stage, "{ deleted: { $ne: true } }"))?;
-    becomes(&stage, &daemon, IDS, "a").await?;
-    becomes(&stage, &daemon, HELD, "1").await?;
+    says(&stage, &daemon, IDS, "a").await?;
+    says(&stage, &daemon, HELD, "1").await?;
     let set = |deleted: bool| doc! { "$set": { "deleted": deleted } };
     // Held, and no longer wanted: nothing waits for it any more.
     things.update_one(doc! { "_id": "bad" }, set(true)).await?;
-    becomes(&stage, &daemon, HELD, "0").await?;
+    says(&stage, &daemon, HELD, "0").await?;
     things.update_one(doc! { "_id": "b" }, set(false)).await?;
-    becomes(&stage, &daemon, IDS, "a b").await?;
+    says(&stage, &daemon, IDS, "a b").await?;
     things.update_one(doc! { "_id": "a" }, set(true)).await?;
-    becomes(&stage, &daemon, IDS, "b").await?;
+    says(&stage, &daemon, IDS, "b").await?;
     things.insert_one(doc! { "_id": "c", "n": 3, "deleted": true }).await?;
     things.replace_one(doc! { "_id": "a" }, doc! { "n": 4 }).await?;
-    becomes(&stage, &daemon, IDS, "a b").await?;
+    says(&stage, &daemon, IDS, "a b").await?;
     Ok(())
 }
 
@@ -211,11 +201,11 @@ async fn another_filter_copies_again_and_takes_away_what_no_longer_belongs() -> 
         .await?;
     things.insert_one(doc! { "_id": "bad", "n": "none" }).await?;
     let daemon = Daemon::start(&mapping(&stage, "{ n: { $ne: 0 } }"))?;
-    becomes(&stage, &daemon, IDS, "t1 t2").await?;
-    becomes(&stage, &daemon, HELD, "1").await?;
+    says(&stage, &daemon, IDS, "t1 t2").await?;
+    says(&stage, &daemon, HELD, "1").await?;
     assert!(daemon.stop().await?.success());
     let daemon = Daemon::start(&mapping(&stage, "{ n: { $lt: 2 } }"))?;
-    becomes(&stage, &daemon, IDS, "t0 t1").await?;
-    becomes(&stage, &daemon, HELD, "0").await?;
+    says(&stage, &daemon, IDS, "t0 t1").await?;
+    says(&stage, &daemon, HELD, "0").await?;
     Ok(())
 }

@@ -9,7 +9,7 @@ use bson::{Bson, DateTime, Document, doc};
 use sqlx::Row;
 
 use crate::daemon::{Daemon, PATIENCE};
-use crate::stage::Stage;
+use crate::stage::{Stage, becomes};
 use crate::support::until;
 
 /// In every bad value: whatever of a document gets out, this does.
@@ -100,26 +100,15 @@ struct Held {
 }
 
 async fn held(stage: &Stage) -> Result<BTreeMap<String, Held>> {
-    let mut connection = stage.postgres().await?;
+    let mut session = stage.session().await?;
     let rows =
         sqlx::query("select source_id, state, reason, column_name, attempts from rowstream.held order by 1")
-            .fetch_all(&mut connection)
+            .fetch_all(&mut *session)
             .await?;
     let entry = |row: &sqlx::postgres::PgRow| {
         (row.get(0), Held { state: row.get(1), reason: row.get(2), column: row.get(3), attempts: row.get(4) })
     };
     Ok(rows.iter().map(entry).collect())
-}
-
-/// Waits for a number that a query gives.
-async fn becomes(stage: &Stage, daemon: &Daemon, sql: &str, number: i64) -> Result<()> {
-    let mut last = None;
-    let reached = until(sql, PATIENCE, async || {
-        last = stage.number(sql).await.ok();
-        Ok((last == Some(number)).then_some(()))
-    });
-    let reached = reached.await;
-    reached.with_context(|| format!("{last:?} instead of {number}\n{}", daemon.last_words()))
 }
 
 const OPEN: &str = "select count(*) from rowstream.held where state <> 'resolved'";

@@ -9,17 +9,8 @@ use rowstream::state;
 use rowstream::state::held::{Backoff, Entry, HeldAs, State, hold};
 
 use crate::daemon::{Daemon, PATIENCE};
-use crate::stage::Stage;
+use crate::stage::{Stage, says};
 use crate::support::until;
-
-async fn becomes(stage: &Stage, daemon: &Daemon, sql: &str, wanted: &str) -> Result<()> {
-    let mut last = None;
-    let reached = until(sql, PATIENCE, async || {
-        last = stage.text(sql).await.ok().flatten();
-        Ok((last.as_deref() == Some(wanted)).then_some(()))
-    });
-    reached.await.with_context(|| format!("found {last:?}; {}", daemon.last_words()))
-}
 
 /// Notes refer to people by their id, and say how they stand.
 async fn notes(name: &str, more: &str) -> Result<(Stage, String)> {
@@ -54,10 +45,10 @@ async fn what_waits_for_too_long_is_told_once_and_still_applied_when_its_row_com
     notes.insert_one(doc! { "_id": "a", "owner": "ann", "amount": 1 }).await?;
     let daemon = Daemon::start(&config)?;
     let row = "select concat_ws(' ', owner, amount, sync_status) from notes";
-    becomes(&stage, &daemon, row, "Ann 1 SYNCED").await?;
+    says(&stage, &daemon, row, "Ann 1 SYNCED").await?;
     notes.update_one(doc! { "_id": "a" }, doc! { "$set": { "owner": "bob", "amount": 2 } }).await?;
-    becomes(&stage, &daemon, row, "Ann 1 PENDING").await?;
-    becomes(&stage, &daemon, "select state from rowstream.held where attempts > 1", "waiting").await?;
+    says(&stage, &daemon, row, "Ann 1 PENDING").await?;
+    says(&stage, &daemon, "select state from rowstream.held where attempts > 1", "waiting").await?;
     until("health to say that it waits", PATIENCE, async || {
         Ok(daemon.detail("held_changes").await?.contains("1 held (1 wait").then_some(()))
     })
@@ -69,8 +60,8 @@ async fn what_waits_for_too_long_is_told_once_and_still_applied_when_its_row_com
     for told in ["\"severity\":\"error\"", "\"source\":\"notes\"", "\"count\":1", "held.waiting_limit"] {
         assert!(line.contains(told), "{told} is not in {line}");
     }
-    becomes(&stage, &daemon, row, "Ann 1 FAILED").await?;
-    becomes(
+    says(&stage, &daemon, row, "Ann 1 FAILED").await?;
+    says(
         &stage,
         &daemon,
         "select concat_ws(' ', state, reason) from rowstream.held",
@@ -78,8 +69,7 @@ async fn what_waits_for_too_long_is_told_once_and_still_applied_when_its_row_com
     )
     .await?;
     let attempts = stage.number("select attempts from rowstream.held").await?;
-    becomes(&stage, &daemon, &format!("select attempts > {attempts} + 1 from rowstream.held"), "true")
-        .await?;
+    says(&stage, &daemon, &format!("select attempts > {attempts} + 1 from rowstream.held"), "true").await?;
     assert_eq!(daemon.log().iter().filter(|line| line.contains("waited_too_long")).count(), 1);
     let (_, answer) = daemon.get("/status/notes/a").await?;
     assert!(answer.contains("\"failed\""), "{answer}");
@@ -91,8 +81,8 @@ async fn what_waits_for_too_long_is_told_once_and_still_applied_when_its_row_com
     .await?;
 
     people.insert_one(doc! { "_id": "bob", "name": "Bob" }).await?;
-    becomes(&stage, &daemon, row, "Bob 2 SYNCED").await?;
-    becomes(&stage, &daemon, "select state from rowstream.held", "resolved").await?;
+    says(&stage, &daemon, row, "Bob 2 SYNCED").await?;
+    says(&stage, &daemon, "select state from rowstream.held", "resolved").await?;
     daemon.check_becomes("held_changes", &["ok"]).await?;
     Ok(())
 }
@@ -103,9 +93,9 @@ async fn a_critical_mapping_waits_for_a_row_that_comes_later_and_halts_only_for_
     let (people, notes) = (stage.collection("people"), stage.collection("notes"));
     let daemon = Daemon::start(&config)?;
     notes.insert_one(doc! { "_id": "a", "owner": "ann", "amount": 1 }).await?;
-    becomes(&stage, &daemon, "select state from rowstream.held", "waiting").await?;
+    says(&stage, &daemon, "select state from rowstream.held", "waiting").await?;
     people.insert_one(doc! { "_id": "ann", "name": "Ann" }).await?;
-    becomes(&stage, &daemon, "select concat_ws(' ', owner, amount) from notes", "Ann 1").await?;
+    says(&stage, &daemon, "select concat_ws(' ', owner, amount) from notes", "Ann 1").await?;
     daemon.check_becomes("leader", &["ok"]).await?;
     assert!(!daemon.log().iter().any(|line| line.contains("\"event\":\"halted\"")));
 
@@ -132,9 +122,9 @@ async fn resolved_changes_and_reports_go_when_their_retention_ends_and_no_others
     notes.insert_many(["old", "new", "open"].map(bad)).await?;
     let config = format!("{config}reconcile: {{ every: 1s, retention: 30d }}\n");
     let daemon = Daemon::start(&config)?;
-    becomes(&stage, &daemon, "select count(*) from rowstream.held where state = 'failed'", "3").await?;
+    says(&stage, &daemon, "select count(*) from rowstream.held where state = 'failed'", "3").await?;
     notes.update_many(doc! { "_id": { "$ne": "open" } }, doc! { "$set": { "amount": 1 } }).await?;
-    becomes(&stage, &daemon, "select count(*) from rowstream.held where state = 'resolved'", "2").await?;
+    says(&stage, &daemon, "select count(*) from rowstream.held where state = 'resolved'", "2").await?;
     assert!(daemon.stop().await?.success());
     stage
         .execute(
@@ -149,9 +139,9 @@ async fn resolved_changes_and_reports_go_when_their_retention_ends_and_no_others
         .await?;
     let daemon = Daemon::start(&config)?;
     let held = "select string_agg(source_id, ' ' order by source_id) from rowstream.held";
-    becomes(&stage, &daemon, held, "new open").await?;
+    says(&stage, &daemon, held, "new open").await?;
     let old = "select count(*) from rowstream.reconcile_run where finished_at < now() - interval '30 days'";
-    becomes(&stage, &daemon, old, "0").await?;
+    says(&stage, &daemon, old, "0").await?;
     let young = "select count(*) from rowstream.reconcile_run where finished_at < now() - interval '1 day'";
     assert_eq!(stage.number(young).await?, 1);
     Ok(())

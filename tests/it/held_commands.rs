@@ -4,9 +4,8 @@ use anyhow::{Context, Result};
 use bson::{DateTime, Document, doc};
 use serde_json::{Value, json};
 
-use crate::daemon::{Daemon, PATIENCE, command};
-use crate::stage::Stage;
-use crate::support::until;
+use crate::daemon::{Daemon, command};
+use crate::stage::{Stage, becomes};
 
 /// In every bad value: it may get out where values are asked for, and nowhere else.
 const SECRET: &str = "hunter2";
@@ -59,16 +58,6 @@ fn bad() -> Vec<Document> {
 }
 
 const OPEN: &str = "select count(*) from rowstream.held where state <> 'resolved'";
-
-async fn becomes(stage: &Stage, daemon: &Daemon, sql: &str, number: i64) -> Result<()> {
-    let mut last = None;
-    let reached = until(sql, PATIENCE, async || {
-        last = stage.number(sql).await.ok();
-        Ok((last == Some(number)).then_some(()))
-    });
-    let reached = reached.await;
-    reached.with_context(|| format!("{last:?} instead of {number}\n{}", daemon.last_words()))
-}
 
 /// Four held changes, and a daemon that holds them.
 async fn holding(name: &str) -> Result<(Stage, String, Daemon)> {

@@ -125,11 +125,11 @@ fn documents() -> Vec<Document> {
 
 /// (n, v) of each row, and the different texts of their ids.
 async fn rows(stage: &Stage) -> Result<(Vec<(i32, i32)>, BTreeSet<String>)> {
-    let mut connection = stage.postgres().await?;
+    let mut session = stage.session().await?;
     let rows = sqlx::query(
         "select (document->>'n')::int, (document->>'v')::int, source_id from things order by 1, 2",
     )
-    .fetch_all(&mut connection)
+    .fetch_all(&mut *session)
     .await?;
     let values = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     Ok((values, rows.iter().map(|row| row.get(2)).collect()))

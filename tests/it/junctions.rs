@@ -6,9 +6,8 @@ use anyhow::{Context, Result, ensure};
 use bson::{Bson, Document, doc};
 
 use crate::comparison::{found, verify};
-use crate::daemon::{Daemon, PATIENCE, command};
-use crate::stage::Stage;
-use crate::support::until;
+use crate::daemon::{Daemon, command};
+use crate::stage::{Stage, says};
 
 const TABLES: &str = "
     create table files (id serial primary key, mongo_id text not null unique, name text check (name <> 'forbidden'));
@@ -43,15 +42,6 @@ async fn stage(name: &str, junction: &str) -> Result<(Stage, String)> {
     };
     let config = stage.config(&format!("{}{}", mapping("files", junction), mapping("bills", "")));
     Ok((stage, config))
-}
-
-async fn says(stage: &Stage, daemon: &Daemon, sql: &str, wanted: &str) -> Result<()> {
-    let mut last = None;
-    let reached = until(sql, PATIENCE, async || {
-        last = stage.text(sql).await.unwrap_or_default();
-        Ok((last.as_deref().unwrap_or("") == wanted).then_some(()))
-    });
-    reached.await.with_context(|| format!("wanted {wanted:?}, found {last:?}; {}", daemon.last_words()))
 }
 
 fn ids(ids: &[&str]) -> Vec<Bson> {

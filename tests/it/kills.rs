@@ -36,11 +36,11 @@ struct Chunks {
 }
 
 async fn chunks(stage: &Stage) -> Result<Chunks> {
-    let mut connection = stage.postgres().await?;
+    let mut session = stage.session().await?;
     let state = "select snapshot_state from rowstream.mapping where pipeline = 'test' and source = 'orders'";
-    let state: Option<String> = sqlx::query_scalar(state).fetch_optional(&mut connection).await?;
+    let state: Option<String> = sqlx::query_scalar(state).fetch_optional(&mut *session).await?;
     let sql = "select number, finished_at::text, documents from rowstream.chunk where pipeline = 'test'";
-    let rows = sqlx::query(sql).fetch_all(&mut connection).await?;
+    let rows = sqlx::query(sql).fetch_all(&mut *session).await?;
     let mut finished = Finished::new();
     let mut unfinished = 0;
     for row in rows {

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use bson::{Document, doc};
 
 use crate::daemon::{Daemon, PATIENCE};
-use crate::stage::Stage;
+use crate::stage::{Stage, says};
 use crate::support::until;
 
 const TABLES: &str = "
@@ -60,15 +60,6 @@ fn item(id: &str, code: &str, name: &str) -> Document {
 fn with_parts(id: &str, code: &str, parts: &[&str]) -> Document {
     let parts: Vec<Document> = parts.iter().map(|name| doc! { "name": *name, "count": 3 }).collect();
     doc! { "_id": id, "code": code, "name": id, "parts": parts }
-}
-
-async fn says(stage: &Stage, daemon: &Daemon, sql: &str, wanted: &str) -> Result<()> {
-    let mut last = None;
-    let reached = until(sql, PATIENCE, async || {
-        last = stage.text(sql).await.unwrap_or_else(|error| Some(error.to_string()));
-        Ok((last.as_deref() == Some(wanted)).then_some(()))
-    });
-    reached.await.with_context(|| format!("{last:?} instead of {wanted:?}\n{}", daemon.last_words()))
 }
 
 async fn put(stage: &Stage, document: Document) -> Result<()> {

@@ -1,20 +1,10 @@
 //! Columns that rowstream fills by itself: the mark of a soft delete, and the sync columns.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bson::doc;
 
-use crate::daemon::{Daemon, PATIENCE};
-use crate::stage::Stage;
-use crate::support::until;
-
-async fn becomes(stage: &Stage, daemon: &Daemon, sql: &str, wanted: &str) -> Result<()> {
-    let mut last = None;
-    let reached = until(sql, PATIENCE, async || {
-        last = stage.text(sql).await.ok().flatten();
-        Ok((last.as_deref() == Some(wanted)).then_some(()))
-    });
-    reached.await.with_context(|| format!("found {last:?}; {}", daemon.last_words()))
-}
+use crate::daemon::Daemon;
+use crate::stage::{Stage, says};
 
 fn mapping(stage: &Stage, rules: &str) -> String {
     stage.config(&format!(
@@ -38,22 +28,22 @@ async fn a_soft_delete_marks_the_row_once_and_a_put_takes_the_mark_away() -> Res
         let daemon = Daemon::start(&config)?;
         let marked = "select string_agg(source_id || (case when coalesce(nullif(gone::text, 'false'), '') = '' \
                       then '' else ' gone' end), ', ' order by source_id) from things";
-        becomes(&stage, &daemon, marked, "a, b").await?;
+        says(&stage, &daemon, marked, "a, b").await?;
         things.delete_one(doc! { "_id": "a" }).await?;
-        becomes(&stage, &daemon, marked, "a gone, b").await?;
+        says(&stage, &daemon, marked, "a gone, b").await?;
         let version = "select xmin from things where source_id = 'a'";
         let before = stage.text(version).await?;
         things.insert_one(doc! { "_id": "c", "n": 3 }).await?;
-        becomes(&stage, &daemon, marked, "a gone, b, c").await?;
+        says(&stage, &daemon, marked, "a gone, b, c").await?;
         things.insert_one(doc! { "_id": "a", "n": 4 }).await?;
-        becomes(&stage, &daemon, marked, "a, b, c").await?;
+        says(&stage, &daemon, marked, "a, b, c").await?;
         assert_ne!(stage.text(version).await?, before);
         // The collection goes: every row is marked, and those that are marked already stay as they are.
         things.delete_one(doc! { "_id": "b" }).await?;
-        becomes(&stage, &daemon, marked, "a, b gone, c").await?;
+        says(&stage, &daemon, marked, "a, b gone, c").await?;
         let before = stage.text("select xmin from things where source_id = 'b'").await?;
         things.drop().await?;
-        becomes(&stage, &daemon, marked, "a gone, b gone, c gone").await?;
+        says(&stage, &daemon, marked, "a gone, b gone, c gone").await?;
         assert_eq!(stage.text("select xmin from things where source_id = 'b'").await?, before);
         assert_eq!(stage.text("select n from things where source_id = 'a'").await?.as_deref(), Some("4"));
     }
@@ -67,9 +57,9 @@ async fn a_filter_marks_softly_too() -> Result<()> {
     let things = stage.collection("things");
     things.insert_one(doc! { "_id": "a", "n": 1 }).await?;
     let daemon = Daemon::start(&mapping(&stage, "deletes: { soft: gone }, filter: { n: { $gt: 0 } }"))?;
-    becomes(&stage, &daemon, "select gone from things", "false").await?;
+    says(&stage, &daemon, "select gone from things", "false").await?;
     things.update_one(doc! { "_id": "a" }, doc! { "$set": { "n": 0 } }).await?;
-    becomes(&stage, &daemon, "select gone from things", "true").await?;
+    says(&stage, &daemon, "select gone from things", "true").await?;
     Ok(())
 }
 
@@ -86,7 +76,7 @@ async fn sync_columns_tell_how_a_row_stands_with_its_document() -> Result<()> {
     let states =
         "select string_agg(concat_ws(' ', source_id, n, sync_status, sync_error), ', ' order by source_id)
                   from things";
-    becomes(&stage, &daemon, states, "a 1 SYNCED, b 2 SYNCED").await?;
+    says(&stage, &daemon, states, "a 1 SYNCED, b 2 SYNCED").await?;
     let written =
         "select string_agg(last_sync_at::text, ' ' order by source_id) from things where source_id = 'b'";
     let before = stage.text(written).await?;
@@ -94,12 +84,12 @@ async fn sync_columns_tell_how_a_row_stands_with_its_document() -> Result<()> {
     things.update_one(doc! { "_id": "b" }, doc! { "$set": { "other": 1 } }).await?;
     things.update_one(doc! { "_id": "a" }, doc! { "$set": { "n": "none" } }).await?;
     // The row keeps its last good state, and says why; the text is cut to its column.
-    becomes(&stage, &daemon, states, "a 1 FAILED column n: string does not fit , b 2 SYNCED").await?;
+    says(&stage, &daemon, states, "a 1 FAILED column n: string does not fit , b 2 SYNCED").await?;
     assert_eq!(stage.text(written).await?, before);
     things.update_one(doc! { "_id": "a" }, doc! { "$set": { "n": 1 } }).await?;
-    becomes(&stage, &daemon, states, "a 1 SYNCED, b 2 SYNCED").await?;
+    says(&stage, &daemon, states, "a 1 SYNCED, b 2 SYNCED").await?;
     let later = "select count(*) from things a, things b
                  where a.source_id = 'a' and b.source_id = 'b' and a.last_sync_at > b.last_sync_at";
-    becomes(&stage, &daemon, later, "1").await?;
+    says(&stage, &daemon, later, "1").await?;
     Ok(())
 }

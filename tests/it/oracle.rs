@@ -83,13 +83,9 @@ pub(crate) async fn whole_documents(stage: &Stage, collection: &str, plain: Plai
          where actual.document is distinct from expected.document::jsonb or actual.source <> $3",
         collection.replace('"', "\"\"")
     );
-    let mut connection = stage.postgres().await?;
-    let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
-        .bind(ids)
-        .bind(texts)
-        .bind(collection)
-        .fetch_all(&mut connection)
-        .await?;
+    let mut session = stage.session().await?;
+    let query = sqlx::query(sqlx::AssertSqlSafe(sql)).persistent(false);
+    let rows = query.bind(ids).bind(texts).bind(collection).fetch_all(&mut *session).await?;
     let difference = |row: sqlx::postgres::PgRow| {
         let id: String = row.get("id");
         let (actual, expected): (Option<String>, Option<String>) = (row.get("actual"), row.get("expected"));

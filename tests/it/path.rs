@@ -92,7 +92,7 @@ async fn differences(stage: &Stage) -> Result<Vec<String>> {
         }
     }
     let texts = |of: fn(&Transaction) -> &str| all.iter().map(|row| of(row).to_owned()).collect::<Vec<_>>();
-    let mut connection = stage.postgres().await?;
+    let mut session = stage.session().await?;
     let rows = sqlx::query(
         "with expected as (
              select *, x.source_data::jsonb as document
@@ -109,7 +109,7 @@ async fn differences(stage: &Stage) -> Result<Vec<String>> {
     .bind(texts(|row| &row.id))
     .bind(texts(|row| &row.source_data))
     .bind(all.iter().map(|row| row.microseconds).collect::<Vec<_>>())
-    .fetch_all(&mut connection)
+    .fetch_all(&mut *session)
     .await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }

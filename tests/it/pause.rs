@@ -1,23 +1,12 @@
 //! What stops the pipeline on purpose: an operator's word, and too many changes that cannot be applied.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bson::doc;
 use serde_json::json;
 
-use crate::daemon::{Daemon, PATIENCE, command};
+use crate::daemon::{Daemon, command};
 use crate::oracle::Plain;
-use crate::stage::{Stage, numbered};
-use crate::support::until;
-
-async fn becomes(stage: &Stage, daemon: &Daemon, sql: &str, number: i64) -> Result<()> {
-    let mut last = None;
-    let reached = until(sql, PATIENCE, async || {
-        last = stage.number(sql).await.ok();
-        Ok((last == Some(number)).then_some(()))
-    });
-    let reached = reached.await;
-    reached.with_context(|| format!("{last:?} instead of {number}\n{}", daemon.last_words()))
-}
+use crate::stage::{Stage, becomes, numbered};
 
 #[tokio::test]
 async fn a_pause_survives_a_restart_and_everything_since_is_applied_after_it() -> Result<()> {

@@ -1,11 +1,10 @@
 //! Columns of arrays whose elements refer to rows: each follows the row it means, as a single reference would.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use bson::{Bson, doc};
 
-use crate::daemon::{Daemon, PATIENCE, command};
-use crate::stage::Stage;
-use crate::support::until;
+use crate::daemon::{Daemon, command};
+use crate::stage::{Stage, says};
 
 async fn stage(name: &str, boards: &str, columns: &str) -> Result<(Stage, String)> {
     let stage = Stage::new(name).await?;
@@ -23,15 +22,6 @@ async fn stage(name: &str, boards: &str, columns: &str) -> Result<(Stage, String
         stage.name
     ));
     Ok((stage, config))
-}
-
-async fn says(stage: &Stage, daemon: &Daemon, sql: &str, wanted: &str) -> Result<()> {
-    let mut last = None;
-    let reached = until(sql, PATIENCE, async || {
-        last = stage.text(sql).await.unwrap_or_default();
-        Ok((last.as_deref().unwrap_or("") == wanted).then_some(()))
-    });
-    reached.await.with_context(|| format!("wanted {wanted:?}, found {last:?}; {}", daemon.last_words()))
 }
 
 /// `board: user user`, in the order of the array; `-` for an element that is null.

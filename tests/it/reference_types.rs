@@ -1,12 +1,11 @@
 //! What a reference takes from another row has that row's type: what can never stand in its column is told
 //! before the first write, and what does not fit there is a matter of its document alone.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use bson::{Document, doc};
 
-use crate::daemon::{Daemon, PATIENCE, command};
-use crate::stage::Stage;
-use crate::support::until;
+use crate::daemon::{Daemon, command};
+use crate::stage::{Stage, says};
 
 /// `parents` by `mongo_id`, and `children` with the columns that a test wants.
 async fn stage(name: &str, tables: &str, parents: &str, children: &str) -> Result<(Stage, String)> {
@@ -30,15 +29,6 @@ fn told(config: &str, column: &str) -> Result<(bool, String)> {
     let told: Vec<&str> = lines.by_ref().take(2).collect();
     ensure!(!told.is_empty(), "{text}");
     Ok((output.status.success(), told.join("\n")))
-}
-
-async fn says(stage: &Stage, daemon: &Daemon, sql: &str, wanted: &str) -> Result<()> {
-    let mut last = None;
-    let reached = until(sql, PATIENCE, async || {
-        last = stage.text(sql).await.unwrap_or_default();
-        Ok((last.as_deref().unwrap_or("") == wanted).then_some(()))
-    });
-    reached.await.with_context(|| format!("wanted {wanted:?}, found {last:?}; {}", daemon.last_words()))
 }
 
 fn child(id: &str, parent: &str) -> Document {

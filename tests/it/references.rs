@@ -6,7 +6,7 @@ use bson::{Document, doc};
 use sqlx::Row;
 
 use crate::daemon::{Daemon, PATIENCE};
-use crate::stage::Stage;
+use crate::stage::{Stage, becomes};
 use crate::support::until;
 
 const TABLES: &str = "
@@ -36,12 +36,12 @@ async fn stage(name: &str, foreign_key: &str, reference: &str) -> Result<(Stage,
 
 /// Every child as `mongo_id → name of the parent`, in order.
 async fn children(stage: &Stage) -> Result<Vec<(String, Option<String>)>> {
-    let mut connection = stage.postgres().await?;
+    let mut session = stage.session().await?;
     let rows = sqlx::query(
         "select c.mongo_id, coalesce(p.name, c.parent_id::text) from children c
          left join parents p on p.id = c.parent_id order by 1",
     )
-    .fetch_all(&mut connection)
+    .fetch_all(&mut *session)
     .await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
@@ -58,12 +58,6 @@ async fn become_children(stage: &Stage, daemon: &Daemon, wanted: &[(&str, Option
         Ok((last == wanted).then_some(()))
     });
     reached.await.with_context(|| format!("wanted {wanted:?}, found {last:?}; {}", daemon.last_words()))
-}
-
-async fn becomes(stage: &Stage, daemon: &Daemon, sql: &str, number: i64) -> Result<()> {
-    let reached =
-        until(sql, PATIENCE, async || Ok((stage.number(sql).await.ok() == Some(number)).then_some(())));
-    reached.await.with_context(|| daemon.last_words())
 }
 
 fn child(id: &str, parent: &str) -> Document {

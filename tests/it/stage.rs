@@ -1,5 +1,8 @@
 //! A test's own MongoDB database and PostgreSQL database, and words to work with both.
 
+use std::ops::{Deref, DerefMut};
+use std::sync::Mutex;
+
 use anyhow::{Context, Result};
 use bson::{Bson, Document, doc};
 use mongodb::options::{Acknowledgment, WriteConcern};
@@ -19,6 +22,8 @@ pub(crate) struct Stage {
     pub(crate) postgres_url: String,
     pub(crate) client: Client,
     pub(crate) database: Database,
+    /// Of whoever looked last. Most looks are polls, and a new session costs PostgreSQL more than what is asked.
+    idle: Mutex<Option<PgConnection>>,
 }
 
 impl Stage {
@@ -40,6 +45,18 @@ impl Stage {
         Self::at(databases.name.clone(), mongod.uri_of(&databases.name), databases.postgres_url).await
     }
 
+    /// The same, as another PostgreSQL has it.
+    pub(crate) fn on_postgres(&self, postgres_url: String) -> Self {
+        Self {
+            name: self.name.clone(),
+            mongodb_uri: self.mongodb_uri.clone(),
+            postgres_url,
+            client: self.client.clone(),
+            database: self.database.clone(),
+            idle: Mutex::default(),
+        }
+    }
+
     /// The same names as `other`, and its PostgreSQL, on another mongod.
     pub(crate) async fn beside(mongod: &Mongod, other: &Self) -> Result<Self> {
         let name = other.name.clone();
@@ -49,7 +66,7 @@ impl Stage {
     async fn at(name: String, mongodb_uri: String, postgres_url: String) -> Result<Self> {
         let client = Client::with_uri_str(&mongodb_uri).await?;
         let database = client.database(&name);
-        Ok(Self { name, mongodb_uri, postgres_url, client, database })
+        Ok(Self { name, mongodb_uri, postgres_url, client, database, idle: Mutex::default() })
     }
 
     /// Writes wait for the majority, so that they are visible to streams when they return.
@@ -63,6 +80,17 @@ impl Stage {
         PgConnection::connect(&self.postgres_url).await.context("postgresql")
     }
 
+    /// A session to look with, in UTC: the last one that was given back, if it still answers.
+    pub(crate) async fn session(&self) -> Result<Session<'_>> {
+        let idle = self.idle.lock().expect("nobody panics with it in hand").take();
+        if let Some(mut connection) = idle
+            && connection.ping().await.is_ok()
+        {
+            return Ok(Session { stage: self, connection: Some(connection) });
+        }
+        Ok(Session { stage: self, connection: Some(self.postgres().await?) })
+    }
+
     pub(crate) async fn execute(&self, sql: &str) -> Result<()> {
         let mut connection = self.postgres().await?;
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(&mut connection).await?;
@@ -72,11 +100,11 @@ impl Stage {
 
     /// The first column of the first row, as text.
     pub(crate) async fn text(&self, sql: &str) -> Result<Option<String>> {
-        let mut connection = self.postgres().await?;
+        let mut session = self.session().await?;
         let sql = format!("select found.first::text from ({sql}) as found(first)");
-        let found: Option<Option<String>> =
-            sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_optional(&mut connection).await?;
-        connection.close().await?;
+        // Not prepared: tests alter what they look at.
+        let query = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).persistent(false);
+        let found: Option<Option<String>> = query.fetch_optional(&mut *session).await?;
         Ok(found.flatten())
     }
 
@@ -148,6 +176,48 @@ impl Stage {
             format!("{} differences: {:#?}\n{}", last.len(), &last[..last.len().min(5)], daemon.last_words())
         })
     }
+}
+
+/// Of [`Stage::session`]; given back when dropped, so it must not be altered. Two lookers at once have two.
+#[derive(Debug)]
+pub(crate) struct Session<'s> {
+    stage: &'s Stage,
+    connection: Option<PgConnection>,
+}
+
+impl Deref for Session<'_> {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        self.connection.as_ref().expect("it is given back only by drop")
+    }
+}
+
+impl DerefMut for Session<'_> {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        self.connection.as_mut().expect("it is given back only by drop")
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        *self.stage.idle.lock().expect("nobody panics with it in hand") = self.connection.take();
+    }
+}
+
+/// Waits until a query says this; no row and null are the empty text.
+pub(crate) async fn says(stage: &Stage, daemon: &Daemon, sql: &str, wanted: &str) -> Result<()> {
+    let mut last = None;
+    let reached = until(sql, PATIENCE, async || {
+        last = stage.text(sql).await.ok().map(Option::unwrap_or_default);
+        Ok((last.as_deref() == Some(wanted)).then_some(()))
+    });
+    reached.await.with_context(|| format!("wanted {wanted:?}, found {last:?}; {}", daemon.last_words()))
+}
+
+/// As `says`, for a number.
+pub(crate) async fn becomes(stage: &Stage, daemon: &Daemon, sql: &str, number: i64) -> Result<()> {
+    says(stage, daemon, sql, &number.to_string()).await
 }
 
 /// Documents `{_id: <number>, n: <number>, text: …}` from `from` to `to`.

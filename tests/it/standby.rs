@@ -29,7 +29,7 @@ async fn a_standby_that_was_behind_and_is_promoted_is_followed_to_and_made_compl
     let mut following = Following::start_with(stage, &config, 121).await?;
 
     // The standby has what was written so far, and nothing of what comes.
-    let behind = Stage { postgres_url: standby.url_of("app"), ..copy_of(&following.stage) };
+    let behind = following.stage.on_postgres(standby.url_of("app"));
     let goal = following.writer.written().bursts;
     until("the standby to have caught up", PATIENCE, async || {
         Ok((writer::arrived(&behind, ORDERS).await.unwrap_or(0) >= goal).then_some(()))
@@ -63,14 +63,4 @@ async fn a_standby_that_was_behind_and_is_promoted_is_followed_to_and_made_compl
     following.stage = behind;
     following.goes_on().await.context("on the new primary")?;
     following.ends_well().await
-}
-
-fn copy_of(stage: &Stage) -> Stage {
-    Stage {
-        name: stage.name.clone(),
-        mongodb_uri: stage.mongodb_uri.clone(),
-        postgres_url: stage.postgres_url.clone(),
-        client: stage.client.clone(),
-        database: stage.database.clone(),
-    }
 }

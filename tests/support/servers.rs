@@ -469,12 +469,16 @@ pub(crate) struct Databases {
     pub(crate) postgres_url: String,
 }
 
+/// Nobody takes its power away, so that nothing has to be flushed for that; and with hundreds of databases
+/// autovacuum would start a worker several times a second.
+const UNHARMED: [&str; 3] = ["fsync=off", "full_page_writes=off", "autovacuum_naptime=5min"];
+
 /// Started by the first who asks; they end with the process.
 pub(crate) async fn shared() -> &'static Shared {
     static SHARED: OnceCell<Shared> = OnceCell::const_new();
     SHARED
         .get_or_init(|| async {
-            match tokio::try_join!(Mongod::start(), Postgres::start()) {
+            match tokio::try_join!(Mongod::start(), Postgres::start_with(&UNHARMED)) {
                 Ok((mongod, postgres)) => Shared { mongod, postgres },
                 Err(error) => panic!("the servers of the tests do not start: {error:#}"),
             }

@@ -65,13 +65,12 @@ pub(super) async fn differences(stage: &Stage) -> Result<Vec<String>> {
     let children: Lines = documents["children"].iter().map(child).collect();
 
     let expected = [("held", held), ("people", people), ("parents", parents), ("children", children)];
-    let mut connection = stage.postgres().await?;
+    let mut session = stage.session().await?;
     for ((what, expected), (_, sql)) in expected.into_iter().zip(TABLES) {
-        let actual: Lines = lines(&mut connection, sql).await?.into_iter().collect();
+        let actual: Lines = lines(&mut session, sql).await?.into_iter().collect();
         found.extend(expected.difference(&actual).map(|line| format!("{what}: {line:?} is missing")));
         found.extend(actual.difference(&expected).map(|line| format!("{what}: {line:?} is too much")));
     }
-    connection.close().await?;
     Ok(found)
 }
 

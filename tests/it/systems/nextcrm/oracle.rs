@@ -212,10 +212,10 @@ fn pairs(documents: &Documents, present: &Present, left: Side, right: Side) -> R
 
 /// Spaces and numbers are PostgreSQL's, the order of fields is the scene's.
 async fn as_jsonb_prints(stage: &Stage, rows: &mut Rows, column: &str) -> Result<()> {
-    let mut connection = stage.postgres().await?;
+    let mut session = stage.session().await?;
     let given: Vec<Option<String>> = rows.values().map(|row| row[column].clone()).collect();
     let sql = "select given::jsonb::text from unnest($1::text[]) with ordinality as all_given(given, place) order by place";
-    let printed = sqlx::query(sql).bind(given).fetch_all(&mut connection).await?;
+    let printed = sqlx::query(sql).bind(given).fetch_all(&mut *session).await?;
     for (row, printed) in rows.values_mut().zip(printed) {
         let printed: Option<String> = printed.get(0);
         row.insert(column.to_owned(), printed.map(|text| canonical(&text)).transpose()?);
