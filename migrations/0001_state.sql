@@ -37,9 +37,11 @@ create table rowstream.mapping (
     documents_estimated bigint,
     snapshot_started_at timestamptz,
     snapshot_finished_at timestamptz,
+    resync_since timestamptz,
+    resync_cause text check (resync_cause in ('mapping', 'scope', 'table', 'history', 'command', 'reset')),
     primary key (pipeline, source)
 );
-comment on table rowstream.mapping is 'what is known of each mapping; planned means that every chunk has its row, in_scope that its changes were followed up to the checkpoint, meaning is what mapping_hash is made of, target_oid tells the table from another one of its name';
+comment on table rowstream.mapping is 'what is known of each mapping; planned means that every chunk has its row, in_scope that its changes were followed up to the checkpoint, meaning is what mapping_hash is made of, target_oid tells the table from another one of its name, resync_since that its rows are to be compared with all of its documents, and repaired';
 
 create table rowstream.chunk (
     pipeline text,
@@ -117,6 +119,16 @@ create table rowstream.link (
 comment on table rowstream.link is 'which document lists which in a junction that two collections keep: lister and listed are source_ids, side is the lister''s, left that of the mapping with the junction among its children; also while one of the two has no row';
 create index link_listed on rowstream.link (pipeline, junction, side, listed);
 
+create table rowstream.left_out (
+    pipeline text,
+    source text,
+    target text,
+    source_id text,
+    row_key bytea,
+    primary key (pipeline, source, target, source_id, row_key)
+);
+comment on table rowstream.left_out is 'elements of documents that the child table target has refused where on_error: drop leaves them out: a comparison must not miss them';
+
 create table rowstream.row (
     pipeline text,
     source text,
@@ -144,7 +156,7 @@ create table rowstream.reconcile_run (
     id bigint generated always as identity,
     extent text not null check (extent in ('full', 'sample', 'findings')),
     sample bigint,
-    cause text not null check (cause in ('command', 'timer', 'http', 'repair')),
+    cause text not null check (cause in ('command', 'timer', 'http', 'repair', 'resync')),
     state text not null default 'running' check (state in ('asked', 'running', 'done', 'cancelled', 'failed')),
     started_at timestamptz not null default now(),
     heartbeat timestamptz not null default now(),

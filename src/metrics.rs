@@ -371,6 +371,7 @@ fn present_state(status: &StatusSnapshot, checks: &[(&str, u8)]) -> prometheus::
         status.reconcile.as_ref().filter(|last| last.findings == 0).map(|last| last.finished_at),
     )?;
     mismatches(&registry, status)?;
+    resyncs(&registry, status)?;
     per_source(&registry, &status.sources)?;
     Ok(registry)
 }
@@ -382,6 +383,16 @@ fn mismatches(registry: &Registry, status: &StatusSnapshot) -> prometheus::Resul
     for (source, kind, count) in status.reconcile.iter().flat_map(|last| &last.mismatches) {
         mismatches.with_label_values(&[source, kind]).set(*count as f64);
     }
+    Ok(())
+}
+
+fn resyncs(registry: &Registry, status: &StatusSnapshot) -> prometheus::Result<()> {
+    let options = Opts::new(
+        "rowstream_resync_due",
+        "1 while the rows of a source are compared with all of its documents and repaired.",
+    );
+    let due = register(registry, GaugeVec::new(options, &["source"])?)?;
+    status.resyncs.iter().for_each(|resync| due.with_label_values(&[&resync.source]).set(1.0));
     Ok(())
 }
 
@@ -452,7 +463,7 @@ mod tests {
     use crate::domain::{ClusterTime, SourceIndex};
     use std::sync::Arc;
 
-    use crate::pipeline::{HeldCounts, LastReconcile, Moment, Status};
+    use crate::pipeline::{HeldCounts, LastReconcile, Moment, ResyncStatus, Status};
 
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -491,6 +502,8 @@ mod tests {
             mismatches: vec![("venmo".to_owned(), "missing".to_owned(), 0)],
             report: Arc::default(),
         });
+        let (source, cause) = ("venmo".to_owned(), "its mapping has changed".to_owned());
+        status.resyncs(vec![ResyncStatus { source, cause, since: 1_756_721_675.0 }]);
         let rows = RowCounts { inserted: 4, updated: 1, unchanged: 2, deleted: 1 };
         metrics.batch_committed(&BatchSummary {
             tables: &[TableSummary { table: "public.transactions", puts: 7, deletes: 1, rows }],
@@ -536,6 +549,7 @@ mod tests {
         rowstream_reconcile_mismatches gauge
         rowstream_reconcile_repaired_total counter
         rowstream_reconcile_runs_total counter
+        rowstream_resync_due gauge
         rowstream_retries_total counter
         rowstream_rows_written_total counter
         rowstream_snapshot_documents_estimated gauge

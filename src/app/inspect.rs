@@ -352,7 +352,12 @@ impl Inspection {
         let message = format!("it has changed since its rows were written: {differences}");
         match spec.on_mapping_change {
             OnMappingChange::Resync => {
-                self.add(Verdict::Warning, subject, message, "its collection is copied again");
+                self.add(
+                    Verdict::Warning,
+                    subject,
+                    message,
+                    "its collection is copied again, and compared with all rows",
+                );
             }
             OnMappingChange::Halt => {
                 let literal = |text: &str| text.replace('\'', "''");

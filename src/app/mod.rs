@@ -21,8 +21,8 @@ use tokio::sync::watch;
 pub use inspect::{Inspection, Line, Tables, Verdict, inspect};
 pub use pooler::refuse_pooler;
 pub use postgres::{Servers, connect_postgres};
-pub use reconcile::{Apply, Asked, repair, verify};
-use scheduler::Scheduler;
+pub use reconcile::{Apply, Asked, Resynced, repair, resync, verify};
+use scheduler::{Scheduler, Wanted};
 pub use schema::{Drafted, schema};
 pub use summary::Summary;
 
@@ -30,7 +30,7 @@ use crate::config::{Config, OnHistoryLost};
 use crate::domain::Namespace;
 use crate::metrics::Metrics;
 use crate::pipeline::{
-    Error, FailPoint, Finish, HeldPolicy, HoldLimit, Limits, Moment, Pace, Report, Session, Status,
+    End, Error, FailPoint, Finish, HeldPolicy, HoldLimit, Limits, Moment, Pace, Report, Session, Status,
 };
 use crate::source::AfterLoss;
 use crate::state::held::{self, Backoff};
@@ -53,20 +53,28 @@ const SOUND_AFTER: Duration = Duration::from_secs(10);
 /// A comparison of rows that goes on when a session ends is cut off after this.
 const COMPARING_ENDS_WITHIN: Duration = Duration::from_secs(2);
 
-/// Loads, wires and runs everything until `shutdown` is true, or caught up if that was asked for.
+/// When a run ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// It is told to.
+    Stopped,
+    /// Everything that had happened by then is copied and applied, repairs that were asked for are made, and no source
+    /// is due for a re-sync.
+    CaughtUp,
+    /// As caught up, but for re-syncs.
+    Repaired,
+}
+
+/// Loads, wires and runs everything until `shutdown` is true, or until its end.
 /// Servers that are away are waited for; errors are what nobody but the operator can mend at start.
-pub async fn run(
-    config: Config,
-    until_caught_up: bool,
-    shutdown: watch::Receiver<bool>,
-) -> anyhow::Result<Summary> {
+pub async fn run(config: Config, until: Until, shutdown: watch::Receiver<bool>) -> anyhow::Result<Summary> {
     let status = Status::new(&config.pipeline, env!("CARGO_PKG_VERSION"), Moment::now());
     let metrics = Arc::new(Metrics::new(
         env!("CARGO_PKG_VERSION"),
         option_env!("ROWSTREAM_REVISION").unwrap_or("unknown"),
     )?);
     let report = Report::new(status, metrics);
-    let served = if config.http.enabled && !until_caught_up {
+    let served = if config.http.enabled && until == Until::Stopped {
         let listen = config.http.listen;
         let listener = TcpListener::bind(listen)
             .await
@@ -93,7 +101,7 @@ pub async fn run(
         hold_limit: HoldLimit::new(config.held.limit),
         config,
         report,
-        until_caught_up,
+        until,
         shutdown,
         discovered: Vec::new(),
         is_direct: AtomicBool::new(false),
@@ -130,7 +138,7 @@ struct App {
     pace: Pace,
     hold_limit: HoldLimit,
     owner: String,
-    until_caught_up: bool,
+    until: Until,
     shutdown: watch::Receiver<bool>,
     /// Collections of a database that is copied whole, seen in the stream; they may be gone by now.
     discovered: Vec<Namespace>,
@@ -222,7 +230,7 @@ impl App {
 
     /// A one-shot run ends with an error where a daemon would wait for somebody to act.
     fn gives_up(&self, error: &Error, failing_since: Instant) -> bool {
-        self.until_caught_up
+        self.until != Until::Stopped
             && match error {
                 Error::Halt { .. } | Error::Paused { .. } => true,
                 Error::Retry { .. } | Error::TimedOut { .. } => {
@@ -326,14 +334,21 @@ impl App {
         self.report.running();
         notify::status("following");
         let (stop, stopped) = watch::channel(false);
-        let comparing = (!self.until_caught_up).then(|| {
+        let wanted = match self.until {
+            Until::Stopped => Some(Wanted::All),
+            Until::CaughtUp => Some(Wanted::Resyncs),
+            Until::Repaired => None,
+        };
+        let comparing = wanted.map(|wanted| {
             let scheduler = Scheduler {
                 config: self.config.clone(),
                 client: client.clone(),
                 plan: Arc::clone(&session.plan),
                 report: self.report.clone(),
                 stop: stopped,
+                wanted,
                 failed: 0,
+                interrupted: None,
             };
             tokio::spawn(scheduler.run())
         });
@@ -430,7 +445,11 @@ impl App {
             planner_connection,
             keeper_connection: keeper,
             report: self.report.clone(),
-            until_caught_up: self.until_caught_up,
+            end: match self.until {
+                Until::Stopped => End::Never,
+                Until::CaughtUp => End::Resynced,
+                Until::Repaired => End::CaughtUp,
+            },
         })
     }
 
@@ -447,7 +466,7 @@ impl App {
 
     /// What the last batches held is part of a one-shot run's verdict.
     async fn count_held(&self) {
-        if !self.until_caught_up {
+        if self.until == Until::Stopped {
             return;
         }
         let counting = async {

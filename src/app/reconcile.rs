@@ -8,14 +8,18 @@ use sqlx::PgConnection;
 use tokio::sync::watch;
 
 use super::postgres::{self, Servers};
-use super::{Tables, inspect};
+use super::{Tables, Until, inspect};
 use crate::config::Config;
 use crate::pipeline::{Error, Plan};
-use crate::reconcile::{Extent, Options, Outcome, Repairer, Repairs, Verifier, Which};
+use crate::reconcile::{Duty, Extent, Options, Outcome, Repairer, Repairs, Report, Verifier, Which};
+use crate::state::resync::{self, Cause};
 use crate::state::{self, SchemaState, reconcile};
 
 /// How often a repair looks how far it is.
 const POLLED_EVERY: Duration = Duration::from_millis(200);
+
+/// Runs that are looked through for the report of a re-sync.
+const HISTORY: i64 = 20;
 
 /// What is to be compared.
 #[derive(Debug, Clone)]
@@ -61,18 +65,30 @@ impl Ready {
         Ok(Self { client, connection, plan, pipeline: config.pipeline.as_str().into() })
     }
 
+    /// Somebody leads, and does what is asked of the pipeline.
+    async fn is_followed(&mut self, lease_ttl: Duration) -> Result<bool, Error> {
+        let followed = reconcile::followed(&mut self.connection, &self.pipeline).await.map_err(kept)?;
+        let age = followed.and_then(|followed| followed.heartbeat_age);
+        Ok(age.is_some_and(|age| age < lease_ttl.as_secs_f64()))
+    }
+
     /// One comparison or repair of a pipeline at a time.
     async fn begin(&mut self, extent: &str, cause: &str) -> Result<i64, Error> {
         let begun = reconcile::begin(&mut self.connection, &self.pipeline, extent, cause).await;
         let hint = "wait until it is over; one whose process is gone is over after a minute";
         let other = || Error::halt("another comparison of this pipeline is going on", hint);
-        begun.map_err(|error| Error::retry("keep the report", error))?.ok_or_else(other)
+        begun.map_err(kept)?.ok_or_else(other)
     }
 
-    async fn finish(&mut self, run: i64, how: &str) -> Result<(), Error> {
-        let finished = reconcile::finish(&mut self.connection, &self.pipeline, run, how, None).await;
-        finished.map_err(|error| Error::retry("keep the report", error))
+    /// Ends a run that has not ended itself, and lets go of reports whose retention is over.
+    async fn finish(&mut self, run: i64, how: &str, retention: Duration) -> Result<(), Error> {
+        reconcile::finish(&mut self.connection, &self.pipeline, run, how, None).await.map_err(kept)?;
+        reconcile::purge(&mut self.connection, &self.pipeline, retention).await.map(drop).map_err(kept)
     }
+}
+
+fn kept(error: sqlx::Error) -> Error {
+    Error::retry("keep the report", error)
 }
 
 /// As many as there are workers of a snapshot, and one for what is looked at again.
@@ -116,6 +132,7 @@ pub async fn verify(
         progress: None,
         options: Options {
             extent: asked.extent,
+            duty: Duty::Report,
             sources: asked.sources,
             documents_per_second: asked.documents_per_second,
             patience: asked.patience,
@@ -128,11 +145,12 @@ pub async fn verify(
         stop,
     };
     let outcome = verifier.run().await;
-    match &outcome {
-        Ok(Outcome::Done(_)) => {}
-        Ok(Outcome::Stopped) => ready.finish(run, "cancelled").await?,
-        Err(_) => ready.finish(run, "failed").await?,
-    }
+    let how = match &outcome {
+        Ok(Outcome::Done(_)) => "done",
+        Ok(Outcome::Stopped) => "cancelled",
+        Err(_) => "failed",
+    };
+    ready.finish(run, how, config.reconcile.retention).await?;
     outcome
 }
 
@@ -149,11 +167,12 @@ pub async fn repair(
     let comparing = postgres::connect_read_only(&config.postgres, &name(&config)).await.map_err(failed)?;
     let state = connect(&config).await?;
     let run = ready.begin("findings", "repair").await?;
+    let retention = config.reconcile.retention;
     let (client, plan) = (ready.client.clone(), Arc::clone(&ready.plan));
     let of_run = (Arc::clone(&ready.pipeline), run);
     let mut repairer = Repairer::new((client, plan), of_run, (comparing, state), patience, config.lease.ttl);
     let repaired = work(&mut repairer, config, which, apply, patience, stop).await;
-    ready.finish(run, if repaired.is_ok() { "done" } else { "failed" }).await?;
+    ready.finish(run, if repaired.is_ok() { "done" } else { "failed" }, retention).await?;
     repaired
 }
 
@@ -171,7 +190,7 @@ async fn work(
     }
     repairer.order(&repairs).await?;
     if !repairer.is_followed().await? {
-        let summary = super::run(config, true, stop).await;
+        let summary = super::run(config, Until::Repaired, stop).await;
         summary.map_err(|error| Error::retry("repair", std::io::Error::other(format!("{error:#}"))))?;
         return repairer.judge(repairs).await;
     }
@@ -189,4 +208,60 @@ async fn work(
         }
     }
     repairer.judge(repairs).await
+}
+
+/// What became of a wish for a re-sync.
+#[derive(Debug)]
+pub enum Resynced {
+    /// By the last of its comparisons.
+    Done(Box<Report>),
+    /// Somebody told this process to stop; the wish stays.
+    Stopped,
+}
+
+/// Marks these sources as due and waits until the daemon has compared and repaired them; without a daemon, works as
+/// one until then.
+pub async fn resync(
+    config: Config,
+    servers: Servers,
+    sources: Vec<String>,
+    patience: Duration,
+    mut stop: watch::Receiver<bool>,
+) -> Result<Resynced, Error> {
+    let mut ready = Ready::new(&config, servers, &sources).await?;
+    let names: Vec<&str> = sources.iter().map(String::as_str).collect();
+    let pipeline = Arc::clone(&ready.pipeline);
+    let asked = resync::ask(&mut ready.connection, &pipeline, &names, Cause::Command).await.map_err(kept)?;
+    if asked < names.len() as u64 {
+        let hint = "nothing of it was copied yet: `rowstream run` does";
+        return Err(Error::halt(format!("{} has no rows to be compared", names.join(", ")), hint));
+    }
+    if !ready.is_followed(config.lease.ttl).await? {
+        let ran = super::run(config, Until::CaughtUp, stop.clone()).await;
+        ran.map_err(|error| Error::retry("re-sync", std::io::Error::other(format!("{error:#}"))))?;
+    }
+    let (mut seen, mut moved) = (None, Instant::now());
+    loop {
+        let due = resync::due(&mut ready.connection, &pipeline, &names).await.map_err(kept)?;
+        if due.is_empty() {
+            break;
+        }
+        if *stop.borrow() {
+            return Ok(Resynced::Stopped);
+        }
+        let running = reconcile::moved(&mut ready.connection, &pipeline).await.map_err(kept)?;
+        if seen.as_ref() != Some(&(due.len(), running.clone())) {
+            (seen, moved) = (Some((due.len(), running)), Instant::now());
+        } else if moved.elapsed() > patience {
+            let hint = "its daemon goes on with it; `rowstream status` and /health say why it is slow";
+            return Err(Error::halt(format!("the re-sync of {} makes no progress", names.join(", ")), hint));
+        }
+        // A sender that is gone will never ask to stop.
+        let _ = tokio::time::timeout(POLLED_EVERY, stop.wait_for(|stop| *stop)).await;
+    }
+    let history = reconcile::history(&mut ready.connection, &pipeline, HISTORY).await.map_err(kept)?;
+    let of_resyncs = history.into_iter().filter(|run| run.cause == "resync");
+    let report = of_resyncs.filter_map(|run| serde_json::from_value(run.report?).ok()).next();
+    let none = || Error::halt("the re-sync left no report", "`rowstream verify` compares again");
+    report.map(|report| Resynced::Done(Box::new(report))).ok_or_else(none)
 }

@@ -30,6 +30,9 @@ pub(super) struct Arguments {
     patience: u64,
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
+    /// Count what could not be judged, too
+    #[arg(long)]
+    strict: bool,
 }
 
 pub(super) async fn run(arguments: Arguments, config: Config) -> anyhow::Result<Exit> {
@@ -47,6 +50,7 @@ pub(super) async fn run(arguments: Arguments, config: Config) -> anyhow::Result<
         Output::Text => say(&repairs.to_string()),
     }
     let unfinished = repairs.repaired.is_none() && repairs.documents > 0;
-    let left = unfinished || !repairs.not_converging.is_empty() || repairs.left_alone > 0;
+    let unjudged = arguments.strict && repairs.unjudged > 0;
+    let left = unfinished || unjudged || !repairs.not_converging.is_empty() || repairs.left_alone > 0;
     Ok(if left { Exit::Findings } else { Exit::Fine })
 }

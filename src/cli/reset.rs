@@ -19,8 +19,8 @@ pub(super) async fn run(arguments: Arguments, config: Config) -> anyhow::Result<
     if !arguments.yes {
         complain(&format!(
             "this forgets everything about pipeline {pipeline}: how far it is, what is held, which documents \
-             stand for which rows, and all reports. Rows stay as they are, and the next run copies every collection \
-             again. Say --yes to do it"
+             stand for which rows, and all reports. Rows stay as they are; the next run copies every collection \
+             again and removes rows whose documents are gone. Say --yes to do it"
         ));
         return Ok(Exit::Usage);
     }

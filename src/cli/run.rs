@@ -5,7 +5,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
 use super::{Exit, say};
-use crate::app;
+use crate::app::{self, Until};
 use crate::config::Config;
 
 #[derive(Debug, clap::Args)]
@@ -17,8 +17,9 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: Arguments, config: Config) -> anyhow::Result<Exit> {
     let (shutdown, abandoned) = stop_on_signal().context("cannot listen for signals")?;
+    let until = if arguments.until_caught_up { Until::CaughtUp } else { Until::Stopped };
     let summary = tokio::select! {
-        summary = app::run(config, arguments.until_caught_up, shutdown) => summary?,
+        summary = app::run(config, until, shutdown) => summary?,
         // Whatever was in flight is rolled back, and taken up again by the next start.
         _ = abandoned => return Ok(Exit::Fine),
     };

@@ -111,5 +111,9 @@ fn text(overview: &Overview) -> String {
             mapping.source, mapping.snapshot_state, mapping.documents, mapping.held, mapping.table
         ));
     }
+    for mapping in &overview.mappings {
+        let due = |cause| format!("! a re-sync of {} is due or under way: {cause}", mapping.source);
+        lines.extend(mapping.resync.iter().map(due));
+    }
     lines.join("\n")
 }

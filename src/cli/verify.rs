@@ -60,11 +60,16 @@ pub(super) async fn run(arguments: Arguments, config: Config) -> anyhow::Result<
         Output::Json => say(&serde_json::to_string_pretty(&report.with_values()?)?),
         Output::Text => say(&report.to_string()),
     }
-    Ok(match report.verdict {
+    Ok(exit(report.verdict, arguments.strict))
+}
+
+/// Warnings do not fail unless asked.
+pub(super) fn exit(verdict: Verdict, strict: bool) -> Exit {
+    match verdict {
         Verdict::Passed => Exit::Fine,
-        Verdict::Warning if !arguments.strict => Exit::Fine,
+        Verdict::Warning if !strict => Exit::Fine,
         Verdict::Warning | Verdict::Failed => Exit::Findings,
-    })
+    }
 }
 
 /// What was not compared is no finding, whatever the reason.

@@ -292,7 +292,7 @@ pub enum OnDrop {
 /// What a mapping does that says something else than when its rows were written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnMappingChange {
-    /// Its collection is copied again.
+    /// Its collection is copied again, and compared with all rows.
     Resync,
     Halt,
 }

@@ -285,6 +285,12 @@ fn snapshot(status: &StatusSnapshot, limits: &config::Health) -> Finding {
 
 /// Rows that differ do no harm to the pipeline, but somebody should look.
 fn reconcile(status: &StatusSnapshot) -> Finding {
+    if let [first, others @ ..] = status.resyncs.as_slice() {
+        let age = Span(Duration::from_secs_f64((status.at.unix_seconds() - first.since).max(0.0)));
+        let and = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+        let (source, cause) = (&first.source, &first.cause);
+        return degraded(format_args!("a re-sync of {source}{and} is under way for {age}: {cause}"));
+    }
     let Some(last) = &status.reconcile else { return ok("nothing was compared yet") };
     let age = Span(Duration::from_secs_f64((status.at.unix_seconds() - last.finished_at).max(0.0)));
     let run = last.run;

@@ -66,6 +66,8 @@ pub(super) struct Batch {
     pub dropped: Vec<SourceIndex>,
     /// Sources that another collection took over: to be copied again.
     pub replaced: Vec<SourceIndex>,
+    /// Changes may be missing before these: every source is to be compared with its documents.
+    pub skipped: bool,
     /// Where the stream goes on once this is committed. `None`: touches only.
     pub position: Option<Position>,
     /// Events this batch came from, coalesced ones included.
@@ -82,7 +84,7 @@ pub(super) struct Batch {
 
 impl Batch {
     pub(super) fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.dropped.is_empty() && self.replaced.is_empty()
+        self.changes.is_empty() && self.dropped.is_empty() && self.replaced.is_empty() && !self.skipped
     }
 
     /// `weight`: the bytes the change will hold once it has its document.
@@ -212,12 +214,9 @@ impl Gatherer {
         self.batch.put(change, weight);
     }
 
-    /// The stream may have skipped changes, deletes among them: every row goes, and is copied again.
-    pub(super) fn copy_again(&mut self) {
-        let routes = || self.routes.iter().flatten();
-        self.batch.replaced = routes().map(|route| route.source).collect();
-        let dropped = routes().filter(|route| route.on_drop != OnDropRoute::Keep);
-        self.batch.dropped = dropped.map(|route| route.source).collect();
+    /// The stream may have skipped changes, deletes among them: every source is due for a re-sync.
+    pub(super) fn skipped(&mut self) {
+        self.batch.skipped = true;
     }
 
     /// No more replies are wanted before a batch is taken.

@@ -19,7 +19,7 @@ use crate::domain::{CanonicalId, Coercion, Portion, Reason, Rejection, Row, Sour
 use crate::mapping::{ChildPlan, Mapping};
 use crate::sink::{self, Family, Outcome, Refusal};
 use crate::state::wait::Wait;
-use crate::state::{link, row};
+use crate::state::{left_out, link, row};
 
 /// Documents of one statement.
 const PAGE: i64 = 5_000;
@@ -176,7 +176,8 @@ impl Open<'_> {
                 ElementError::Drop => Refusal::OfRow,
             };
             let replaced = self.replace(&child.target, compiled.parent, &families, refusal).await;
-            let (outcome, left_out) = replaced.map_err(apply)?;
+            let (outcome, not_taken) = replaced.map_err(apply)?;
+            self.note_left_out(batch.source, compiled, written, &not_taken).await?;
             raised.rows.push(counts(&compiled.mapping, &outcome));
             let rejected = outcome.rejected.into_iter();
             raised.refused.extend(
@@ -184,10 +185,32 @@ impl Open<'_> {
                     .map(|(id, rejection)| Refused { id, rejection: in_table(&compiled.mapping, rejection) }),
             );
             raised.coerced.extend(coerced(&compiled.mapping, &coercions));
-            let left_out = of_child.left_out + left_out + keyless_left_out;
+            let left_out = of_child.left_out + not_taken.len() as u64 + keyless_left_out;
             raised.coerced.extend(counted(&compiled.mapping, "element_left_out", left_out));
         }
         Ok(raised)
+    }
+
+    /// What the table has not taken of these documents, so that a comparison does not miss it.
+    async fn note_left_out(
+        &mut self,
+        source: SourceIndex,
+        plan: &ChildPlan,
+        ids: &[CanonicalId],
+        left_out: &[sink::LeftOut],
+    ) -> Result<(), Error> {
+        if plan.on_error == ElementError::Hold {
+            return Ok(());
+        }
+        let id_type = self.plan().id_type(source);
+        let ids: Vec<String> = ids.iter().map(|id| id.source_id(id_type)).collect();
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let elements = left_out.iter().map(|(id, key)| (id.source_id(id_type), key.as_bytes()));
+        let elements: Vec<(String, &[u8])> = elements.collect();
+        let target = plan.mapping.table.to_string();
+        let (transaction, pipeline, source) = self.named(source);
+        let scope = left_out::Scope { pipeline, source, target: &target };
+        left_out::replace(transaction, scope, &ids, &elements).await.map_err(state)
     }
 
     /// The child rows of documents whose own rows go; those documents where one is refused.
@@ -209,6 +232,7 @@ impl Open<'_> {
             let (families, _) = families(compiled, gone, owners, Vec::new());
             let replaced = self.replace(&child.target, compiled.parent, &families, Refusal::OfFamily).await;
             let (outcome, _) = replaced.map_err(apply)?;
+            self.note_left_out(batch.source, compiled, gone, &[]).await?;
             rows.push(counts(&compiled.mapping, &outcome));
             let rejected = outcome.rejected.into_iter();
             refused.extend(rejected.map(|(id, rejection)| (id, in_table(&compiled.mapping, rejection))));
@@ -250,6 +274,7 @@ pub(super) async fn drop_rows(
     mapped: &Mapped,
     portion: Portion,
 ) -> Result<(), Error> {
+    left_out::forget(connection, pipeline, &mapped.mapping.source).await.map_err(state)?;
     // Rows that are only marked keep their children.
     let is_hard = mapped.mapping.deletes == Deletes::Hard;
     for child in mapped.children.iter().rev().filter(|_| is_hard) {

@@ -29,6 +29,7 @@ use crate::sink::{self, Greatest, Savepoint, Target};
 use crate::state::chunk::Chunk;
 use crate::state::held::Backoff;
 use crate::state::lease::Epoch;
+use crate::state::resync::Cause;
 use crate::state::{checkpoint, chunk, lease, mapping, transaction};
 
 /// How changes are held.
@@ -179,6 +180,9 @@ impl Writer {
         }
         for source in &prepared.replaced {
             open.snapshot_again(*source).await?;
+        }
+        if prepared.skipped {
+            open.resync(Cause::History).await?;
         }
         for batch in &mut prepared.sources {
             open.put(batch, &leaving, Way::Merge, &mut tallies).await?;

@@ -4,15 +4,16 @@ use sqlx::PgConnection;
 
 use super::Error;
 use super::claims::Claims;
-use super::commit::{begin_fenced, drop_rows, state};
+use super::commit::{begin_fenced, state};
 use super::pace::Pace;
 use super::plan::Plan;
 use super::snapshot::Pending;
-use crate::config::{Deletes, SnapshotMode};
-use crate::domain::{ClusterTime, Portion, Position};
+use crate::config::SnapshotMode;
+use crate::domain::{ClusterTime, Position};
 use crate::state::checkpoint::Checkpoint;
 use crate::state::lease::Epoch;
 use crate::state::mapping::{Known, Registered, SnapshotState};
+use crate::state::resync::{self, Cause};
 use crate::state::{checkpoint, chunk, held, lease, mapping, wait};
 
 #[derive(Debug)]
@@ -45,7 +46,7 @@ pub async fn load(
         if mapped.mapping.key.is_claimed() {
             Claims::new(&mut transaction, pipeline, mapped, pace.portion()).take_up().await?;
         }
-        bring_up_to_date(&mut transaction, pipeline, mapped, known, mode, pace.portion()).await?;
+        bring_up_to_date(&mut transaction, pipeline, mapped, known, mode).await?;
     }
     let followed: Vec<&str> = plan.mapped.iter().map(|mapped| mapped.mapping.source.as_str()).collect();
     mapping::leave_scope(&mut transaction, pipeline, &followed).await.map_err(state)?;
@@ -81,15 +82,15 @@ pub async fn load(
     Ok(Loaded { checkpoint, pending, done, held, waits })
 }
 
-/// A mapping that is new is registered; one that changed, or has another table, is copied again. Rows whose documents nobody
-/// followed for a while, or that came from another collection, go first: some of them may have no document.
+/// A mapping that is new is registered. One that has changed, has another table, or was not followed for a while, is
+/// copied again by merging, since more than its rows is made of its documents (who waits for what, who stands for which
+/// row); then a re-sync is due, which removes the rows whose documents are gone. Until then rows stay as they are.
 async fn bring_up_to_date(
     connection: &mut PgConnection,
     pipeline: &str,
     mapped: &super::Mapped,
     known: Option<&Known>,
     mode: SnapshotMode,
-    portion: Portion,
 ) -> Result<(), Error> {
     let mapping = &mapped.mapping;
     let (collection, target) = (mapping.namespace.to_string(), mapping.table.to_string());
@@ -118,39 +119,22 @@ async fn bring_up_to_date(
         }
         return Ok(());
     }
-    if followed && known.mapping_hash == mapping.hash {
+    let cause = match (followed, known.mapping_hash == mapping.hash) {
+        (false, _) => Cause::Scope,
         // Dropped and made again, or another one was renamed onto its name: nobody knows what is in it.
-        tracing::warn!(
-            event = "copied_again",
-            severity = "warning",
-            source = mapping.source,
-            %target,
-            "the table is another one, copying the collection again"
-        );
-    } else if followed {
-        tracing::warn!(
-            event = "copied_again",
-            severity = "warning",
-            source = mapping.source,
-            "the mapping changed, copying its collection again"
-        );
-    } else if mapping.deletes == Deletes::Keep {
-        tracing::warn!(
-            event = "copied_again",
-            severity = "warning",
-            source = mapping.source,
-            "the collection was not followed, copying it again"
-        );
-    } else {
-        let deleted = drop_rows(connection, pipeline, mapped, portion).await?;
-        tracing::warn!(
-            event = "copied_again",
-            severity = "warning",
-            source = mapping.source,
-            deleted,
-            "the collection was not followed, its rows were deleted and are copied again"
-        );
-    }
+        (true, true) => Cause::Table,
+        (true, false) => Cause::Mapping,
+    };
+    tracing::warn!(
+        event = "copied_again",
+        severity = "warning",
+        source = mapping.source,
+        %target,
+        %cause,
+        "the collection is copied again, then compared with its rows"
+    );
     mapping::changed(connection, pipeline, registered).await.map_err(state)?;
-    mapping::snapshot_again(connection, pipeline, &mapping.source).await.map_err(state)
+    mapping::snapshot_again(connection, pipeline, &mapping.source).await.map_err(state)?;
+    resync::ask(connection, pipeline, &[&mapping.source], cause).await.map_err(state)?;
+    Ok(())
 }

@@ -47,9 +47,9 @@ pub use prepare::{Refused, SourceBatch};
 pub(crate) use references::tuple_of_key;
 pub use references::{Finding, LeftOut, Referring, Settled, StubMaker};
 pub use report::Report;
-pub use session::{Finish, Session, SessionState};
+pub use session::{End, Finish, Session, SessionState};
 pub use status::{
     Checkpoint, Drift, EventTime, Halt, HeldCounts, LAG_FRESH_FOR, Lag, LastReconcile, LastRejection, Link,
-    LinkState, Oplog, Role, RowCounts, STALLED_AFTER, Sighting, SnapshotState, SnapshotStatus, SourceStatus,
-    Status, StatusSnapshot,
+    LinkState, Oplog, ResyncStatus, Role, RowCounts, STALLED_AFTER, Sighting, SnapshotState, SnapshotStatus,
+    SourceStatus, Status, StatusSnapshot,
 };

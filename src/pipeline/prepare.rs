@@ -28,6 +28,8 @@ pub struct Prepared {
     pub position: Option<Position>,
     pub dropped: Vec<SourceIndex>,
     pub replaced: Vec<SourceIndex>,
+    /// Changes may be missing before these.
+    pub skipped: bool,
     /// In the order of the plan.
     pub sources: Vec<SourceBatch>,
     pub events: usize,
@@ -68,7 +70,7 @@ pub struct Refused {
 
 impl Prepared {
     pub fn is_empty(&self) -> bool {
-        self.sources.is_empty() && self.dropped.is_empty() && self.replaced.is_empty()
+        self.sources.is_empty() && self.dropped.is_empty() && self.replaced.is_empty() && !self.skipped
     }
 
     /// To be written or deleted.
@@ -199,6 +201,7 @@ pub(super) async fn prepare(
         position: batch.position,
         dropped: batch.dropped,
         replaced: batch.replaced,
+        skipped: batch.skipped,
         sources,
         events: batch.events,
         span: batch.span,

@@ -7,7 +7,7 @@ use super::commit::Committed;
 use super::load::Loaded;
 use super::plan::Plan;
 use super::prepare::{Prepared, SourceBatch};
-use super::{Drift, HeldCounts, LastReconcile, Moment, RowCounts, SourceStatus, Status};
+use super::{Drift, HeldCounts, LastReconcile, Moment, ResyncStatus, RowCounts, SourceStatus, Status};
 use crate::domain::{ChangeKind, ClusterTime, IdType, SourceIndex, TableName};
 use crate::metrics::{BatchSummary, EventOp, Metrics, Stage, TableSummary};
 use crate::source::{Event, EventKind, OplogWindow, Reply, StreamState};
@@ -151,6 +151,11 @@ impl Report {
 
     pub fn reconciled(&self, last: LastReconcile) {
         self.status.reconciled(last);
+    }
+
+    /// Sources that are due for a re-sync now.
+    pub fn resyncs(&self, due: Vec<ResyncStatus>) {
+        self.status.resyncs(due);
     }
 
     /// Which of them is told as the last one.

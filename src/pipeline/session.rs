@@ -27,7 +27,7 @@ use super::stream::{Committing, Reading};
 use crate::domain::{ClusterTime, Key, SourceIndex};
 use crate::state::checkpoint::Checkpoint;
 use crate::state::lease::Epoch;
-use crate::state::{held, lease, row, touch, wait};
+use crate::state::{held, lease, resync, row, touch, wait};
 use crate::{sink, source};
 
 /// Batches that may be ready while one commits. One keeps both sides busy; more only adds delay.
@@ -87,8 +87,17 @@ pub struct Session {
     /// For the heartbeat and the look through held changes.
     pub keeper_connection: PgConnection,
     pub report: Report,
-    /// End once everything that had happened by then is copied and applied.
-    pub until_caught_up: bool,
+    pub end: End,
+}
+
+/// When a session ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Never,
+    /// Once everything that had happened by then is copied and applied, and what a repair asked for is read.
+    CaughtUp,
+    /// Then, and once no source is due for a re-sync.
+    Resynced,
 }
 
 /// How a session ends when nothing went wrong.
@@ -225,8 +234,9 @@ impl Session {
             repairs_per_second: self.repairs_per_second,
             in_flight: HashMap::new(),
             woken_in_flight: HashMap::new(),
+            end: self.end,
         };
-        let target = self.until_caught_up.then_some(snapshots);
+        let target = (self.end != End::Never).then_some(snapshots);
         tasks.spawn(async move { keeper.run(shutdown, target).await.map(Done::Keeper) });
 
         let mut finish = Finish::Stopped;
@@ -281,6 +291,7 @@ struct Keeper {
     repairs_per_second: usize,
     /// Those whose wait is over: since when, and when each was handed over.
     woken_in_flight: HashMap<Key, (i64, Instant)>,
+    end: End,
 }
 
 /// Documents that are to be read again.
@@ -468,8 +479,12 @@ impl Keeper {
     async fn is_repairing(&mut self) -> Result<bool, Error> {
         let plan = Arc::clone(&self.plan);
         let sources = plan.names();
-        let count = touch::count(&mut self.connection, &self.pipeline, &sources);
-        Ok(count.await.map_err(state)? > 0)
+        let count = touch::count(&mut self.connection, &self.pipeline, &sources).await.map_err(state)?;
+        if count > 0 || self.end != End::Resynced {
+            return Ok(count > 0);
+        }
+        let due = resync::due(&mut self.connection, &self.pipeline, &sources).await.map_err(state)?;
+        Ok(!due.is_empty())
     }
 
     /// Each once, until it is committed or was asked for again. All kinds go together: one that always has

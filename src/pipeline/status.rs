@@ -14,7 +14,8 @@ mod model;
 pub use drift::{Drift, Sighting};
 pub use model::{
     Checkpoint, EventTime, Halt, HeldCounts, LAG_FRESH_FOR, Lag, LastReconcile, LastRejection, Link,
-    LinkState, Oplog, Role, RowCounts, SnapshotState, SnapshotStatus, SourceStatus, StatusSnapshot,
+    LinkState, Oplog, ResyncStatus, Role, RowCounts, SnapshotState, SnapshotStatus, SourceStatus,
+    StatusSnapshot,
 };
 
 /// Without a sign of life from the loop for this long the process counts as stuck: `/livez` falls and
@@ -199,6 +200,10 @@ impl Status {
 
     pub fn reconciled(&self, last: LastReconcile) {
         self.lock().reconcile = Some(last);
+    }
+
+    pub fn resyncs(&self, due: Vec<ResyncStatus>) {
+        self.lock().resyncs = due;
     }
 
     pub fn snapshot_skipped(&self, index: SourceIndex) {

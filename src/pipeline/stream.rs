@@ -200,9 +200,9 @@ impl Reading {
             event = "history_lost",
             severity = "error",
             because,
-            "changes may be missing: copying everything again"
+            "changes may be missing: every row is compared with its document"
         );
-        self.gatherer.copy_again();
+        self.gatherer.skipped();
     }
 
     fn touch(&mut self, keys: Vec<Key>) {

@@ -19,6 +19,7 @@ use crate::domain::{CanonicalId, Document, Portion, Position, Reason, Row, RowKe
 use crate::mapping::{FAILED, PENDING};
 use crate::sink::{self, Family, Greatest, Outcome, Refusal, Savepoint, Target};
 use crate::state::held::{Entry, HeldAs, State};
+use crate::state::resync::{self, Cause};
 use crate::state::row::Claim;
 use crate::state::wait::Wait;
 use crate::state::{chunk, held, mapping, touch};
@@ -172,7 +173,7 @@ impl<'a> Open<'a> {
         parent: usize,
         families: &[Family],
         refusal: Refusal,
-    ) -> Result<(Outcome, u64), sink::Error> {
+    ) -> Result<(Outcome, Vec<sink::LeftOut>), sink::Error> {
         let portion = self.portion;
         sink::replace_children(&mut self.transaction, target, parent, families, refusal, portion).await
     }
@@ -239,6 +240,14 @@ impl<'a> Open<'a> {
     pub(super) async fn snapshot_again(&mut self, source: SourceIndex) -> Result<(), Error> {
         let (transaction, pipeline, name) = self.named(source);
         mapping::snapshot_again(transaction, pipeline, name).await.map_err(state)
+    }
+
+    /// Every source is due for a re-sync.
+    pub(super) async fn resync(&mut self, cause: Cause) -> Result<(), Error> {
+        let plan = Arc::clone(self.plan());
+        self.savepoint = Savepoint::Missing;
+        let asked = resync::ask(&mut self.transaction, &self.for_whom.pipeline, &plan.names(), cause).await;
+        asked.map(drop).map_err(state)
     }
 
     pub(super) async fn finish_chunk(

@@ -1,5 +1,6 @@
 //! One look: some documents, and whether their rows are as they should be.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sqlx::PgConnection;
@@ -13,6 +14,7 @@ use crate::pipeline::{
     state, tuple_of_key,
 };
 use crate::sink::{self, Comparison, Deviation, ShownValue};
+use crate::state::left_out;
 use crate::state::link::{self, List};
 use crate::state::row::{self, Claim};
 use crate::state::{reconcile, wait};
@@ -63,10 +65,9 @@ type Deviations = BTreeMap<CanonicalIdText, (CanonicalId, Vec<Deviating>)>;
 type CanonicalIdText = String;
 
 /// A row as it should be: of which document, and its COPY tuple.
-struct Expected {
-    id: CanonicalId,
-    source_id: String,
-    tuple: Vec<u8>,
+struct Expected<'r> {
+    row: &'r Row,
+    tuple: Cow<'r, [u8]>,
 }
 
 impl Looker<'_> {
@@ -86,8 +87,10 @@ impl Looker<'_> {
             add(&mut deviations, &source_id, &refused.id, mapping, Kind::NotHeld, columns);
         }
         self.gone(mapped, &batch.deletes, &mut deviations).await?;
-        let documents: HashMap<&CanonicalId, &Document> =
-            batch.documents.iter().map(|(id, document)| (id, document)).collect();
+        let mut documents: HashMap<&CanonicalId, &Document> = HashMap::new();
+        if !deviations.is_empty() {
+            documents.extend(batch.documents.iter().map(|(id, document)| (id, document)));
+        }
         let suspects: Vec<Suspect> = deviations
             .into_iter()
             .map(|(source_id, (id, mut deviating))| {
@@ -126,7 +129,7 @@ impl Looker<'_> {
         Ok(())
     }
 
-    /// Compares the documents' own rows; the documents that have one.
+    /// Compares the documents' own rows; with the documents that have one, if they can have children.
     async fn own_rows(
         &mut self,
         mapped: &Mapped,
@@ -136,24 +139,27 @@ impl Looker<'_> {
         let mapping = &mapped.mapping;
         let expected = match mapping.key.is_claimed() {
             true => self.claimed_rows(mapping, rows, deviations).await?,
-            false => rows.iter().map(|row| Expected::of(row, row.tuple.to_vec())).collect(),
+            false => rows.iter().map(Expected::as_is).collect(),
         };
         let comparison = &self.comparisons[usize::from(mapping.index.0)].own;
-        let tuples: Vec<&[u8]> = expected.iter().map(|expected| expected.tuple.as_slice()).collect();
+        let tuples: Vec<&[u8]> = expected.iter().map(|expected| &*expected.tuple).collect();
         let found = self.compared(comparison, &tuples).await?;
-        let mut there: HashSet<CanonicalId> = expected.iter().map(|expected| expected.id.clone()).collect();
+        let mut there = HashSet::new();
+        if !mapped.children.is_empty() {
+            there.extend(expected.iter().map(|expected| expected.row.id.clone()));
+        }
         for (place, deviation) in found {
-            let Some(expected) = expected.get(place) else { continue };
+            let Some(Expected { row, tuple }) = expected.get(place) else { continue };
             let (kind, columns) = match deviation {
                 Deviation::Missing => {
-                    there.remove(&expected.id);
+                    there.remove(&row.id);
                     (Kind::Missing, Vec::new())
                 }
                 Deviation::Differs(columns) => (Kind::Different, columns),
             };
-            let values = self.values(comparison, &expected.tuple, &columns).await?;
+            let values = self.values(comparison, tuple, &columns).await?;
             let columns = names(mapping, &columns);
-            add_shown(deviations, (&expected.source_id, &expected.id), mapping, kind, columns, values);
+            add_shown(deviations, (&row.source_id, &row.id), mapping, kind, columns, values);
         }
         Ok(there)
     }
@@ -183,12 +189,12 @@ impl Looker<'_> {
     }
 
     /// What the rows of documents should be where it stands in `rowstream.row` which they are.
-    async fn claimed_rows(
+    async fn claimed_rows<'r>(
         &mut self,
         mapping: &Mapping,
-        rows: &[Row],
+        rows: &'r [Row],
         deviations: &mut Deviations,
-    ) -> Result<Vec<Expected>, Error> {
+    ) -> Result<Vec<Expected<'r>>, Error> {
         let target = claimed(mapping);
         let scope = claims_of(self.pipeline, &target, mapping);
         let ids: Vec<&str> = rows.iter().map(|row| row.source_id.as_str()).collect();
@@ -201,10 +207,11 @@ impl Looker<'_> {
             let own = mapping.key.row_key(&row.tuple).ok();
             match key {
                 Some((key, claim)) if claim.adopted => {
-                    expected.push((key.clone(), Expected::of(row, mapping.key.with_key(&row.tuple, &key))));
+                    let tuple = Cow::Owned(mapping.key.with_key(&row.tuple, &key));
+                    expected.push((key, Expected { row, tuple }));
                 }
                 Some((key, _)) if Some(&key) == own.as_ref() => {
-                    expected.push((key, Expected::of(row, row.tuple.to_vec())));
+                    expected.push((key, Expected::as_is(row)));
                 }
                 // Its row has the key that the document had before.
                 Some(_) => {
@@ -226,7 +233,7 @@ impl Looker<'_> {
     async fn written_by(
         &mut self,
         mapping: &Mapping,
-        expected: &mut Vec<(RowKey, Expected)>,
+        expected: &mut Vec<(RowKey, Expected<'_>)>,
     ) -> Result<(), Error> {
         let target = claimed(mapping);
         let scope = claims_of(self.pipeline, &target, mapping);
@@ -241,7 +248,7 @@ impl Looker<'_> {
             *writer = document.min(*writer);
         }
         expected.retain(|(key, expected)| {
-            let writes = (expected.source_id.as_str(), mapping.source.as_str());
+            let writes = (expected.row.source_id.as_str(), mapping.source.as_str());
             writers.get(key).is_none_or(|writer| *writer == writes)
         });
         let columns: Vec<(usize, bool)> = mapping.collects().collect();
@@ -260,7 +267,7 @@ impl Looker<'_> {
             for (place, _) in &columns {
                 let of_column = (key.clone(), name(*place).to_owned());
                 let value = collected.get(&of_column).map_or("[]", String::as_str);
-                expected.tuple = mapping.with_json(&expected.tuple, *place, value);
+                expected.tuple = Cow::Owned(mapping.with_json(&expected.tuple, *place, value));
             }
         }
         Ok(())
@@ -350,9 +357,12 @@ impl Looker<'_> {
         deviations: &mut Deviations,
     ) -> Result<(), Error> {
         let mapping = &plan.mapping;
-        let rows: Vec<&Row> = wanted.values().collect();
+        let (keys, rows): (Vec<&RowKey>, Vec<&Row>) = wanted.iter().unzip();
         let tuples: Vec<&[u8]> = rows.iter().map(|row| &*row.tuple).collect();
-        let found = self.compared(comparison, &tuples).await?;
+        let mut found = self.compared(comparison, &tuples).await?;
+        if plan.on_error == ElementError::Drop {
+            self.spare_left_out((mapping, parent), &keys, &rows, &mut found).await?;
+        }
         for (place, deviation) in found {
             let Some(row) = rows.get(place) else { continue };
             let (kind, columns) = match deviation {
@@ -372,6 +382,32 @@ impl Looker<'_> {
                 add(deviations, &source_id, id, mapping, Kind::ExtraChild, Vec::new());
             }
         }
+        Ok(())
+    }
+
+    /// What the table has refused is not missing.
+    async fn spare_left_out(
+        &mut self,
+        (mapping, parent): (&Mapping, &Mapped),
+        keys: &[&RowKey],
+        rows: &[&Row],
+        found: &mut Vec<(usize, Deviation)>,
+    ) -> Result<(), Error> {
+        let missing = found.iter().filter(|(_, deviation)| *deviation == Deviation::Missing);
+        let places: Vec<usize> =
+            missing.map(|(place, _)| *place).filter(|place| *place < rows.len()).collect();
+        if places.is_empty() {
+            return Ok(());
+        }
+        let element = |place: &usize| (rows[*place].source_id.as_str(), keys[*place].as_bytes());
+        let elements: Vec<(&str, &[u8])> = places.iter().map(element).collect();
+        let target = mapping.table.to_string();
+        let scope =
+            left_out::Scope { pipeline: self.pipeline, source: &parent.mapping.source, target: &target };
+        let known = left_out::known(self.connection, scope, &elements).await.map_err(state)?;
+        let spared: HashSet<usize> =
+            known.into_iter().filter_map(|number| places.get(number).copied()).collect();
+        found.retain(|(place, _)| !spared.contains(place));
         Ok(())
     }
 
@@ -451,9 +487,9 @@ struct Junction<'a> {
     other: &'a TargetOfReference,
 }
 
-impl Expected {
-    fn of(row: &Row, tuple: Vec<u8>) -> Self {
-        Self { id: row.id.clone(), source_id: row.source_id.clone(), tuple }
+impl<'r> Expected<'r> {
+    fn as_is(row: &'r Row) -> Self {
+        Self { row, tuple: Cow::Borrowed(&row.tuple) }
     }
 }
 

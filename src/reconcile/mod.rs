@@ -15,6 +15,8 @@
 //!   since the checkpoint tell which suspects only wait for somebody to do so.
 //! - A run that is cut off goes on where it was (`progress`): steps count in the order of their chunks, and how far
 //!   the run is becomes known to the state only when nothing before that place is left to be judged.
+//! - A re-sync is a full run that repairs (`resync`): what it finds is read again while it goes on, and judged at its
+//!   end.
 //! - A document that is held keeps its row as it was: it is counted, and is no finding. One that cannot be
 //!   written and is not held is one.
 //!
@@ -26,6 +28,7 @@ mod look;
 mod progress;
 mod repair;
 mod report;
+mod resync;
 mod schedule;
 mod settle;
 mod verifier;
@@ -35,4 +38,4 @@ pub use finding::{Deviating, Kind, Suspect};
 pub use repair::{RepairGroup, Repairer, Repairs, Which};
 pub use report::{AssertionReport, Group, Report, SourceReport, Verdict};
 pub use schedule::{Last, Next, next};
-pub use verifier::{Extent, Options, Outcome, Verifier};
+pub use verifier::{Duty, Extent, Options, Outcome, Verifier};

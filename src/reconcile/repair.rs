@@ -62,6 +62,8 @@ pub struct Repairs {
     pub left_alone: u64,
     /// `None`: nothing was done yet.
     pub repaired: Option<u64>,
+    /// Of those that were read again, documents that were written all the time, or that the pipeline is behind with.
+    pub unjudged: u64,
     /// Documents whose rows differ again.
     pub not_converging: Vec<String>,
     #[serde(skip)]
@@ -188,6 +190,7 @@ impl Repairer {
             reconcile::found(&mut self.state, &self.pipeline, self.run, &findings).await.map_err(state)?;
             let open = settled.pending.iter().chain(&settled.unsettled);
             let open: Vec<&str> = open.map(|suspect| suspect.source_id.as_str()).collect();
+            repairs.unjudged += open.len() as u64;
             let judged = suspects.iter().map(|suspect| suspect.source_id.as_str());
             let judged: Vec<&str> = judged.filter(|source_id| !open.contains(source_id)).collect();
             reconcile::settled(&mut self.state, &self.pipeline, self.run, &name, &judged)
@@ -196,7 +199,7 @@ impl Repairer {
             stubborn
                 .extend(settled.findings.into_iter().map(|suspect| format!("{name} {}", suspect.source_id)));
         }
-        repairs.repaired = Some(repairs.documents - stubborn.len() as u64);
+        repairs.repaired = Some(repairs.documents - stubborn.len() as u64 - repairs.unjudged);
         repairs.not_converging = stubborn;
         Ok(repairs)
     }
@@ -280,6 +283,13 @@ impl fmt::Display for Repairs {
             Some(repaired) => {
                 for key in &self.not_converging {
                     writeln!(f, "✗ {key} differs again: a trigger or another writer changes its rows")?;
+                }
+                if self.unjudged > 0 {
+                    writeln!(
+                        f,
+                        "! {} are written all the time, or not read again yet: not judged",
+                        self.unjudged
+                    )?;
                 }
                 let mark = if self.not_converging.is_empty() { '✓' } else { '✗' };
                 write!(f, "{mark} {repaired} of {} documents repaired", self.documents)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::finding::{Deviating, Kind};
+use super::finding::{Deviating, Kind, Suspect};
 use super::verifier::Extent;
 use crate::config::Assertion;
 use crate::mapping::Mapping;
@@ -47,13 +47,14 @@ impl Verdict {
     }
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
     pub run: i64,
     pub pipeline: String,
-    pub extent: &'static str,
+    pub extent: String,
     pub verdict: Verdict,
-    pub started_at: Moment,
+    /// As in RFC 3339.
+    pub started_at: String,
     pub seconds: f64,
     pub documents: u64,
     pub documents_per_second: f64,
@@ -90,6 +91,9 @@ pub struct SourceReport {
     pub unreadable_keys: Vec<String>,
     /// Findings by kind.
     pub findings: BTreeMap<Kind, u64>,
+    /// What differed and was read again by this run, by kind; what differed still is among the findings.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub repaired: BTreeMap<Kind, u64>,
     /// Of all findings, those that differed again after a repair.
     pub not_converging: u64,
     /// When the oldest open finding was found, in seconds since 1970.
@@ -119,7 +123,7 @@ pub struct Group {
     pub(super) shown: Vec<(String, ShownValue)>,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AssertionReport {
     pub name: String,
     pub verdict: Verdict,
@@ -169,6 +173,7 @@ impl SourceReport {
             unreadable: 0,
             unreadable_keys: Vec::new(),
             findings: BTreeMap::new(),
+            repaired: BTreeMap::new(),
             not_converging: 0,
             oldest: None,
             groups: Vec::new(),
@@ -180,6 +185,13 @@ impl SourceReport {
 
     pub fn findings(&self) -> u64 {
         self.findings.values().sum()
+    }
+
+    /// Its document is read again.
+    pub(super) fn sent(&mut self, suspect: &Suspect) {
+        for deviating in &suspect.deviating {
+            *self.repaired.entry(deviating.kind).or_default() += 1;
+        }
     }
 
     pub(super) fn count(&mut self, deviating: &Deviating, source_id: &str) {
@@ -276,9 +288,9 @@ impl Report {
         Self {
             run,
             pipeline: pipeline.to_owned(),
-            extent: extent.as_str(),
+            extent: extent.as_str().to_owned(),
             verdict: verdict.unwrap_or(Verdict::Passed),
-            started_at,
+            started_at: started_at.to_string(),
             seconds,
             documents,
             documents_per_second: if seconds > 0.0 { documents as f64 / seconds } else { 0.0 },
@@ -303,6 +315,11 @@ impl Report {
 
     pub fn findings(&self) -> u64 {
         self.sources.iter().map(SourceReport::findings).sum()
+    }
+
+    /// Differences whose documents were read again.
+    pub fn repaired(&self) -> u64 {
+        self.sources.iter().flat_map(|source| source.repaired.values()).sum()
     }
 }
 
@@ -357,6 +374,11 @@ fn details(source: &SourceReport) -> Result<String, fmt::Error> {
     let mut text = String::new();
     if !source.is_copied {
         writeln!(text, "    ! its first copy is not done: nothing was compared")?;
+    }
+    if !source.repaired.is_empty() {
+        let counts: Vec<String> =
+            source.repaired.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        writeln!(text, "    ✓ {}: their documents were read again", counts.join(", "))?;
     }
     for group in &source.groups {
         let columns = match group.columns.as_slice() {

@@ -31,7 +31,7 @@ const SUSPECTS: usize = 5_000;
 
 /// Findings that are written down for a source; the others are only counted. Whoever repairs these finds the
 /// next ones.
-const KEPT: u64 = 100_000;
+pub(super) const KEPT: u64 = 100_000;
 
 /// How often the state is told that a run lives, and how far it is.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
@@ -40,7 +40,7 @@ const TOLD_EVERY: Duration = Duration::from_secs(1);
 const JUDGED_EVERY: Duration = Duration::from_secs(30);
 
 /// Sampled documents of one look.
-const AT_ONCE: usize = 1_000;
+pub(super) const AT_ONCE: usize = 1_000;
 
 /// A collection of fewer documents than so many samples is compared as a whole.
 const SAMPLES: u64 = 20;
@@ -63,9 +63,20 @@ impl Extent {
     }
 }
 
+/// What becomes of findings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Duty {
+    /// They are told.
+    Report,
+    /// Their documents are read again by the pipeline, whatever could not be judged as well; what differs then
+    /// is told. A pipeline has to be led meanwhile.
+    Repair,
+}
+
 #[derive(Debug, Clone)]
 pub struct Options {
     pub extent: Extent,
+    pub duty: Duty,
     /// Empty: all of them.
     pub sources: Vec<String>,
     /// `None`: as fast as it goes.
@@ -147,14 +158,14 @@ impl Verifier {
     }
 }
 
-struct Running {
-    ground: Arc<Ground>,
-    run: i64,
-    options: Options,
+pub(super) struct Running {
+    pub(super) ground: Arc<Ground>,
+    pub(super) run: i64,
+    pub(super) options: Options,
     comparing: Vec<PgConnection>,
-    state: PgConnection,
+    pub(super) state: PgConnection,
     suspects: Vec<Suspect>,
-    reports: BTreeMap<SourceIndex, SourceReport>,
+    pub(super) reports: BTreeMap<SourceIndex, SourceReport>,
     /// Mappings that are compared; their suspects may still have to be judged.
     done: Vec<SourceIndex>,
     /// The mapping that is compared as a whole, and where somebody else would go on with it.
@@ -204,14 +215,17 @@ impl Running {
         }
         self.settle().await?;
         self.forget().await?;
-        Ok(!self.is_stopping())
+        match self.options.duty {
+            Duty::Report => Ok(!self.is_stopping()),
+            Duty::Repair => self.judge_repairs().await,
+        }
     }
 
-    fn is_stopping(&self) -> bool {
+    pub(super) fn is_stopping(&self) -> bool {
         *self.ground.stop.borrow()
     }
 
-    fn report_of(&mut self, source: SourceIndex) -> &mut SourceReport {
+    pub(super) fn report_of(&mut self, source: SourceIndex) -> &mut SourceReport {
         let mapping = &self.ground.plan.of(source).mapping;
         self.reports.entry(source).or_insert_with(|| SourceReport::new(mapping))
     }
@@ -375,7 +389,7 @@ impl Running {
         self.comparing.first_mut().ok_or_else(none)
     }
 
-    async fn now(&self) -> Result<ClusterTime, Error> {
+    pub(super) async fn now(&self) -> Result<ClusterTime, Error> {
         source::operation_time(&self.ground.client).await.map_err(read)
     }
 
@@ -403,7 +417,7 @@ impl Running {
     }
 
     /// Tells the state now and then; whoever finds the run taken away stops.
-    async fn alive(&mut self) -> Result<(), Error> {
+    pub(super) async fn alive(&mut self) -> Result<(), Error> {
         if self.seen.elapsed() < TOLD_EVERY {
             return Ok(());
         }
@@ -452,20 +466,12 @@ impl Running {
             return Ok(());
         }
         let ground = Arc::clone(&self.ground);
-        let Some(comparing) = self.comparing.last_mut() else { return Ok(()) };
-        let mut settling = Settling {
-            client: &ground.client,
-            plan: &ground.plan,
-            pipeline: &ground.pipeline,
-            comparisons: &ground.comparisons,
-            comparing,
-            state: &mut self.state,
-            shown: self.options.shown,
-            patience: self.options.patience,
-            lease_ttl: self.options.lease_ttl,
-            stop: Some(ground.stop.clone()),
-        };
-        let Settled { findings, pending, unsettled } = settling.settle(suspects).await?;
+        let Some(mut settling) = self.settling(&ground) else { return Ok(()) };
+        let settled = settling.settle(suspects).await?;
+        if self.options.duty == Duty::Repair {
+            return self.send(settled).await;
+        }
+        let Settled { findings, pending, unsettled } = settled;
         for suspect in pending {
             self.report_of(suspect.source).pending += 1;
         }
@@ -473,6 +479,21 @@ impl Running {
             self.report_of(suspect.source).unsettled += 1;
         }
         self.keep(&findings).await
+    }
+
+    pub(super) fn settling<'a>(&'a mut self, ground: &'a Ground) -> Option<Settling<'a>> {
+        Some(Settling {
+            client: &ground.client,
+            plan: &ground.plan,
+            pipeline: &ground.pipeline,
+            comparisons: &ground.comparisons,
+            comparing: self.comparing.last_mut()?,
+            state: &mut self.state,
+            shown: self.options.shown,
+            patience: self.options.patience,
+            lease_ttl: self.options.lease_ttl,
+            stop: Some(ground.stop.clone()),
+        })
     }
 
     /// Writes findings down.
@@ -545,7 +566,7 @@ impl Running {
 }
 
 impl SourceReport {
-    fn found(&mut self, suspect: &Suspect) {
+    pub(super) fn found(&mut self, suspect: &Suspect) {
         for deviating in &suspect.deviating {
             self.count(deviating, &suspect.source_id);
         }

@@ -99,6 +99,13 @@ pub(super) struct Walk {
 
 type Lower = Option<CanonicalId>;
 
+/// The documents of a chunk, with its place among the chunks and where it ends.
+struct Chunk {
+    number: u64,
+    upper: Option<CanonicalId>,
+    batch: SourceBatch,
+}
+
 /// Rows whose source_ids are hashes of ids that are too long: nobody can ask MongoDB for their documents.
 #[derive(Debug, Default)]
 pub(super) struct Unreadable {
@@ -166,10 +173,10 @@ impl Walk {
         compared.map(|()| connection)
     }
 
+    /// While PostgreSQL compares one chunk, the next is read.
     async fn chunks(&self, connection: &mut PgConnection, steps: &mpsc::Sender<Step>) -> Result<(), Error> {
-        while !*self.ground.stop.borrow() {
-            let Some((number, lower, upper)) = self.next().await? else { break };
-            let batch = self.read(lower.as_ref(), upper.as_ref()).await?;
+        let mut chunk = self.chunk().await?;
+        while let Some(Chunk { number, upper, batch }) = chunk {
             let documents = (batch.documents.len() + batch.deletes.len() + batch.kept.len()) as u64;
             let id_type = self.ground.plan.id_type(self.source);
             let texts: Vec<String> = batch.documents.iter().map(|(id, _)| id.source_id(id_type)).collect();
@@ -177,14 +184,26 @@ impl Walk {
             self.met.extend(texts.iter().map(String::as_str).chain(gone));
             let seen = self.seen(&batch);
             let drift = self.ground.drift_of(&batch);
-            let sight = self.ground.looker(connection).look(batch).await?;
+            let mut looker = self.ground.looker(connection);
+            let (sight, following) = tokio::join!(looker.look(batch), self.chunk());
             let next = Place::after_chunk(upper.as_ref());
-            let step = Step { number, seen, drift, ..Step::new(documents, sight, next) };
+            let step = Step { number, seen, drift, ..Step::new(documents, sight?, next) };
             if steps.send(step).await.is_err() {
                 break;
             }
+            chunk = following?;
         }
         Ok(())
+    }
+
+    /// The next one, read; `None`: there is none, or it was told to stop.
+    async fn chunk(&self) -> Result<Option<Chunk>, Error> {
+        if *self.ground.stop.borrow() {
+            return Ok(None);
+        }
+        let Some((number, lower, upper)) = self.next().await? else { return Ok(None) };
+        let batch = self.read(lower.as_ref(), upper.as_ref()).await?;
+        Ok(Some(Chunk { number, upper, batch }))
     }
 
     /// Paths that no document before these had.

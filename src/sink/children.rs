@@ -31,6 +31,9 @@ struct Change<'f> {
     rows: Vec<&'f Row>,
 }
 
+/// A row that was refused, by its document and its key.
+pub type LeftOut = (CanonicalId, RowKey);
+
 /// Whether rows that the table refuses are left out, or keep all of their document's rows out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
@@ -49,7 +52,7 @@ pub async fn take_back(conn: &mut PgConnection, target: &Target) -> Result<(), E
 }
 
 /// Makes the families' rows the only ones that their owners have in the table. Equal rows are left alone, a
-/// family that is refused stays as it is. With how many rows were left out.
+/// family that is refused stays as it is. With the rows that were left out, by document.
 pub async fn replace_children(
     conn: &mut PgConnection,
     target: &Target,
@@ -57,7 +60,7 @@ pub async fn replace_children(
     families: &[Family],
     refusal: Refusal,
     portion: Portion,
-) -> Result<(Outcome, u64), Error> {
+) -> Result<(Outcome, Vec<LeftOut>), Error> {
     let owners: Vec<&[u8]> = families.iter().map(|family| family.owner.as_slice()).collect();
     let present = keys_of_owners(conn, target, parent, &owners).await?;
     let changes: Vec<Change<'_>> = families
@@ -72,38 +75,41 @@ pub async fn replace_children(
         .collect();
     let replace = Replace { target, portion };
     let (mut outcome, refused) = isolated(conn, target, &replace, &changes).await?;
-    let mut left_out = 0;
+    let mut left_out = Vec::new();
     for (change, rejection) in refused {
         match refusal {
             Refusal::OfFamily => outcome.rejected.push((change.id.clone(), rejection)),
             Refusal::OfRow => {
                 let (done, rows) = replace_each(conn, &replace, change).await?;
                 outcome.add(done);
-                left_out += rows;
+                left_out.extend(rows);
             }
         }
     }
     Ok((outcome, left_out))
 }
 
-/// Row by row, without those that are refused; how many those are.
+/// Row by row, without those that are refused; which those are.
 async fn replace_each(
     conn: &mut PgConnection,
     replace: &Replace<'_>,
     change: &Change<'_>,
-) -> Result<(Outcome, u64), Error> {
+) -> Result<(Outcome, Vec<LeftOut>), Error> {
     let deleted = Change { id: change.id, unwanted: change.unwanted.clone(), rows: Vec::new() };
     let rows = change.rows.iter().map(|row| Change { id: change.id, unwanted: Vec::new(), rows: vec![*row] });
     let parts: Vec<Change<'_>> = std::iter::once(deleted).chain(rows).collect();
     let (mut outcome, refused) = isolated(conn, replace.target, replace, &parts).await?;
-    let mut unwanted = Vec::new();
+    let mut left_out: Vec<LeftOut> = Vec::new();
     for (part, rejection) in refused {
         match part.rows.first() {
             None => outcome.rejected.push((part.id.clone(), rejection)),
-            Some(row) => unwanted.extend(replace.target.mapping.key.row_key(&row.tuple).ok()),
+            Some(row) => {
+                let key = replace.target.mapping.key.row_key(&row.tuple);
+                left_out.extend(key.ok().map(|key| (part.id.clone(), key)));
+            }
         }
     }
-    let left_out = unwanted.len() as u64;
+    let unwanted: Vec<RowKey> = left_out.iter().map(|(_, key)| key.clone()).collect();
     // What stood there for such an element is no longer what the document says.
     let delete = Delete { target: replace.target, portion: replace.portion };
     let (deleted, _) = isolated(conn, replace.target, &delete, &unwanted).await?;

@@ -28,7 +28,8 @@ use crate::mapping::Mapping;
 
 pub use catalog::{create_sql, create_table, existing_comment, fingerprint, missing_tables, read_table};
 pub use children::{
-    Family, Refusal, drop_children, keys_of_owners, referring_parents, remember, replace_children, take_back,
+    Family, LeftOut, Refusal, drop_children, keys_of_owners, referring_parents, remember, replace_children,
+    take_back,
 };
 pub use compare::{Comparison, Deviation, ShownValue, ask};
 pub use error::{Disposition, Error, MalformedTuple, ServerError};

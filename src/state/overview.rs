@@ -3,6 +3,7 @@
 use serde::Serialize;
 use sqlx::{Connection, PgConnection, Row};
 
+use super::resync::Cause;
 use super::{SchemaState, schema_state};
 use crate::domain::ClusterTime;
 
@@ -36,6 +37,8 @@ pub struct MappingState {
     pub snapshot_state: String,
     pub documents: i64,
     pub held: i64,
+    /// Why its rows are to be compared with all of its documents and repaired, if they are.
+    pub resync: Option<String>,
 }
 
 impl Overview {
@@ -75,7 +78,7 @@ pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Optio
         age_seconds: row.get("age"),
     });
     let mappings: Vec<MappingState> = sqlx::query(
-        "select source, target, snapshot_state,
+        "select source, target, snapshot_state, resync_cause,
                 (select coalesce(sum(documents), 0)::bigint from rowstream.chunk as c
                  where c.pipeline = m.pipeline and c.source = m.source) as documents,
                 (select count(*) from rowstream.held as h
@@ -92,6 +95,10 @@ pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Optio
         snapshot_state: row.get("snapshot_state"),
         documents: row.get("documents"),
         held: row.get("held"),
+        resync: row
+            .get::<Option<&str>, _>("resync_cause")
+            .and_then(Cause::parse)
+            .map(|cause| cause.to_string()),
     })
     .collect();
     transaction.commit().await?;

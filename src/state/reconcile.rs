@@ -121,17 +121,22 @@ pub async fn find(
     Ok(row.as_ref().map(run))
 }
 
-/// Takes up a run that was asked for, or one of the timer or of HTTP that was interrupted.
-pub async fn take_up(connection: &mut PgConnection, pipeline: &str) -> Result<Option<Run>, sqlx::Error> {
+/// Takes up a run that was asked for, or one of these causes that was interrupted.
+pub async fn take_up(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    causes: &[&str],
+) -> Result<Option<Run>, sqlx::Error> {
     let sql = format!(
         "update rowstream.reconcile_run
          set heartbeat = clock_timestamp(), state = 'running',
              started_at = case state when 'asked' then clock_timestamp() else started_at end
-         where pipeline = $1 and (state = 'asked' or state = 'running' and cause in ('timer', 'http')
-             and heartbeat < clock_timestamp() - {ABANDONED})
+         where pipeline = $1 and cause = any($2)
+             and (state = 'asked' or state = 'running' and heartbeat < clock_timestamp() - {ABANDONED})
          returning {COLUMNS}"
     );
-    let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(pipeline).fetch_optional(connection).await?;
+    let row =
+        sqlx::query(sqlx::AssertSqlSafe(sql)).bind(pipeline).bind(causes).fetch_optional(connection).await?;
     Ok(row.as_ref().map(run))
 }
 
@@ -153,6 +158,20 @@ pub async fn progressed(
     .execute(connection)
     .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// Changes while the run that is going on makes progress.
+pub async fn moved(connection: &mut PgConnection, pipeline: &str) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar(
+        "select concat_ws(' ',
+             (select concat_ws(' ', id, progress) from rowstream.reconcile_run
+              where pipeline = $1 and state in ('asked', 'running')),
+             (select count(*) from rowstream.touch where pipeline = $1),
+             (select count(*) from rowstream.chunk where pipeline = $1 and finished_at is not null))",
+    )
+    .bind(pipeline)
+    .fetch_one(connection)
+    .await
 }
 
 /// Lets somebody else go on at once.
@@ -201,6 +220,32 @@ pub async fn history(
     );
     let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(pipeline).bind(limit).fetch_all(connection).await?;
     Ok(rows.iter().map(run).collect())
+}
+
+/// The newest run that has a report.
+pub async fn last_report(connection: &mut PgConnection, pipeline: &str) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select max(id) from rowstream.reconcile_run where pipeline = $1 and report is not null",
+    )
+    .bind(pipeline)
+    .fetch_one(connection)
+    .await
+}
+
+/// When comparisons of every source last began that are done, in seconds since 1970: of a sample, of everything.
+pub async fn last_begun(
+    connection: &mut PgConnection,
+    pipeline: &str,
+) -> Result<(Option<f64>, Option<f64>), sqlx::Error> {
+    sqlx::query_as(
+        "select extract(epoch from max(started_at) filter (where extent = 'sample'))::float8,
+                extract(epoch from max(started_at) filter (where extent = 'full'))::float8
+         from rowstream.reconcile_run
+         where pipeline = $1 and state = 'done' and cause in ('command', 'timer', 'http')",
+    )
+    .bind(pipeline)
+    .fetch_one(connection)
+    .await
 }
 
 /// Removes runs that ended before the retention; the last one with a report stays.
@@ -343,6 +388,66 @@ pub async fn repairing(
     sqlx::query(
         "update rowstream.reconcile_finding set repaired_at = clock_timestamp()
          where pipeline = $1 and source = $2 and source_id = any($3)",
+    )
+    .bind(pipeline)
+    .bind(source)
+    .bind(source_ids)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Which of these documents have findings that differed again after a repair.
+pub async fn stubborn(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    source: &str,
+    source_ids: &[&str],
+) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select distinct source_id from rowstream.reconcile_finding
+         where pipeline = $1 and source = $2 and source_id = any($3) and not converges",
+    )
+    .bind(pipeline)
+    .bind(source)
+    .bind(source_ids)
+    .fetch_all(connection)
+    .await
+}
+
+/// Documents of the source that were read again for their findings and are still to be judged, in the order of
+/// source_ids, after the one named.
+pub async fn repaired(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    source: &str,
+    after: Option<&str>,
+    limit: i64,
+) -> Result<Vec<(String, CanonicalId)>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select source_id, (array_agg(id))[1] from rowstream.reconcile_finding
+         where pipeline = $1 and source = $2 and ($3::text is null or source_id > $3) and id is not null
+         group by source_id having bool_and(converges) and bool_or(repaired_at is not null)
+         order by source_id limit $4",
+    )
+    .bind(pipeline)
+    .bind(source)
+    .bind(after)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.get(0), CanonicalId::from_bytes(row.get(1)))).collect())
+}
+
+/// The rows of these documents are as they should be.
+pub async fn forget(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    source: &str,
+    source_ids: &[&str],
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "delete from rowstream.reconcile_finding where pipeline = $1 and source = $2 and source_id = any($3)",
     )
     .bind(pipeline)
     .bind(source)

@@ -480,7 +480,11 @@ async fn a_daemon_compares_by_its_timer_and_when_it_is_asked_and_tells_what_came
     .await??;
     let of_run = format!("/reconcile/{id}");
     until("its report", PATIENCE, async || {
-        let (_, body) = daemon.get(&of_run).await?;
+        let (code, body) = daemon.get(&of_run).await?;
+        if code == 503 {
+            // A machine that is busy with other tests.
+            return Ok(None);
+        }
         let run: Value = serde_json::from_str(&body)?;
         ensure!(run["extent"] == "full" && run["cause"] == "http", "{run:#}");
         Ok((run["state"] == "done").then_some(()))
@@ -547,21 +551,6 @@ async fn pairs_that_both_sides_list_are_compared_from_both() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_resync_brings_a_mapping_to_what_its_documents_say() -> Result<()> {
-    let (stage, config) = filled("resync", 200).await?;
-    stage
-        .execute("truncate orders; insert into orders (source, source_id) values ('orders', '1000')")
-        .await?;
-    let output = daemon::command(&["resync", "orders"], &config)?;
-    assert!(output.status.success(), "{}", words(&output));
-    assert!(words(&output).contains("✓ 201 of 201 documents repaired"), "{}", words(&output));
-    assert_eq!(stage.number("select count(*) from orders").await?, 200);
-    let unknown = daemon::command(&["resync", "nothing"], &config)?;
-    assert_eq!(unknown.status.code(), Some(3), "{}", words(&unknown));
-    Ok(())
-}
-
-#[tokio::test]
 async fn a_reset_forgets_the_pipeline_and_leaves_the_rows() -> Result<()> {
     let (stage, config) = filled("reset", 20).await?;
     assert_eq!(verify(&config, &["--sample", "5"])?.1, 0);
@@ -574,9 +563,12 @@ async fn a_reset_forgets_the_pipeline_and_leaves_the_rows() -> Result<()> {
     assert!(output.status.success(), "{}", words(&output));
     let tables = "select string_agg(format('select %L as name from rowstream.%I where pipeline = ''test''', table_name,
             table_name), ' union all ') from information_schema.columns
-        where table_schema = 'rowstream' and column_name = 'pipeline'";
+        where table_schema = 'rowstream' and column_name = 'pipeline' and table_name <> 'mapping'";
     let left = stage.text(tables).await?.context("no tables")?;
     assert_eq!(stage.number(&format!("select count(*) from ({left}) as rows")).await?, 0, "nothing is left");
+    let known =
+        "select string_agg(concat_ws(' ', source, snapshot_state, resync_cause), ',') from rowstream.mapping";
+    assert_eq!(stage.text(known).await?.as_deref(), Some("orders pending reset"), "but that it has rows");
     assert_eq!(stage.number("select count(*) from orders").await?, 20);
     let (_, code) = verify(&config, &[]).unwrap_or_default();
     assert_ne!(code, 1, "there is nothing to compare with");

@@ -79,6 +79,103 @@ async fn a_comparison_that_was_interrupted_goes_on_where_it_was() -> Result<()> 
 }
 
 #[tokio::test]
+async fn a_comparison_whose_connections_are_cut_goes_on_where_it_was() -> Result<()> {
+    let (stage, config) = filled("verify_cut", 2_000).await?;
+    stage.execute("update orders set note = 'x' where source_id = '1999'").await?;
+    let daemon = Daemon::start(&at(&config, 600))?;
+    begun(&daemon, &stage).await?;
+    // Before the place where it was: whoever began again would find it.
+    stage.execute("update orders set note = 'x' where source_id = '0'").await?;
+    let cut = "select pg_terminate_backend(pid) from pg_stat_activity
+        where datname = current_database() and application_name = 'rowstream verify test'";
+    stage.execute(cut).await?;
+    daemon.logged("reconcile_failed").await?;
+    let report = ended(&daemon, &stage).await?;
+    assert_eq!(found(&report), set(&["different 1999 note"]), "{report:#}");
+    assert_eq!(report["sources"][0]["documents"].as_u64(), Some(2_000), "{report:#}");
+    assert!(daemon.stop().await?.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_timer_compares_everything_only_within_its_window() -> Result<()> {
+    let (stage, config) = filled("verify_window", 10).await?;
+    let of_timer = |extent: &str| {
+        format!(
+            "select count(*) from rowstream.reconcile_run
+             where cause = 'timer' and state = 'done' and extent = '{extent}'"
+        )
+    };
+    for (from, to, extent) in [("+2 hours", "+3 hours", "sample"), ("-1 hour", "+1 hour", "full")] {
+        let at = |shift: &str| format!("to_char(now() at time zone 'utc' + interval '{shift}', 'HH24:MI')");
+        let window =
+            stage.text(&format!("select {} || '-' || {}", at(from), at(to))).await?.context("no time")?;
+        let timer = format!("reconcile: {{ every: 1s, full_every: 1s, window: \"{window}\" }}\n");
+        let daemon = Daemon::start(&format!("{config}{timer}"))?;
+        until("two comparisons by the timer", PATIENCE, async || {
+            Ok((stage.number(&of_timer(extent)).await.unwrap_or(0) >= 2).then_some(()))
+        })
+        .await
+        .with_context(|| daemon.last_words())?;
+        let full = stage.number(&of_timer("full")).await?;
+        assert!((full > 0) == (extent == "full"), "{full} comparisons of everything in {window}");
+        assert!(daemon.stop().await?.success());
+    }
+    Ok(())
+}
+
+/// What the page's script asks for when its buttons are pressed, and what it reads of the answers.
+#[tokio::test]
+async fn what_the_page_asks_for_is_what_the_daemon_answers() -> Result<()> {
+    let (stage, config) = filled("verify_page", 30).await?;
+    stage.execute("update orders set note = 'x' where source_id in ('1', '2')").await?;
+    let daemon = Daemon::start(&format!("{config}reconcile: {{ every: 0s }}\n"))?;
+    daemon.logged("session started").await?;
+    let (_, page) = daemon.get("/").await?;
+    for asked in [
+        "fetch(\"reconcile\", { method: \"POST\"",
+        "compare({ sample: SAMPLE })",
+        "const SAMPLE = 1000;",
+        "read(`reconcile/${run}`)",
+        "read(\"reconcile\")",
+    ] {
+        assert!(page.contains(asked), "the page no longer asks for {asked}");
+    }
+    assert_eq!(daemon.status().await?["changes"], "open");
+    for body in [json!({ "sample": 1000 }), json!({})] {
+        let (code, answer) = daemon.post("/reconcile", &body).await?;
+        assert_eq!(code, 202, "{answer}");
+        assert!(answer["message"].is_string(), "{answer}");
+        let run = answer["id"].as_i64().context("no id")?;
+        let of_run = until("its end", PATIENCE, async || {
+            let one: Value = serde_json::from_str(&daemon.get(&format!("/reconcile/{run}")).await?.1)?;
+            let progress = &one["progress"];
+            ensure!(progress.is_null() || progress["sources"].is_array(), "{one:#}");
+            Ok((one["state"] == "done").then_some(one))
+        })
+        .await
+        .with_context(|| daemon.last_words())?;
+        assert_eq!(of_run["report"]["sources"][0]["documents"], 30);
+        let last = until("it in memory", PATIENCE, async || {
+            let last = daemon.status().await?["reconcile"].clone();
+            Ok((last["run"] == run).then_some(last))
+        })
+        .await?;
+        assert_eq!((&last["findings"], &last["verdict"]), (&json!(2), &json!("failed")), "{last}");
+        assert!(last["finished_at"].is_number(), "{last}");
+        let report: Value = serde_json::from_str(&daemon.get("/reconcile").await?.1)?;
+        let group = &report["sources"][0]["groups"][0];
+        let told = (&group["kind"], &group["columns"], &group["table"], &group["count"], &group["keys"]);
+        let expected =
+            (&json!("different"), &json!(["note"]), &json!("public.orders"), &json!(2), &json!(["1", "2"]));
+        assert_eq!(told, expected, "{report:#}");
+    }
+    assert_eq!(daemon.status().await?["resyncs"], json!([]));
+    assert!(daemon.stop().await?.success());
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_comparison_of_an_older_mapping_is_not_gone_on_with() -> Result<()> {
     let (stage, config) = filled("verify_remapped", 1_000).await?;
     let daemon = Daemon::start(&at(&config, 300))?;

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::domain::{ClusterTime, Reason, SourceIndex};
 use crate::pipeline::Moment;
+use crate::state::resync::Due;
 
 use super::{Drift, STALLED_AFTER};
 
@@ -51,6 +52,8 @@ pub struct StatusSnapshot {
     pub snapshot_moved_at: Option<Moment>,
     /// What the last comparison of rows with their documents said.
     pub reconcile: Option<LastReconcile>,
+    /// Sources whose rows are compared with all of their documents, and repaired, as soon as can be.
+    pub resyncs: Vec<ResyncStatus>,
     /// In the order of the mappings.
     pub sources: Vec<SourceStatus>,
     /// Of the plan before, while the next one is taken in.
@@ -72,6 +75,22 @@ pub struct LastReconcile {
     /// The whole of it.
     #[serde(skip)]
     pub report: Arc<Value>,
+}
+
+/// A source that is due for a re-sync.
+#[derive(Debug, Clone, Serialize)]
+pub struct ResyncStatus {
+    pub source: String,
+    /// Why, in words.
+    pub cause: String,
+    /// Seconds since 1970.
+    pub since: f64,
+}
+
+impl ResyncStatus {
+    pub fn of(due: &Due) -> Self {
+        Self { source: due.source.clone(), cause: due.cause.to_string(), since: due.since }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -272,6 +291,7 @@ impl StatusSnapshot {
             backpressure_since: None,
             snapshot_moved_at: None,
             reconcile: None,
+            resyncs: Vec::new(),
             sources: Vec::new(),
             former_sources: Vec::new(),
         }
