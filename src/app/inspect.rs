@@ -196,7 +196,7 @@ pub async fn inspect(
             inspection.finish(config, mapping, CollectionIndex(place as u16), of_collection);
         }
     }
-    if tables == Tables::LeaveAlone {
+    if tables != Tables::Create {
         // A session has looked before it came here.
         inspection.pooler(config, connection).await;
     }
