@@ -91,7 +91,11 @@ async fn too_many_connections_are_waited_for() -> Result<()> {
         following.stage.execute(&too_few).await?;
         end_sessions(&following.stage).await?;
         following.daemon.check_becomes("postgresql", &FALLEN).await?;
-        following.daemon.logged("53300").await.or(following.daemon.logged("too many connections").await)?;
+        until("the reason to be told", PATIENCE, async || {
+            let told = |text: &str| following.daemon.line(text);
+            Ok(told("53300").or_else(|| told("too many connections")))
+        })
+        .await?;
         following.stage.execute(&any).await?;
         following.goes_on().await?;
         following.daemon.check_becomes("postgresql", &["ok"]).await?;
