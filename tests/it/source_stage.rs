@@ -590,7 +590,7 @@ async fn a_reply_that_never_comes_is_given_up_and_loses_nothing() -> Result<()> 
 #[tokio::test]
 async fn a_server_that_takes_longer_than_the_patience_is_given_more_each_time() -> Result<()> {
     const ATTEMPTS: i32 = 20;
-    let source = Source::new("slow").await?;
+    let source = Source::new("patience").await?;
     let manner = Manner { patience: Duration::from_millis(200), ..MANNER };
     let slow = doc! { "failCommands": ["aggregate"], "blockConnection": true, "blockTimeMS": 1_000 };
     let position = source.now().await?;
