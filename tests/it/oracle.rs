@@ -38,17 +38,22 @@ pub(crate) fn source_id(id: &Bson, plain: Plain) -> Result<String> {
     })
 }
 
-/// Relaxed extended JSON by the bson crate, as a value.
+/// Relaxed extended JSON by the bson crate, as a value, with what docs/TYPES.md says beside it.
 pub(crate) fn json(document: &Document) -> Value {
     let mut value = Bson::Document(document.clone()).into_relaxed_extjson();
-    whole_milliseconds(&mut value);
+    as_documented(&mut value);
     value
 }
 
 /// ⚠ The crate drops the zeros at the end of a fraction (`.78Z` for 780 ms); the specification has three
-/// digits or none.
-fn whole_milliseconds(value: &mut Value) {
+/// digits or none. And jsonb has no -0.0: its sign is kept in words.
+fn as_documented(value: &mut Value) {
     match value {
+        Value::Number(number)
+            if number.as_f64().is_some_and(|zero| zero == 0.0 && zero.is_sign_negative()) =>
+        {
+            *value = serde_json::json!({ "$numberDouble": "-0.0" });
+        }
         Value::Object(fields) => {
             for (name, value) in fields {
                 if name == "$date"
@@ -57,10 +62,10 @@ fn whole_milliseconds(value: &mut Value) {
                 {
                     *text = format!("{moment}.{fraction:0<3}Z");
                 }
-                whole_milliseconds(value);
+                as_documented(value);
             }
         }
-        Value::Array(elements) => elements.iter_mut().for_each(whole_milliseconds),
+        Value::Array(elements) => elements.iter_mut().for_each(as_documented),
         _ => {}
     }
 }
