@@ -113,6 +113,8 @@ impl Model {
             }
             Fault::Restart => {
                 self.write(&step.operations).await?;
+                // Whoever has only just been started does not listen to signals yet.
+                self.daemon()?.logged("http is listening").await?;
                 let stopped = self.daemon.take().context("no daemon")?.stop().await?;
                 ensure!(stopped.success(), "it did not stop well: {stopped}");
                 self.start().await?;
