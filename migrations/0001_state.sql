@@ -74,10 +74,15 @@ create table rowstream.held (
     resolved_at timestamptz,
     document bytea,
     document_bytes bigint,
+    occupied_target text,
+    occupied_columns text,
+    occupied_value bytea,
+    occupant bytea,
     primary key (pipeline, source, source_id)
 );
-comment on table rowstream.held is 'changes that could not be applied, one per document; id is the BSON type byte and value of _id, waiting_since when it began to wait for a row, which is null for all else';
+comment on table rowstream.held is 'changes that could not be applied, one per document; id is the BSON type byte and value of _id, waiting_since when it began to wait for a row, which is null for all else; occupied_columns (JSON) and occupied_value the unique value that another row has, occupant that row by its key in occupied_target';
 create index held_due on rowstream.held (pipeline, next_attempt_at) where state <> 'resolved';
+create index held_occupied on rowstream.held (pipeline, occupied_target, occupant) where occupant is not null;
 create index held_resolved on rowstream.held (pipeline, resolved_at) where state = 'resolved';
 
 create table rowstream.wait (

@@ -419,6 +419,7 @@ impl App {
             checkpoint: loaded.checkpoint,
             pending: loaded.pending,
             held: loaded.held,
+            occupied: loaded.occupied,
             waits: loaded.waits,
             pace: self.pace.clone(),
             linger: config.batch.linger,

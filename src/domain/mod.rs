@@ -1,6 +1,7 @@
 //! The words that cross the seams between stages. No I/O, no logging, no sibling imported.
 
 mod change;
+mod collision;
 mod document;
 mod element;
 mod key;
@@ -14,6 +15,7 @@ mod table;
 mod transformer;
 
 pub use change::{Change, ChangeKind};
+pub use collision::Collision;
 pub use document::Document;
 pub use element::value_length;
 pub use key::{CanonicalId, IdType, Key, SourceIndex};

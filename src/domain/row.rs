@@ -172,7 +172,7 @@ impl Reason {
             Self::Transformer => "see what the program's transformer says of these documents",
             Self::Constraint => "repair the documents, or change the constraint of the table",
             Self::UniqueViolation => {
-                "another row has the value: repair one of the two, or drop the unique key"
+                "comes when the other row gives the value up; else repair one of the two, or drop the unique key"
             }
             Self::ForeignKeyViolation => "map the column as ref or lookup, so that it can wait for its row",
             Self::UnresolvedReference => {

@@ -4,6 +4,7 @@
 //! wait for the other, and the loser's document is held. Whatever is refused afterwards gives its claim back.
 
 mod decide;
+mod occupants;
 mod shared;
 
 use std::collections::{HashMap, HashSet};
@@ -63,20 +64,24 @@ impl<'a> Claims<'a> {
     /// Writes the rows of a batch, each to the key that is its document's; what could not be had is rejected.
     /// `straight`: most of them are new. `stubbed` have rows already, which were made for others.
     pub(super) async fn put(
-        self,
+        mut self,
         batch: &SourceBatch,
         straight: bool,
         stubbed: &[Stubbed],
     ) -> Result<Written, Error> {
-        if self.key().shared {
-            return self.put_shared(batch, stubbed).await;
-        }
-        let outcome = self.put_alone(batch, straight, stubbed).await?;
-        Ok(Written { outcome, ..Written::default() })
+        let mut written = match self.key().shared {
+            true => self.put_shared(batch, stubbed).await?,
+            false => {
+                let outcome = self.put_alone(batch, straight, stubbed).await?;
+                Written { outcome, ..Written::default() }
+            }
+        };
+        self.name_occupants(&mut written.outcome).await?;
+        Ok(written)
     }
 
     async fn put_alone(
-        mut self,
+        &mut self,
         batch: &SourceBatch,
         straight: bool,
         stubbed: &[Stubbed],

@@ -242,6 +242,11 @@ impl Writer {
             open.wake_again(batch).await?;
             open.commit().await?;
         }
+        if self.for_whom.holding.may_be_occupied(batch.source) {
+            let mut open = self.begin(&[]).await?;
+            open.look_for_values_again(batch).await?;
+            open.commit().await?;
+        }
         if self.for_whom.plan.of(batch.source).has_own_junctions() {
             let mut open = self.begin(&[batch.source]).await?;
             open.pair_again(batch).await?;

@@ -91,6 +91,11 @@ impl Open<'_> {
                 leaving.rows.extend(claim.key.clone().map(|key| (source, key)));
                 by_source.entry(source).or_default().push(claim);
             }
+            for (source, claims) in &by_source {
+                if self.for_whom.holding.may_be_occupied(*source) {
+                    self.changed.rows(*source, claims.iter().filter_map(|claim| claim.key.clone()));
+                }
+            }
             let tuples = |source: SourceIndex, claims: &[Claim]| {
                 let mapping = &self.for_whom.plan.of(source).mapping;
                 let keys = claims.iter().filter_map(|claim| claim.key.as_ref());
@@ -203,6 +208,9 @@ impl Open<'_> {
         self.savepoint = Savepoint::Missing;
         if self.for_whom.plan.of(source).mapping.deletes == Deletes::Hard {
             self.let_source_go(source, read_after, tallies).await?;
+        }
+        if self.for_whom.holding.may_be_occupied(source) {
+            self.changed.all_of(source);
         }
         let mapped = self.for_whom.plan.of(source);
         let deleted = drop_rows(&mut self.transaction, &self.for_whom.pipeline, mapped, self.portion).await?;

@@ -181,7 +181,7 @@ impl Open<'_> {
             let (outcome, _) = replaced.map_err(apply)?;
             let refused: Vec<Refused> =
                 outcome.rejected.into_iter().map(|(id, rejection)| Refused { id, rejection }).collect();
-            self.hold(batch, &refused).await?;
+            self.hold(batch, &refused, &[]).await?;
         }
         Ok(())
     }

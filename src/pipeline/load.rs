@@ -25,6 +25,8 @@ pub struct Loaded {
     pub done: Vec<crate::domain::SourceIndex>,
     /// Sources with held changes that are not resolved.
     pub held: Vec<crate::domain::SourceIndex>,
+    /// Sources for a value of whose rows somebody is held.
+    pub occupied: Vec<crate::domain::SourceIndex>,
     pub waits: wait::Overview,
 }
 
@@ -77,9 +79,11 @@ pub async fn load(
     let counts = held::counts(&mut transaction, pipeline).await.map_err(state)?;
     let open = counts.iter().filter(|count| count.state != "resolved");
     let held = open.filter_map(|count| plan.source(&count.source)).collect();
+    let occupied = held::targets(&mut transaction, pipeline).await.map_err(state)?;
+    let occupied = occupied.iter().flat_map(|target| plan.of_target(target)).collect();
     let waits = wait::overview(&mut transaction, pipeline).await.map_err(state)?;
     transaction.commit().await?;
-    Ok(Loaded { checkpoint, pending, done, held, waits })
+    Ok(Loaded { checkpoint, pending, done, held, occupied, waits })
 }
 
 /// A mapping that is new is registered. One that has changed, has another table, or was not followed for a while, is

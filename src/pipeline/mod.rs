@@ -17,6 +17,7 @@ mod holding;
 mod junctions;
 mod load;
 mod moment;
+mod occupied;
 mod outstanding;
 mod pace;
 mod plan;

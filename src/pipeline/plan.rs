@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::claims;
 use super::references::StubMaker;
 use crate::domain::{IdType, SourceIndex};
 use crate::mapping::Mapping;
@@ -74,6 +75,12 @@ impl Plan {
     /// By name, for what the state schema knows by name.
     pub fn source(&self, name: &str) -> Option<SourceIndex> {
         self.mapped.iter().find(|mapped| mapped.mapping.source == name).map(|mapped| mapped.mapping.index)
+    }
+
+    /// The mappings that write this table by this key, as [`super::claims::target`] names them.
+    pub(super) fn of_target(&self, target: &str) -> impl Iterator<Item = SourceIndex> {
+        let of_target = self.mapped.iter().filter(move |mapped| claims::target(&mapped.mapping) == target);
+        of_target.map(|mapped| mapped.mapping.index)
     }
 
     /// For each collection of the scope, the mappings it feeds.

@@ -66,6 +66,8 @@ pub struct Session {
     pub pending: Vec<Pending>,
     /// Sources with held changes.
     pub held: Vec<SourceIndex>,
+    /// Sources for a value of whose rows somebody is held.
+    pub occupied: Vec<SourceIndex>,
     pub waits: wait::Overview,
     pub pace: Pace,
     pub linger: Duration,
@@ -153,7 +155,7 @@ impl Session {
             epoch: self.epoch,
             policy: self.policy,
             limit: self.limit,
-            holding: Arc::new(Holding::new(self.plan.mapped.len(), &self.held)),
+            holding: Arc::new(Holding::new(self.plan.mapped.len(), &self.held, &self.occupied)),
             pace: self.pace.clone(),
             client: self.client.clone(),
             waiting: Arc::new(Waiting::new(&self.plan, &self.waits)),

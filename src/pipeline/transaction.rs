@@ -7,15 +7,16 @@ use std::sync::Arc;
 use sqlx::PgConnection;
 
 use super::Error;
-use super::claims::Claims;
+use super::claims::{self, Claims};
 use super::commit::{ForWhom, HeldPolicy, Tally, Tx, apply, state};
 use super::fail_point::FailPoint;
 use super::hold_limit::Part;
+use super::occupied::Changed;
 use super::plan::Plan;
 use super::prepare::{Refused, SourceBatch};
 use super::references::{Leaving, Settling};
 use crate::config::Deletes;
-use crate::domain::{CanonicalId, Document, Portion, Position, Reason, Row, RowKey, SourceIndex};
+use crate::domain::{CanonicalId, Collision, Document, Portion, Position, Reason, Row, RowKey, SourceIndex};
 use crate::mapping::{FAILED, PENDING};
 use crate::sink::{self, Family, Greatest, Outcome, Refusal, Savepoint, Target};
 use crate::state::held::{Entry, HeldAs, State};
@@ -39,6 +40,8 @@ pub(super) struct Open<'a> {
     pub(super) wakes: bool,
     /// Rows whose last document has another one now; they go when everything is written.
     pub(super) abandoned: Vec<(SourceIndex, Claim)>,
+    /// Rows for whose values somebody may wait.
+    pub(super) changed: Changed,
 }
 
 /// How rows come into a table.
@@ -68,6 +71,7 @@ impl<'a> Open<'a> {
             first_held: String::new(),
             wakes: false,
             abandoned: Vec::new(),
+            changed: Changed::default(),
         }
     }
 
@@ -82,6 +86,7 @@ impl<'a> Open<'a> {
         if way == Way::Straight {
             FailPoint::Copy.reach().await?;
         }
+        self.note_rows(batch).await?;
         let (source, plan) = (batch.source, Arc::clone(self.plan()));
         let none = Leaving::default();
         let stubbed = self.settling(&none).stubbed(source, &batch.rows).await?;
@@ -120,6 +125,8 @@ impl<'a> Open<'a> {
         source: SourceIndex,
         deletes: &[(CanonicalId, String)],
     ) -> Result<Outcome, Error> {
+        let ids: Vec<&str> = deletes.iter().map(|(_, source_id)| source_id.as_str()).collect();
+        self.note(source, &ids, &[]).await?;
         if let Some(claims) = self.claims(source) {
             return claims.delete(deletes).await;
         }
@@ -276,7 +283,7 @@ impl<'a> Open<'a> {
         self.part.changes += (applied.len() + by_target.len() + before.len()) as u64;
         let by_target = outcome.rejected.into_iter().map(|(id, rejection)| Refused { id, rejection });
         let refused: Vec<Refused> = before.iter().cloned().chain(by_target).collect();
-        let overdue = self.hold(batch, &refused).await?;
+        let overdue = self.hold(batch, &refused, &outcome.collisions).await?;
         let tally = tallies.entry(batch.source).or_default();
         tally.overdue += overdue;
         tally.inserted += outcome.inserted;
@@ -298,7 +305,12 @@ impl<'a> Open<'a> {
     }
 
     /// Returns how many of them have waited for a row for too long by now.
-    pub(super) async fn hold(&mut self, batch: &SourceBatch, refused: &[Refused]) -> Result<u64, Error> {
+    pub(super) async fn hold(
+        &mut self,
+        batch: &SourceBatch,
+        refused: &[Refused],
+        collisions: &[(CanonicalId, Collision)],
+    ) -> Result<u64, Error> {
         if refused.is_empty() {
             return Ok(0);
         }
@@ -321,6 +333,8 @@ impl<'a> Open<'a> {
         let policy = self.for_whom.policy;
         let documents: HashMap<&CanonicalId, &Document> =
             batch.documents.iter().map(|(id, document)| (id, document)).collect();
+        let collisions: HashMap<&CanonicalId, &Collision> =
+            collisions.iter().map(|(id, collision)| (id, collision)).collect();
         let entries: Vec<Entry> = refused
             .iter()
             .map(|refused| {
@@ -329,6 +343,7 @@ impl<'a> Open<'a> {
                     source_id: refused.id.source_id(mapped.mapping.id_type),
                     id: refused.id.clone(),
                     rejection: refused.rejection.clone(),
+                    collision: collisions.get(&refused.id).copied().cloned(),
                     document: document.filter(|document| policy.keeps(document)).map(Document::to_vec),
                     document_bytes: document.map(|document| document.len() as i64),
                 }
@@ -336,8 +351,14 @@ impl<'a> Open<'a> {
             .collect();
         FailPoint::Hold.reach().await?;
         self.for_whom.holding.mark(batch.source);
+        let target = claims::target(&mapped.mapping);
+        if !collisions.is_empty() {
+            let sources = self.for_whom.plan.of_target(&target);
+            sources.for_each(|source| self.for_whom.holding.mark_occupied(source));
+        }
         let (transaction, pipeline, name) = self.named(batch.source);
-        let held = held::hold(transaction, pipeline, name, &entries, policy.backoff).await.map_err(state)?;
+        let held = held::hold(transaction, pipeline, name, &target, &entries, policy.backoff);
+        let held = held.await.map_err(state)?;
         let new = held.iter().filter(|held| held.is_new_fault).count() as u64;
         if let Some(first) = fault.filter(|_| self.part.newly_held == 0 && new > 0) {
             self.first_held = format!("{}, of mapping {}", first.rejection, mapped.mapping.source);
@@ -353,11 +374,8 @@ impl<'a> Open<'a> {
             true => entries.iter().zip(&held).map(mark).collect(),
             false => Vec::new(),
         };
-        let collides = |entry: &&Entry| entry.rejection.reason == Reason::UniqueViolation;
-        let colliding: Vec<&str> =
-            entries.iter().filter(collides).map(|entry| entry.source_id.as_str()).collect();
-        if !colliding.is_empty() {
-            held::try_together(transaction, pipeline, name, &colliding).await.map_err(state)?;
+        if held.iter().any(|held| held.collides_anew) {
+            held::try_together(transaction, pipeline, name).await.map_err(state)?;
         }
         self.mark_held(batch.source, marks).await?;
         Ok(overdue)
@@ -400,14 +418,16 @@ impl<'a> Open<'a> {
     }
 
     /// With the position that is reached by it.
-    pub(super) async fn commit_at(self, position: &Position, seq: i64) -> Result<(), Error> {
+    pub(super) async fn commit_at(mut self, position: &Position, seq: i64) -> Result<(), Error> {
+        self.release_values().await?;
         self.for_whom.limit.check(self.part, &self.first_held)?;
         self.transaction.commit_at(position, seq).await?;
         self.for_whom.committed(self.part, self.wakes);
         Ok(())
     }
 
-    pub(super) async fn commit(self) -> Result<(), Error> {
+    pub(super) async fn commit(mut self) -> Result<(), Error> {
+        self.release_values().await?;
         self.for_whom.limit.check(self.part, &self.first_held)?;
         self.transaction.commit().await?;
         self.for_whom.committed(self.part, self.wakes);

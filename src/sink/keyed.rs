@@ -11,6 +11,7 @@ use sqlx::{Arguments, PgConnection, Row as _, ValueRef};
 use super::arrays;
 use super::error::{Error, MalformedTuple};
 use super::isolate::{Attempt, isolated};
+use super::occupant::name_occupants;
 use super::statement;
 use super::write::{in_key_order, merge_length};
 use super::{Outcome, Target};
@@ -98,6 +99,9 @@ pub async fn insert(
 ) -> Result<Outcome, Error> {
     let ordered = in_key_order(rows);
     let (mut outcome, refused) = isolated(conn, target, &Insert { target, portion }, &ordered).await?;
+    let mut refused: Vec<(&Row, Rejection)> =
+        refused.into_iter().map(|(row, rejection)| (*row, rejection)).collect();
+    outcome.collisions = name_occupants(conn, target, &mut refused).await?;
     outcome.rejected.extend(refused.into_iter().map(|(row, rejection)| (row.id.clone(), rejection)));
     Ok(outcome)
 }

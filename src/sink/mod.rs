@@ -23,7 +23,7 @@ mod write;
 
 use std::sync::Arc;
 
-use crate::domain::{CanonicalId, Rejection};
+use crate::domain::{CanonicalId, Collision, Rejection};
 use crate::mapping::Mapping;
 
 pub use catalog::{create_sql, create_table, existing_comment, fingerprint, missing_tables, read_table};
@@ -40,6 +40,7 @@ pub use keyed::{
     Rekeyed, adoptable, adoptable_by, clear, delete, has_unowned_rows, insert, mark_held, present, rekey,
     take_over,
 };
+pub use occupant::{Holder, holders};
 pub use owned::has_row;
 pub use sequence::{Greatest, keep_sequences};
 pub use statement::SAVEPOINT;
@@ -78,6 +79,8 @@ pub struct Outcome {
     pub unchanged: u64,
     pub deleted: u64,
     pub rejected: Vec<(CanonicalId, Rejection)>,
+    /// What is known of those among them that are in another row's way.
+    pub collisions: Vec<(CanonicalId, Collision)>,
     /// A first load found a key taken or a row refused, and was merged instead.
     pub fell_back: bool,
 }
@@ -90,6 +93,7 @@ impl Outcome {
         self.unchanged += other.unchanged;
         self.deleted += other.deleted;
         self.rejected.extend(other.rejected);
+        self.collisions.extend(other.collisions);
         self.fell_back |= other.fell_back;
     }
 }

@@ -47,8 +47,9 @@ pub async fn upsert_behind(
     let (mut outcome, refused) = isolated_behind(conn, target, &merge, &ordered, savepoint).await?;
     let refused = refused.into_iter().map(|(row, rejection)| (*row, rejection)).collect();
     let (exchanged, mut refused) = exchange(conn, target, portion, refused).await?;
-    name_occupants(conn, target, &mut refused).await?;
+    let collisions = name_occupants(conn, target, &mut refused).await?;
     outcome.add(exchanged);
+    outcome.collisions.extend(collisions);
     outcome.rejected.extend(refused.into_iter().map(|(row, rejection)| (row.id.clone(), rejection)));
     outcome.unchanged += (rows.len() - ordered.len()) as u64;
     Ok(outcome)

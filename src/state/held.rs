@@ -2,6 +2,7 @@
 //! same key resolves the entry.
 
 mod entries;
+mod occupied;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,8 +15,9 @@ pub use entries::{
     After, Filter, Group, HeldChange, Kept, Page, State, WaitsFor, discard, find, is_led, kept, list, retry,
     summary, waits,
 };
+pub use occupied::{Occupied, occupants, occupied, pass_on, release, targets};
 
-use crate::domain::{CanonicalId, Reason, Rejection};
+use crate::domain::{CanonicalId, Collision, Reason, Rejection};
 
 /// What is written when a change is held.
 #[derive(Debug, Clone)]
@@ -23,6 +25,8 @@ pub struct Entry {
     pub source_id: String,
     pub id: CanonicalId,
     pub rejection: Rejection,
+    /// Whose row is in its way, where that is known.
+    pub collision: Option<Collision>,
     /// Absent when keeping documents is switched off, or the document is above the size cap.
     pub document: Option<Vec<u8>>,
     pub document_bytes: Option<i64>,
@@ -45,6 +49,8 @@ pub struct HeldAs {
     pub is_new_fault: bool,
     /// It has waited for longer than the limit, and had not when it was tried before.
     pub is_overdue: bool,
+    /// Another row has its unique value, and it was not in the way when it was tried before.
+    pub collides_anew: bool,
 }
 
 /// A held change whose next attempt is due.
@@ -80,11 +86,13 @@ const ENTRIES_AT_ONCE: usize = 1_000;
 const BYTES_AT_ONCE: usize = 4 * 1024 * 1024;
 
 /// Holds these changes; one that was held before counts an attempt more, and waits twice as long. What waits for
-/// a row is `waiting`, until that has lasted for too long: then it wants somebody to look. In the order of `entries`.
+/// a row is `waiting`, until that has lasted for too long: then it wants somebody to look. `target` is the table and its
+/// key. In the order of `entries`.
 pub async fn hold(
     connection: &mut PgConnection,
     pipeline: &str,
     source: &str,
+    target: &str,
     entries: &[Entry],
     backoff: Backoff,
 ) -> Result<Vec<HeldAs>, sqlx::Error> {
@@ -92,7 +100,7 @@ pub async fn hold(
     let mut rest = entries;
     while !rest.is_empty() {
         let (now, later) = rest.split_at(fitting(rest));
-        held.extend(hold_some(connection, pipeline, source, now, backoff).await?);
+        held.extend(hold_some(connection, pipeline, source, target, now, backoff).await?);
         rest = later;
     }
     Ok(entries.iter().filter_map(|entry| held.get(&entry.source_id).copied()).collect())
@@ -112,9 +120,11 @@ async fn hold_some(
     connection: &mut PgConnection,
     pipeline: &str,
     source: &str,
+    target: &str,
     entries: &[Entry],
     backoff: Backoff,
 ) -> Result<Vec<(String, HeldAs)>, sqlx::Error> {
+    let collisions = || entries.iter().map(|entry| entry.collision.as_ref());
     let rows = sqlx::query(include_str!("held/hold.sql"))
         .bind(pipeline)
         .bind(source)
@@ -129,23 +139,31 @@ async fn hold_some(
         .bind(entries.iter().map(|entry| entry.rejection.column.as_deref()).collect::<Vec<_>>())
         .bind(entries.iter().map(|entry| entry.document.as_deref()).collect::<Vec<_>>())
         .bind(entries.iter().map(|entry| entry.document_bytes).collect::<Vec<_>>())
+        .bind(target)
+        .bind(collisions().map(|one| one.map(|one| occupied::text(&one.columns))).collect::<Vec<_>>())
+        .bind(collisions().map(|one| one.map(|one| one.value.as_slice())).collect::<Vec<_>>())
+        .bind(collisions().map(|one| one.map(|one| one.occupant.as_bytes())).collect::<Vec<_>>())
         .fetch_all(&mut *connection)
         .await?;
     let held = |row: PgRow| {
         let state = if row.get("is_failed") { State::Failed } else { State::Waiting };
-        let held = HeldAs { state, is_new_fault: row.get("is_new_fault"), is_overdue: row.get("is_overdue") };
+        let held = HeldAs {
+            state,
+            is_new_fault: row.get("is_new_fault"),
+            is_overdue: row.get("is_overdue"),
+            collides_anew: row.get("collides_anew"),
+        };
         (row.get("source_id"), held)
     };
     Ok(rows.into_iter().map(held).collect())
 }
 
-/// One of these documents was just held since another row has its unique value. That row's own document may be
-/// held for the like reason: those that were tried last are due at once, so that they are tried together.
+/// A document was just held since another row has its unique value, which was not in its way before. That row's own
+/// document may be held for the like reason: those that were tried last are due at once, so that they are tried together.
 pub async fn try_together(
     connection: &mut PgConnection,
     pipeline: &str,
     source: &str,
-    source_ids: &[&str],
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "with colliding as (
@@ -155,13 +173,10 @@ pub async fn try_together(
          )
          update rowstream.held as h set next_attempt_at = now() from colliding
          where h.pipeline = $1 and h.source = $2 and h.source_id = colliding.source_id
-           and (select count(*) from colliding) > 1
-           and exists (select from rowstream.held as fresh where fresh.pipeline = $1 and fresh.source = $2
-                           and fresh.source_id = any($3) and fresh.state <> 'resolved' and fresh.attempts = 1)",
+           and (select count(*) from colliding) > 1",
     )
     .bind(pipeline)
     .bind(source)
-    .bind(source_ids)
     .execute(connection)
     .await?;
     Ok(())
@@ -175,7 +190,8 @@ pub async fn resolve(
     source_ids: &[&str],
 ) -> Result<u64, sqlx::Error> {
     let done = sqlx::query(
-        "update rowstream.held set state = 'resolved', resolved_at = now(), document = null
+        "update rowstream.held set state = 'resolved', resolved_at = now(), document = null, occupant = null,
+             occupied_value = null
          where pipeline = $1 and source = $2 and source_id = any($3) and state <> 'resolved'",
     )
     .bind(pipeline)
@@ -193,7 +209,8 @@ pub async fn resolve_source(
     source: &str,
 ) -> Result<u64, sqlx::Error> {
     let done = sqlx::query(
-        "update rowstream.held set state = 'resolved', resolved_at = now(), document = null
+        "update rowstream.held set state = 'resolved', resolved_at = now(), document = null, occupant = null,
+             occupied_value = null
          where pipeline = $1 and source = $2 and state <> 'resolved'",
     )
     .bind(pipeline)

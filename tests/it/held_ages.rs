@@ -152,6 +152,7 @@ fn entry(source_id: &str, reason: Reason, document: usize) -> Entry {
         source_id: source_id.to_owned(),
         id: CanonicalId::from_value(2, source_id.as_bytes()),
         rejection: Rejection { column: None, reason, message: reason.as_str().to_owned() },
+        collision: None,
         document: (document > 0).then(|| vec![0; document]),
         document_bytes: Some(document as i64),
     }
@@ -168,7 +169,8 @@ async fn the_age_of_a_wait_begins_with_the_wait() -> Result<()> {
     let (initial, max) = (Duration::from_secs(1), Duration::from_secs(1));
     let backoff = Backoff { initial, max, waiting_limit: Duration::from_secs(3_600) };
     let days = "update rowstream.held set first_held_at = now() - interval '9 days', waiting_since = waiting_since - interval '9 days'";
-    let as_what = |state, is_new_fault, is_overdue| HeldAs { state, is_new_fault, is_overdue };
+    let as_what =
+        |state, is_new_fault, is_overdue| HeldAs { state, is_new_fault, is_overdue, collides_anew: false };
     for (reason, expected) in [
         (FAULT, as_what(State::Failed, true, false)),
         (WAITS, as_what(State::Waiting, false, false)),
@@ -178,7 +180,8 @@ async fn the_age_of_a_wait_begins_with_the_wait() -> Result<()> {
         (FAULT, as_what(State::Failed, false, false)),
         (WAITS, as_what(State::Waiting, false, false)),
     ] {
-        let held = hold(&mut connection, "p", "s", &[entry("a", reason, 0)], backoff).await?;
+        let held = hold(&mut connection, "p", "s", "public.t (source_id)", &[entry("a", reason, 0)], backoff)
+            .await?;
         assert_eq!(held, [expected]);
         stage.execute(days).await?;
     }
@@ -198,7 +201,7 @@ async fn thousands_of_changes_are_held_at_once_each_with_its_own_reason() -> Res
         .map(|n| entry(&format!("id {n}"), reasons[n % 3], if n % 100 == 0 { 600_000 } else { 10 }))
         .collect();
     entries.push(entry("id 2499", Reason::Constraint, 0));
-    let held = hold(&mut connection, "p", "s", &entries, backoff).await?;
+    let held = hold(&mut connection, "p", "s", "public.t (source_id)", &entries, backoff).await?;
     assert_eq!(held.len(), entries.len());
     for (n, held) in held.iter().take(2_000).enumerate() {
         assert_eq!(held.state, if n % 3 == 0 { State::Waiting } else { State::Failed }, "{n}");

@@ -51,6 +51,7 @@ mod marks;
 mod migrations;
 mod model;
 mod namespaces;
+mod occupants;
 mod one_writer;
 mod operations;
 mod outages;

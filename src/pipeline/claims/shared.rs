@@ -67,7 +67,7 @@ pub(super) fn writers<'c>(claims: &'c [Claim], source: &str) -> HashSet<&'c str>
 
 impl Claims<'_> {
     pub(super) async fn put_shared(
-        mut self,
+        &mut self,
         batch: &SourceBatch,
         stubbed: &[Stubbed],
     ) -> Result<Written, Error> {
