@@ -401,14 +401,17 @@ impl App {
         let loaded =
             pipeline::load(&mut keeper, &config.pipeline, epoch, &plan, mode, now, &self.pace).await?;
         self.report.loaded(&loaded);
-        let mut stream_connection = self.connect_writer("connect the stream's writer").await?;
-        let process = lease::process(&mut stream_connection).await;
-        let stream_process = process.map_err(|error| of_state("connect the stream's writer", error))?;
+        let (stream_connection, stream_process) = self.connect_writer("connect the stream's writer").await?;
         let (mut snapshot_connections, mut planner_connection) = (Vec::new(), None);
+        let mut snapshot_processes = Vec::new();
         if !loaded.pending.is_empty() {
-            planner_connection = Some(self.connect_writer("connect the snapshot's planner").await?);
+            let (planner, process) = self.connect_writer("connect the snapshot's planner").await?;
+            planner_connection = Some(planner);
+            snapshot_processes.push(process);
             for _ in 0..config.snapshot.workers {
-                snapshot_connections.push(self.connect_writer("connect a snapshot worker").await?);
+                let (worker, process) = self.connect_writer("connect a snapshot worker").await?;
+                snapshot_connections.push(worker);
+                snapshot_processes.push(process);
             }
         }
         Ok(Session {
@@ -444,6 +447,7 @@ impl App {
             stream_process,
             snapshot_connections,
             planner_connection,
+            snapshot_processes,
             keeper_connection: keeper,
             report: self.report.clone(),
             end: match self.until {
@@ -459,10 +463,13 @@ impl App {
         postgres::connect(&self.config.postgres, &name).await.map_err(|error| postgres::failed(stage, error))
     }
 
-    async fn connect_writer(&self, stage: &'static str) -> Result<sqlx::PgConnection, Error> {
+    /// With the server's process of the connection.
+    async fn connect_writer(&self, stage: &'static str) -> Result<(sqlx::PgConnection, i32), Error> {
         let name = lease::application_name(&self.config.pipeline, &self.owner);
         let connected = postgres::connect_writer(&self.config.postgres, &name).await;
-        connected.map_err(|error| postgres::failed(stage, error))
+        let mut connection = connected.map_err(|error| postgres::failed(stage, error))?;
+        let process = lease::process(&mut connection).await.map_err(|error| of_state(stage, error))?;
+        Ok((connection, process))
     }
 
     /// What the last batches held is part of a one-shot run's verdict.

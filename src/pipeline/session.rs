@@ -86,6 +86,8 @@ pub struct Session {
     pub snapshot_connections: Vec<PgConnection>,
     /// Writes down which chunks there are; only with snapshot workers.
     pub planner_connection: Option<PgConnection>,
+    /// The server's processes of these.
+    pub snapshot_processes: Vec<i32>,
     /// For the heartbeat and the look through held changes.
     pub keeper_connection: PgConnection,
     pub report: Report,
@@ -200,6 +202,7 @@ impl Session {
         });
 
         let mut copying_lanes = 0;
+        let mut connections_of_copying = None;
         if let Some(planner) = self.planner_connection {
             let copying = Arc::new(Copying {
                 client: self.client.clone(),
@@ -216,6 +219,7 @@ impl Session {
                 let (copying, session) = (Arc::clone(&copying), session.clone());
                 tasks.spawn(async move { work(&copying, &session).await.map(|()| Done::Snapshot) });
             }
+            connections_of_copying = Some(copying);
         }
 
         let (snapshots_done, snapshots) = watch::channel(copying_lanes == 0);
@@ -226,6 +230,8 @@ impl Session {
             epoch: self.epoch,
             connection: self.keeper_connection,
             stream_process: self.stream_process,
+            snapshot_processes: self.snapshot_processes,
+            snapshots_done: snapshots.clone(),
             lease_ttl: self.lease_ttl,
             retention: self.retention,
             pace: self.pace,
@@ -249,6 +255,8 @@ impl Session {
                     copying_lanes -= 1;
                     if copying_lanes == 0 {
                         snapshots_done.send_replace(true);
+                        // ⚠ After the word: the keeper takes those that are gone before it for lost.
+                        drop(connections_of_copying.take());
                     }
                 }
                 Done::Keeper(how) => {
@@ -281,6 +289,8 @@ struct Keeper {
     epoch: Epoch,
     connection: PgConnection,
     stream_process: i32,
+    snapshot_processes: Vec<i32>,
+    snapshots_done: watch::Receiver<bool>,
     lease_ttl: Duration,
     retention: Duration,
     pace: Pace,
@@ -365,11 +375,7 @@ impl Keeper {
         if let Some(since) = lease::paused_since(&mut self.connection, &self.pipeline).await.map_err(state)? {
             return Err(Error::Paused { since });
         }
-        // ⚠ The end of a session is not heard on a connection that a firewall has forgotten: it would be waited for.
-        if !lease::is_served(&mut self.connection, self.stream_process).await.map_err(state)? {
-            let gone = std::io::Error::other("postgresql has ended the session of the stream's connection");
-            return Err(Error::retry("write", gone));
-        }
+        self.connections_live().await?;
         self.measure().await;
         if measured.is_none_or(|at| at.elapsed() >= OPLOG_MEASURED_EVERY) {
             // Its beginning moves: what was ample at the start may be gone hours later.
@@ -387,6 +393,26 @@ impl Keeper {
             *purged = Some(Instant::now());
         }
         Ok(())
+    }
+
+    /// ⚠ The end of the server's session is not heard on a connection that a firewall has forgotten: whoever writes on
+    /// it would wait for many minutes, with the turn of all others in hand.
+    async fn connections_live(&mut self) -> Result<(), Error> {
+        let mut processes = vec![self.stream_process];
+        if !*self.snapshots_done.borrow() {
+            processes.extend(&self.snapshot_processes);
+        }
+        let served = lease::served(&mut self.connection, &processes).await.map_err(state)?;
+        let lost = processes.into_iter().find(|process| !served.contains(process));
+        let whose = match lost {
+            None => return Ok(()),
+            Some(process) if process == self.stream_process => "the stream's",
+            // Copied meanwhile.
+            Some(_) if *self.snapshots_done.borrow() => return Ok(()),
+            Some(_) => "a snapshot's",
+        };
+        let gone = std::io::Error::other(format!("postgresql has ended the session of {whose} connection"));
+        Err(Error::retry("write", gone))
     }
 
     /// A MongoDB that does not answer is told by the stream's own state; here it only means no figure.

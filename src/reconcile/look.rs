@@ -87,6 +87,9 @@ impl Looker<'_> {
             add(&mut deviations, &source_id, &refused.id, mapping, Kind::NotHeld, columns);
         }
         self.gone(mapped, &batch.deletes, &mut deviations).await?;
+        if compares_nothing() {
+            deviations.clear();
+        }
         let mut documents: HashMap<&CanonicalId, &Document> = HashMap::new();
         if !deviations.is_empty() {
             documents.extend(batch.documents.iter().map(|(id, document)| (id, document)));
@@ -143,7 +146,7 @@ impl Looker<'_> {
         };
         let comparison = &self.comparisons[usize::from(mapping.index.0)].own;
         let tuples: Vec<&[u8]> = expected.iter().map(|expected| &*expected.tuple).collect();
-        let found = self.compared(comparison, &tuples).await?;
+        let found = comparison.deviations(self.connection, &tuples).await.map_err(apply)?;
         let mut there = HashSet::new();
         if !mapped.children.is_empty() {
             there.extend(expected.iter().map(|expected| expected.row.id.clone()));
@@ -175,17 +178,6 @@ impl Looker<'_> {
         }
         self.shown -= 1;
         comparison.values(self.connection, tuple, columns).await.map_err(apply)
-    }
-
-    async fn compared(
-        &mut self,
-        comparison: &Comparison,
-        tuples: &[&[u8]],
-    ) -> Result<Vec<(usize, Deviation)>, Error> {
-        if compares_nothing() {
-            return Ok(Vec::new());
-        }
-        comparison.deviations(self.connection, tuples).await.map_err(apply)
     }
 
     /// What the rows of documents should be where it stands in `rowstream.row` which they are.
@@ -359,7 +351,7 @@ impl Looker<'_> {
         let mapping = &plan.mapping;
         let (keys, rows): (Vec<&RowKey>, Vec<&Row>) = wanted.iter().unzip();
         let tuples: Vec<&[u8]> = rows.iter().map(|row| &*row.tuple).collect();
-        let mut found = self.compared(comparison, &tuples).await?;
+        let mut found = comparison.deviations(self.connection, &tuples).await.map_err(apply)?;
         if plan.on_error == ElementError::Drop {
             self.spare_left_out((mapping, parent), &keys, &rows, &mut found).await?;
         }

@@ -103,11 +103,11 @@ pub async fn process(connection: &mut PgConnection) -> Result<i32, sqlx::Error> 
     sqlx::raw_sql("select pg_backend_pid()").fetch_one(connection).await?.try_get(0)
 }
 
-/// Whether the server still has a process for a connection, which may not have heard of its end.
-pub async fn is_served(connection: &mut PgConnection, process: i32) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("select exists (select from pg_stat_activity where pid = $1)")
-        .bind(process)
-        .fetch_one(connection)
+/// For which of these connections the server still has a process: they may not have heard of its end.
+pub async fn served(connection: &mut PgConnection, processes: &[i32]) -> Result<Vec<i32>, sqlx::Error> {
+    sqlx::query_scalar("select pid from pg_stat_activity where pid = any($1)")
+        .bind(processes)
+        .fetch_all(connection)
         .await
 }
 

@@ -187,6 +187,42 @@ async fn the_one_connection_of_the_writer_that_a_firewall_forgot_is_replaced() -
     following.ends_well().await
 }
 
+/// In the middle of a chunk: until it is given up, the stream waits for its turn.
+#[tokio::test]
+async fn the_one_connection_of_a_chunk_that_a_firewall_forgot_is_replaced() -> Result<()> {
+    let stage = Stage::new("strand_chunk").await?;
+    stage
+        .execute(&format!(
+            "create table {ORDERS} (source text, source_id text, document jsonb, primary key (source, source_id))"
+        ))
+        .await?;
+    stage.collection(ORDERS).insert_many((0..100_i64).map(|n| doc! { "_id": n })).await?;
+    // The stream begins with the last write: were it one of these, the stream would wait for the table as well.
+    stage.collection("others").insert_one(doc! {}).await?;
+    let roads = Roads::to(&stage).await?;
+    // The table can be read, and not be written: there the chunk waits.
+    let mut user = stage.postgres().await?;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("begin; lock table {ORDERS} in share mode")))
+        .execute(&mut user)
+        .await?;
+    let config = roads.config(&stage)? + "snapshot: { workers: 1 }\n";
+    let daemon = Daemon::start(&config)?;
+    let waiting = "select client_port || ' ' || pid from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock'";
+    let seen = until("a chunk that waits", PATIENCE, async || stage.text(waiting).await).await?;
+    let (port, process) = seen.split_once(' ').context("a port and a process")?;
+    roads.postgres.strand_from(port.parse()?)?;
+    stage.text(&format!("select pg_terminate_backend({process})")).await?;
+    sqlx::Connection::close(user).await?;
+    daemon.logged("snapshot done").await?;
+    stage.settled(&daemon, ORDERS).await?;
+    stage.equal(ORDERS, Plain::Int).await?;
+    let told = "has ended the session of a snapshot's connection";
+    assert!(daemon.log().iter().any(|line| line.contains(told)), "{}", daemon.last_words());
+    assert!(daemon.stop().await?.success());
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_network_that_drips_only_slows_it_down() -> Result<()> {
     let (roads, mut following) = scene("drip", 69).await?;

@@ -5,6 +5,7 @@
 
 mod bad_data;
 mod churn;
+mod constraints;
 mod decimal;
 mod moment;
 mod scene;

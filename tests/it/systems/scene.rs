@@ -15,6 +15,7 @@ use serde_json::Value;
 use sqlx::postgres::{PgConnection, PgRow, PgValueFormat};
 use sqlx::{AssertSqlSafe, Column as _, Row as _, TypeInfo as _, ValueRef as _};
 
+use crate::comparison::{found, verify};
 use crate::daemon::{Daemon, PATIENCE};
 use crate::stage::Stage;
 use crate::support::until;
@@ -290,6 +291,16 @@ impl Scene {
             ensure!(rows.insert(key.clone(), values).is_none(), "{key} is there twice in {select}");
         }
         Ok(rows)
+    }
+
+    /// A comparison of every document with its rows, child rows and pairs has no findings, and compares so many.
+    pub(crate) fn verifies(&self, at_least: u64) -> Result<()> {
+        let (report, code) = verify(&self.config, &[])?;
+        ensure!(code == 0, "verify ended with {code}: {:#?}\n{report:#}", found(&report));
+        let sources = report["sources"].as_array().context("no sources")?;
+        let compared: u64 = sources.iter().filter_map(|source| source["compared"].as_u64()).sum();
+        ensure!(compared >= at_least, "only {compared} documents were compared");
+        Ok(())
     }
 
     /// What is held now.

@@ -12,7 +12,7 @@ use super::scene::{Coercions, Held, Reason, Scene, System, system};
 use crate::support::expenses::Random;
 use documents::{File, entries, entry, object_id, plain};
 
-const BUDGET: System = system!("budget", "home_budget");
+pub(super) const BUDGET: System = system!("budget", "home_budget");
 
 /// Among 10,000 rows, reading all of them is a mistake.
 const LARGE: i64 = 1_000;
@@ -254,6 +254,7 @@ async fn rows_that_dual_write_has_left_are_taken_over() -> Result<()> {
     tables[1].select =
         "select id, date, category, amount, account, currency, notes from incomes where id < 201";
     scene.becomes(&tables).await?;
+    scene.verifies(100)?;
     assert_eq!(scene.stage.number(own).await?, 1);
     Ok(())
 }
@@ -331,6 +332,7 @@ async fn every_kind_has_its_outcome(mut scene: Scene, by_stream: bool) -> Result
     }
     becomes_expected(&scene).await?;
     scene.holds(&held).await?;
+    scene.verifies(100)?;
     anyhow::ensure!(held.len() * 2 < made.len(), "{} of {} are held", held.len(), made.len());
     let counted = scene.coercions().await?;
     anyhow::ensure!(counted == coercions, "counted {counted:#?}\nexpected {coercions:#?}");

@@ -16,7 +16,7 @@ use documents::{
     cash, event, line_item, object_id, user, venmo,
 };
 
-const EXPENSES: System = system!("expenses", "flask_db");
+pub(super) const EXPENSES: System = system!("expenses", "flask_db");
 
 /// Among 10,000 rows, reading all of them is a mistake.
 const LARGE: i64 = 2_000;
@@ -122,6 +122,7 @@ async fn the_tracker_is_copied_and_followed() -> Result<()> {
     }
     becomes_expected(&scene).await?;
     scene.holds(&Held::new()).await?;
+    scene.verifies(100)?;
     scene.stop().await
 }
 
@@ -310,7 +311,8 @@ async fn rows_of_an_earlier_script_keep_their_ids_and_are_mended() -> Result<()>
     update(&scene, EVENTS, "event_1", doc! { "$push": { "line_items": "line_item_3" } }).await?;
     remove(&scene, LINE_ITEMS, "line_item_2").await?;
     becomes_expected(&scene).await?;
-    scene.holds(&Held::new()).await
+    scene.holds(&Held::new()).await?;
+    scene.verifies(20)
 }
 
 const EARLIER_SCRIPT: &str = r#"
@@ -442,6 +444,7 @@ async fn every_kind_has_its_outcome(test: &str, by_stream: bool) -> Result<()> {
     }
     becomes_expected(&scene).await?;
     scene.holds(&held).await?;
+    scene.verifies(100)?;
     ensure!(held.len() * 2 < inserted, "{} of {inserted} are held", held.len());
     // The good ones are counted too, and what waits counts each time it is written.
     let counted = scene.coercions().await?;

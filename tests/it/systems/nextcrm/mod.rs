@@ -1,6 +1,7 @@
 //! NextCRM: 29 collections, 39 tables, ten junctions that both sides keep, references everywhere.
 
 mod bad_data;
+mod compared;
 mod generator;
 mod killed;
 mod model;
@@ -23,7 +24,7 @@ use self::oracle::{Expected, Oracle};
 use super::scene::{Reason, Scene, System, system};
 use crate::stage::Stage;
 
-const NEXTCRM: System = system!("nextcrm", "nextcrm");
+pub(super) const NEXTCRM: System = system!("nextcrm", "nextcrm");
 
 /// The scene with its oracle.
 #[derive(Debug)]

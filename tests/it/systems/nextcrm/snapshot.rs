@@ -38,6 +38,7 @@ async fn a_large_crm_is_copied_exactly_and_every_look_up_of_the_application_uses
     crm.load(&generate(2, Size::Large)).await?;
     crm.scene.start()?;
     crm.copied().await?;
+    crm.much_changes().await?;
     crm.becomes_right().await?;
     crm.scene.holds(&Held::new()).await?;
     crm.scene.queries_use_indexes(1_000).await
@@ -138,6 +139,7 @@ impl Crm {
     async fn has_outcomes(&self, table: &BadData, held: &Held) -> Result<()> {
         self.becomes_right().await?;
         self.scene.holds(held).await?;
+        self.scene.verifies(100)?;
         self.counts_coercions(table).await?;
         for case in cases() {
             let waits = self.waits(case.collection, case.bad.get_object_id("_id")?).await?;
@@ -221,6 +223,7 @@ impl Crm {
             .await?;
         self.becomes_right().await?;
         self.scene.holds(&Held::new()).await?;
+        self.scene.verifies(100)?;
         let resolved =
             "select count(*) from rowstream.held where state = 'resolved' and resolved_at is not null";
         ensure!(self.scene.stage.number(resolved).await? > 0, "what was held is remembered as resolved");
@@ -261,7 +264,8 @@ async fn users_of_an_earlier_script_keep_their_ids_and_all_that_refers_to_them_g
     crm.becomes_right().await?;
     crm.update("crm_Accounts", account, doc! { "$set": { "assigned_to": adopted } }).await?;
     crm.update("Users", adopted, doc! { "$set": { "name": "of the document" } }).await?;
-    crm.becomes_right().await
+    crm.becomes_right().await?;
+    crm.scene.verifies(100)
 }
 
 #[tokio::test]

@@ -1,11 +1,50 @@
 //! What happens in MongoDB while rowstream follows it.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use bson::{Document, doc};
+use futures_util::TryStreamExt;
 
 use super::Crm;
 use super::generator::{Size, another, generate, id};
 use super::model::{COLLECTIONS, JUNCTIONS, Junction, Kind};
+
+impl Crm {
+    /// A hundred and more of a large set at once, beside each other: references move, arrays grow and shrink on either side,
+    /// free JSON is set and unset, parents go and come back.
+    pub(super) async fn much_changes(&self) -> Result<()> {
+        // Of every collection the same numbers, so that most pairs of them have nothing to do with each other.
+        let some = |collection: &str| {
+            let ids: Vec<_> = (300..450).map(|number| id(collection, number)).collect();
+            doc! { "_id": { "$in": ids } }
+        };
+        for (collection, change) in [
+            (
+                "crm_Accounts",
+                doc! { "$set": { "assigned_to": id("Users", 1), "industry": id("crm_Industry_Type", 1) } },
+            ),
+            ("crm_Accounts", doc! { "$addToSet": { "watchers": id("Users", 2) } }),
+            (
+                "Documents",
+                doc! { "$set": { "tags": { "a.dotted.name": [1, 2.5] } }, "$unset": { "invoiceIDs": "" } },
+            ),
+            ("Documents", doc! { "$addToSet": { "tasksIDs": id("Tasks", 1) } }),
+            ("Invoices", doc! { "$pop": { "connected_documents": 1 }, "$unset": { "invoice_items": "" } }),
+            ("crm_Contacts", doc! { "$push": { "notes": "one, and \"one\" more" } }),
+            ("Tasks", doc! { "$set": { "section": id("Sections", 1) }, "$inc": { "position": 7 } }),
+        ] {
+            let updated =
+                self.scene.stage.collection(collection).update_many(some(collection), change).await?;
+            ensure!(updated.modified_count > 100, "{} of {collection}", updated.modified_count);
+        }
+        for collection in ["Tasks", "crm_Opportunities", "crm_Leads"] {
+            let parents = self.scene.stage.collection(collection);
+            let gone: Vec<Document> = parents.find(some(collection)).await?.try_collect().await?;
+            parents.delete_many(some(collection)).await?;
+            parents.insert_many(&gone[..75]).await?;
+        }
+        Ok(())
+    }
+}
 
 pub(super) async fn running(test: &str, seed: u64) -> Result<Crm> {
     let mut crm = Crm::set(test).await?;

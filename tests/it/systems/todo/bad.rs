@@ -376,6 +376,7 @@ async fn todo_bad_data_ends_as_the_table_says_and_heals_when_it_is_repaired() ->
     let mut held = copied.held()?;
     held.extend(followed.held()?);
     scene.holds(&held).await?;
+    scene.verifies(100)?;
     let twice = coercions()?.into_iter().map(|(rule, count)| (rule, 2 * count)).collect::<Coercions>();
     assert_eq!(scene.coercions().await?, twice, "and by stream");
 
@@ -389,6 +390,7 @@ async fn todo_bad_data_ends_as_the_table_says_and_heals_when_it_is_repaired() ->
         ensure!(repaired.matched_count == 1, "{kind}");
     }
     as_in_mongodb(&scene).await?;
+    scene.verifies(100)?;
     let resolved = "select count(*) from rowstream.held where state = 'resolved'";
     assert_eq!(scene.stage.number(resolved).await?, held.len() as i64);
     assert_eq!(scene.stage.number("select count(*) from rowstream.wait").await?, 0);

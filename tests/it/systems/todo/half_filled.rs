@@ -89,6 +89,7 @@ async fn todo_rows_of_the_dual_write_are_taken_over_and_keep_their_ids() -> Resu
     for ((table, mongo_id), id) in &ids {
         assert_eq!(id_of(&scene, table, mongo_id).await?, *id, "{table} {mongo_id}");
     }
+    scene.verifies(100)?;
     // The application goes on with its own sequences.
     scene
         .stage

@@ -18,7 +18,7 @@ use mongodb::{Collection as Documents, Database};
 use self::documents::{Collection, Size, Todo};
 use crate::systems::scene::{Held, Scene, System, system};
 
-const TODO: System = system!("todo", "todo");
+pub(super) const TODO: System = system!("todo", "todo");
 
 async fn load(scene: &Scene, todo: &Todo) -> Result<()> {
     for collection in Collection::ALL {
