@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
+use bson::DateTime;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -396,6 +397,14 @@ fn details(source: &SourceReport) -> Result<String, fmt::Error> {
                 |value: &Option<String>| value.as_ref().map_or("null".to_owned(), |text| format!("{text:?}"));
             writeln!(text, "      {key} {column}: {} should be {}", told(held), told(wanted))?;
         }
+    }
+    if let Some(oldest) = source.oldest.filter(|_| source.findings() > 0) {
+        let oldest = DateTime::from_millis((oldest * 1_000.0) as i64);
+        writeln!(
+            text,
+            "      the oldest of these was found at {}",
+            oldest.try_to_rfc3339_string().unwrap_or_default()
+        )?;
     }
     for path in &source.absent_paths {
         writeln!(text, "    ! no document has {path}, which the mapping reads: is it misspelt?")?;

@@ -135,6 +135,13 @@ async fn every_kind_of_damage_is_found_and_named_and_nothing_else() -> Result<()
     stage.execute("delete from orders where source_id = '1000'").await?;
     let again = verify(&config, &[])?;
     assert_eq!(found(&again.0).len(), expected.len() - 1);
+    let oldest = |report: &Value| report["sources"][0]["oldest"].as_f64();
+    assert!(oldest(&report).is_some() && oldest(&again.0) == oldest(&report), "what is found again is older");
+    let text = words(&daemon::command(&["verify"], &config)?);
+    let at = "select to_char(min(first_found_at) at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS')
+        from rowstream.reconcile_finding";
+    let told = format!("the oldest of these was found at {}", stage.text(at).await?.context("no finding")?);
+    assert!(text.contains(&told), "{told}: {text}");
     let kept = "select count(*) from rowstream.reconcile_finding";
     assert_eq!(stage.number(kept).await?, expected.len() as i64 - 1, "what is over is forgotten");
     Ok(())
@@ -406,6 +413,22 @@ async fn a_running_daemon_does_the_repairs_that_it_is_asked_for() -> Result<()> 
     assert_eq!((code, second["repaired"].as_u64()), (0, Some(3)), "{second:#}");
     let (report, code) = verify(&config, &[])?;
     assert_eq!((code, found(&report)), (0, set(&[])), "{report:#}");
+    assert!(daemon.stop().await?.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_daemon_repairs_no_more_documents_in_a_second_than_it_may() -> Result<()> {
+    let (stage, config) = filled("repair_rate", 20).await?;
+    let daemon = Daemon::start(&format!("{config}reconcile: {{ every: 0s, repairs_per_second: 1 }}\n"))?;
+    daemon.logged("session started").await?;
+    stage.execute("delete from orders where source_id in ('1', '2', '3')").await?;
+    assert_eq!(verify(&config, &[])?.1, 1);
+    let (repaired, code) = repair(&config, &["--apply"])?;
+    assert_eq!((code, repaired["repaired"].as_u64()), (0, Some(3)), "{repaired:#}");
+    let transactions = "select count(distinct xmin::text) from orders where source_id in ('1', '2', '3')";
+    // Two may meet in one batch on a machine that is busy, three seconds do not.
+    assert!(stage.number(transactions).await? > 1, "all of them at once");
     assert!(daemon.stop().await?.success());
     Ok(())
 }
