@@ -47,6 +47,50 @@ async fn a_pause_survives_a_restart_and_everything_since_is_applied_after_it() -
     Ok(())
 }
 
+/// The copy stands still at two of its rows, for as long as a session of the test has the lock of each.
+#[tokio::test]
+async fn a_copy_that_is_paused_or_stopped_by_hand_goes_on_where_it_was() -> Result<()> {
+    let stage = Stage::new("copy_paused").await?;
+    stage.collection("things").insert_many(numbered(0, 2_000)).await?;
+    stage
+        .execute(
+            "create table things (source text, source_id text, document jsonb not null,
+                 primary key (source, source_id));
+             create function wait() returns trigger language plpgsql as
+                 'begin perform pg_advisory_xact_lock(new.source_id::integer); return new; end';
+             create trigger wait before insert on things for each row when (new.source_id in ('250', '350'))
+                 execute function wait()",
+        )
+        .await?;
+    let mut locks = stage.postgres().await?;
+    sqlx::query("select pg_advisory_lock(250), pg_advisory_lock(350)").execute(&mut locks).await?;
+    let config = stage.config(&stage.whole("things").replace("allow_empty", "id_type: int, allow_empty"));
+    let config = config + "snapshot: { chunk_documents: 50, workers: 1 }\n";
+    let finished = "select count(*) from rowstream.chunk where finished_at is not null";
+    let daemon = Daemon::start(&config)?;
+    becomes(&stage, &daemon, finished, 5).await?;
+    assert!(command(&["pause"], &config)?.status.success());
+    daemon.logged("\"event\":\"paused\"").await?;
+    sqlx::query("select pg_advisory_unlock(250)").execute(&mut locks).await?;
+    let (_, answer) = daemon.post("/resume", &json!(null)).await?;
+    assert_eq!(answer["message"], "it goes on within seconds");
+    daemon.logged("\"resumed_at\":250").await?;
+    becomes(&stage, &daemon, finished, 7).await?;
+
+    daemon.signal("TERM")?;
+    daemon.logged("stopping").await?;
+    sqlx::query("select pg_advisory_unlock(350)").execute(&mut locks).await?;
+    assert!(daemon.ends().await?.success());
+    let copied = stage.number(finished).await?;
+    assert!((7..40).contains(&copied), "{copied} chunks of 40 were copied when it stopped");
+    let daemon = Daemon::start(&config)?;
+    daemon.logged(&format!("\"resumed_at\":{}", copied * 50)).await?;
+    daemon.logged("snapshot done").await?;
+    stage.becomes_equal(&daemon, "things", Plain::Int).await?;
+    assert!(daemon.stop().await?.success());
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_systemic_fault_halts_before_it_drains_a_collection_and_goes_on_once_it_is_mended() -> Result<()> {
     let stage = Stage::new("hold_limit").await?;
