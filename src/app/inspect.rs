@@ -422,7 +422,7 @@ impl Inspection {
             mapping.children.iter().map(|child| self.child(config, child)).collect();
         let Some(children) = children.into_iter().collect::<Option<Vec<_>>>() else { return };
         match Transformer::with_transformers(Arc::clone(&mapping), config.namespace, &config.transformers) {
-            Err(problems) => problems.into_iter().for_each(|problem| self.problem(problem)),
+            Err(problems) => self.untransformed(&mapping, problems),
             Ok(transformer) => {
                 self.add(
                     Verdict::Passed,
@@ -467,10 +467,16 @@ impl Inspection {
                 Some(MappedChild { transformer, target, stubs })
             }
             Err(problems) => {
-                problems.into_iter().for_each(|problem| self.problem(problem));
+                self.untransformed(&child.mapping, problems);
                 None
             }
         }
+    }
+
+    /// Why documents cannot become rows of it.
+    fn untransformed(&mut self, mapping: &Mapping, problems: Vec<Problem>) {
+        let is_new = |problem: &Problem| problem.column.as_deref().is_none_or(|name| mapping.is_linked(name));
+        problems.into_iter().filter(is_new).for_each(|problem| self.problem(problem));
     }
 
     fn stub_maker(&mut self, config: &Config, stub: &StubPlan) -> Option<StubMaker> {

@@ -94,24 +94,21 @@ pub(super) fn check(
 
 /// Every column's value follows from `_id` alone.
 pub(crate) fn is_derived(names: &[String], columns: &[ColumnSpec]) -> bool {
-    names.iter().all(|name| {
-        columns.iter().any(|spec| {
-            spec.name == *name
-                && match &spec.value {
-                    ValueSpec::SourceId
-                    | ValueSpec::Constant(_)
-                    | ValueSpec::KeyUuid
-                    | ValueSpec::KeyPrefixed(_) => true,
-                    ValueSpec::Path { from, .. } => matches!(from.as_slice(), [path] if path == "_id"),
-                    ValueSpec::Document { .. }
-                    | ValueSpec::Expression { .. }
-                    | ValueSpec::Transformed { .. }
-                    | ValueSpec::ClusterTime
-                    | ValueSpec::Collect { .. }
-                    | ValueSpec::Reference(_) => false,
-                }
-        })
-    })
+    names.iter().all(|name| columns.iter().any(|spec| spec.name == *name && follows_from_id(&spec.value)))
+}
+
+/// The value is the same for as long as the document lives.
+pub(crate) fn follows_from_id(value: &ValueSpec) -> bool {
+    match value {
+        ValueSpec::SourceId | ValueSpec::Constant(_) | ValueSpec::KeyUuid | ValueSpec::KeyPrefixed(_) => true,
+        ValueSpec::Path { from, .. } => matches!(from.as_slice(), [path] if path == "_id"),
+        ValueSpec::Document { .. }
+        | ValueSpec::Expression { .. }
+        | ValueSpec::Transformed { .. }
+        | ValueSpec::ClusterTime
+        | ValueSpec::Collect { .. }
+        | ValueSpec::Reference(_) => false,
+    }
 }
 
 pub(super) fn names(field: Field<'_>) -> Vec<String> {

@@ -35,7 +35,7 @@ pub use error::{Error, Mistake};
 pub use expression::{About, DOCUMENT, ELEMENT, Expression, FieldsOfDocument, INDEX, environment};
 pub use filter::{Condition, Filter, Test};
 pub use junctions::JunctionSpec;
-pub(crate) use key::is_derived;
+pub(crate) use key::{follows_from_id, is_derived};
 pub use load::load;
 pub use model::*;
 pub(crate) use nearest::nearest;

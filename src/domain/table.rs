@@ -157,5 +157,7 @@ pub struct ForeignKey {
     pub referenced_columns: Vec<String>,
     /// pg_constraint.confdeltype: 'a' no action, 'r' restrict, 'c' cascade, 'n' set null, 'd' set default.
     pub on_delete: char,
+    /// pg_constraint.confupdtype, likewise.
+    pub on_update: char,
     pub deferrable: bool,
 }

@@ -30,6 +30,8 @@ pub struct Draft {
     /// The mappings' key, where the primary key is another.
     pub unique_key: Option<Vec<String>>,
     pub foreign_keys: Vec<DraftForeignKey>,
+    /// What its types were inferred from: elements of documents, not these themselves.
+    pub of_elements: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,7 +144,8 @@ impl Draft {
             None => (key, None),
         };
         let columns = columns.into_iter().map(|column| column.finish(uses.len())).collect();
-        Self { table: table.clone(), columns, primary_key, unique_key, foreign_keys }
+        let of_elements = uses.iter().all(|used| used.parent.is_some());
+        Self { table: table.clone(), columns, primary_key, unique_key, foreign_keys, of_elements }
     }
 
     fn keys(&self) -> impl Iterator<Item = &Vec<String>> {

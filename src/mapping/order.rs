@@ -124,6 +124,7 @@ mod tests {
             references: name(parent),
             referenced_columns: vec!["id".into()],
             on_delete: 'a',
+            on_update: 'a',
             deferrable: false,
         });
         Table {

@@ -191,7 +191,7 @@ impl Linking<'_> {
             Missing::Keep => MissingPlan::Keep,
             Missing::Drop => MissingPlan::Drop,
             Missing::Create(stub) => {
-                let plan = self.stub(mapping, first, &reference.aim, stub, problems)?;
+                let plan = self.stub(mapping, own, first, &reference.aim, stub, problems)?;
                 MissingPlan::Create(Box::new(plan))
             }
         };
@@ -253,7 +253,8 @@ impl Linking<'_> {
     ) -> Option<Finder> {
         let name = Some(own.name.as_str());
         let Some(shape) = self.tables.get(table) else {
-            problems.fatal(name, format!("is looked up in {table}, which does not exist"), "");
+            let hint = "create it with your own migrations";
+            problems.fatal(name, format!("is looked up in {table}, which does not exist"), hint);
             return None;
         };
         let mut key = Vec::new();
@@ -329,7 +330,9 @@ impl Linking<'_> {
         let name = Some(own.name.as_str());
         let taken = self.taken(own, table, reference, single_key, problems)?;
         let Some(column) = table.column(&taken) else {
-            problems.fatal(name, format!("takes {taken}, which {} does not have", table.name), "");
+            let near = nearest(&taken, table.columns.iter().map(|column| column.name.as_str()));
+            let hint = near.map_or_else(String::new, |near| format!("did you mean {near}?"));
+            problems.fatal(name, format!("takes {taken}, which {} does not have", table.name), hint);
             return None;
         };
         let taking = taking(&column.column_type, &own.column_type);
@@ -378,6 +381,7 @@ impl Linking<'_> {
     fn stub(
         &self,
         mapping: &Mapping,
+        own: &Column,
         first: &Finder,
         aim: &Aim,
         stub: &StubSpec,
@@ -392,7 +396,7 @@ impl Linking<'_> {
             (Aim::Document { .. }, Some(target)) => {
                 if target.key.is_claimed() {
                     problems.fatal(
-                        None,
+                        Some(&own.name),
                         "create: needs a target whose rows have a source_id",
                         "say hold or null",
                     );
@@ -421,8 +425,9 @@ impl Linking<'_> {
             }
             Err(found) => {
                 for problem in found.into_iter().filter(|problem| problem.fatal) {
-                    let column = problem.column.as_deref();
-                    problems.fatal(column, format!("create: {}", problem.message), problem.hint.clone());
+                    let column = problem.column.map_or_else(String::new, |name| format!("column {name} of "));
+                    let message = format!("create: {column}{} {}", first.table, problem.message);
+                    problems.fatal(Some(&own.name), message, problem.hint);
                 }
                 None
             }
@@ -498,6 +503,16 @@ pub(super) fn mapping_spec(
         critical: false,
         enabled: true,
         allow_empty: true,
+    }
+}
+
+impl Mapping {
+    /// Whether this column refers to no row, or it is known to which. Why not has been told.
+    pub fn is_linked(&self, name: &str) -> bool {
+        self.columns.iter().enumerate().filter(|(_, column)| column.name == name).all(|(place, column)| {
+            !matches!(column.value, ValueSpec::Reference(_))
+                || self.references.iter().any(|reference| reference.column == place)
+        })
     }
 }
 

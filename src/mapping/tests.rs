@@ -205,6 +205,7 @@ fn every_problem_of_a_table_is_told_at_once() {
             references: name("days"),
             referenced_columns: vec!["day".into()],
             on_delete: 'a',
+            on_update: 'a',
             deferrable: false,
         }],
         ..transactions()

@@ -94,6 +94,7 @@ struct ShapeForeignKey {
     table: String,
     referenced_columns: Vec<String>,
     on_delete: char,
+    on_update: char,
     deferrable: bool,
 }
 
@@ -235,6 +236,7 @@ impl From<ShapeForeignKey> for ForeignKey {
             references: TableName { schema: shape.schema, name: shape.table },
             referenced_columns: shape.referenced_columns,
             on_delete: shape.on_delete,
+            on_update: shape.on_update,
             deferrable: shape.deferrable,
         }
     }

@@ -111,6 +111,7 @@ foreign_keys as (
                    from unnest(k.confkey) with ordinality as key (number, place)
                    join pg_catalog.pg_attribute a on a.attrelid = k.confrelid and a.attnum = key.number),
                'on_delete', k.confdeltype,
+               'on_update', k.confupdtype,
                'deferrable', k.condeferrable
            ) order by k.conname), '[]') as document
     from relation

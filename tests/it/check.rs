@@ -174,6 +174,53 @@ async fn a_foreign_key_that_would_change_rows_of_other_documents_is_refused_wher
 }
 
 #[tokio::test]
+async fn a_foreign_key_that_would_carry_a_changed_key_into_rows_of_other_documents_is_refused() -> Result<()>
+{
+    let stage = Stage::new("check_carried").await?;
+    stage
+        .execute(
+            "create table countries (mongo_id text primary key, id uuid unique, code text unique, zone text unique);
+             create table changed (mongo_id text primary key, country text references countries (code) on update cascade);
+             create table emptied (mongo_id text primary key, country text references countries (code) on update set null);
+             create table kept (mongo_id text primary key, country text references countries (code));
+             create table found (mongo_id text primary key, country text references countries (code) on update cascade);
+             create table own (mongo_id text primary key, name text, country text references countries (code) on update cascade);
+             create table by_id (mongo_id text primary key, country text references countries (mongo_id) on update cascade,
+                 id uuid references countries (id) on update cascade, zone text references countries (zone) on update cascade)",
+        )
+        .await?;
+    let mut mappings: String = ["changed", "emptied", "kept"]
+        .iter()
+        .map(|table| referring(&stage, table, "columns: { country: country }"))
+        .collect();
+    let found =
+        "columns: { country: { lookup: { table: countries, match: { code: country }, take: code } } }";
+    mappings.push_str(&referring(&stage, "found", found));
+    mappings.push_str(&referring(&stage, "own", "columns: { name: name }"));
+    // What never changes is carried nowhere.
+    let by_id = "columns: { country: country, id: id, zone: zone }";
+    mappings.push_str(&referring(&stage, "by_id", by_id));
+    let countries =
+        "columns: { id: { key: uuid }, code: code, zone: { from: zone, write: insert } }, deletes: keep";
+    let (code, text) = check(&stage.config(&(mappings + &referring(&stage, "countries", countries))))?;
+    assert_eq!(code, 1, "{text}");
+    let told: Vec<&str> = text.lines().filter(|line| line.contains("PostgreSQL would")).collect();
+    let begins = |line: &str, with: &str| assert!(line.starts_with(with), "{text}");
+    assert_eq!(told.len(), 2, "{text}");
+    begins(
+        told[0],
+        "✗ mapping changed, table public.changed, column country: foreign key changed_country_fkey: PostgreSQL would change \
+         the column whenever countries changes code of public.countries",
+    );
+    begins(
+        told[1],
+        "✗ mapping emptied, table public.emptied, column country: foreign key emptied_country_fkey: PostgreSQL would empty \
+         the column whenever countries changes code of public.countries",
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn parents_are_copied_before_their_children_wherever_they_stand_in_the_file() -> Result<()> {
     let stage = Stage::new("order").await?;
     for collection in ["lines", "orders", "customers"] {

@@ -61,6 +61,7 @@ mod pooler;
 mod primaries;
 mod proxy;
 mod reference_arrays;
+mod reference_mistakes;
 mod reference_types;
 mod references;
 mod referrers;

@@ -59,6 +59,7 @@ impl Draft {
             references: key.references.clone(),
             referenced_columns: vec![key.referenced_column.clone()],
             on_delete: if key.with_parent { 'c' } else { 'a' },
+            on_update: 'a',
             deferrable: false,
         }
     }

@@ -14,7 +14,7 @@ pub(in crate::sink) fn create(draft: &Draft, with_schema: bool) -> String {
     for column in &draft.columns {
         let not_null = if column.not_null { " not null" } else { "" };
         sql.push_str(&format!("    {} {}{not_null},", quoted(&column.name), column.type_sql));
-        if let Some(comment) = comment(column) {
+        if let Some(comment) = comment(draft, column) {
             sql.push_str(&format!(" -- {comment}"));
         }
         sql.push('\n');
@@ -48,15 +48,16 @@ pub(in crate::sink) fn named_in_comment(table: &TableName) -> String {
     qualified(table).replace(|c: char| c.is_control(), " ")
 }
 
-fn comment(column: &DraftColumn) -> Option<String> {
+fn comment(draft: &Draft, column: &DraftColumn) -> Option<String> {
     let inferred = column.inferred.as_ref()?;
-    let (present, documents) = (inferred.present, inferred.documents);
+    let (present, all) = (inferred.present, inferred.documents);
+    let of = if draft.of_elements { "elements" } else { "documents" };
     Some(match present {
-        0 if column.is_unknown() => format!("no type known: no value in {documents} documents"),
-        0 => format!("as its default: no value in {documents} documents"),
+        0 if column.is_unknown() => format!("no type known: no value in {all} {of}"),
+        0 => format!("as its default: no value in {all} {of}"),
         _ => {
             let types: Vec<&str> = inferred.types.iter().copied().collect();
-            format!("inferred: {} in {present} of {documents} documents", types.join(", "))
+            format!("inferred: {} in {present} of {all} {of}", types.join(", "))
         }
     })
 }
