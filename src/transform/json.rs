@@ -12,6 +12,7 @@ use super::json_text::{
 };
 use super::time::{Fraction, append_rfc3339};
 use super::walk::{ARRAY, DOCUMENT, Elements, Raw, STRING, Value};
+use super::word::Name;
 use crate::config::JsonForm;
 use crate::domain::{ColumnType, Reason};
 
@@ -19,7 +20,7 @@ use crate::domain::{ColumnType, Reason};
 const MAX_DEPTH: usize = 200;
 
 /// Elements of the objects that are open at once, for most documents: one allocation.
-const OPEN_ELEMENTS: usize = 32;
+const OPEN_ELEMENTS: usize = 20;
 
 const WRAPPERS: [&[u8]; 16] = [
     b"oid",
@@ -92,7 +93,7 @@ struct Writer<'a> {
     form: JsonForm,
     order: Order,
     /// Of the objects that are open, the innermost at the end.
-    elements: Vec<(&'a [u8], Raw<'a>)>,
+    elements: Vec<(Name<'a>, Raw<'a>)>,
     lost: bool,
 }
 
@@ -198,7 +199,7 @@ impl<'a> Writer<'a> {
         for element in Elements::new(document)? {
             let (name, raw) = element?;
             if !without.iter().any(|left_out| **left_out == *name) {
-                self.elements.push((name, raw));
+                self.elements.push((Name::new(name), raw));
             }
         }
         let end = self.elements.len();
@@ -211,7 +212,7 @@ impl<'a> Writer<'a> {
             if index > first {
                 out.push(b',');
             }
-            append_name(name, self.form, out)?;
+            append_name(name.bytes, self.form, out)?;
             self.raw(raw, out, depth + 1)?;
         }
         if self.order == Order::AsStored {
@@ -225,9 +226,7 @@ impl<'a> Writer<'a> {
     /// Finds names that occur twice as well: jsonb would keep only the last.
     fn sort(&mut self, first: usize) -> Result<(), Fault> {
         let open = &mut self.elements[first..];
-        open.sort_unstable_by(|(left, _), (right, _)| {
-            left.len().cmp(&right.len()).then_with(|| left.cmp(right))
-        });
+        open.sort_unstable_by_key(|(name, _)| *name);
         match open.windows(2).any(|pair| pair[0].0 == pair[1].0) {
             true => Err(Fault::new(Reason::DuplicateField, "a field name occurs twice in one document")),
             false => Ok(()),

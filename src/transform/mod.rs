@@ -30,6 +30,7 @@ mod text;
 mod time;
 mod unread;
 mod walk;
+mod word;
 
 pub use absent::Absent;
 pub use array::literal as array_literal;

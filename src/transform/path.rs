@@ -2,6 +2,7 @@
 
 use super::fault::Fault;
 use super::walk::{ARRAY, DOCUMENT, Elements, INT32, NULL, Raw};
+use super::word::Name;
 use crate::domain::Reason;
 
 /// A path whose first step is a numbered top-level field.
@@ -22,6 +23,8 @@ struct Step {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Fields {
     names: Vec<Box<[u8]>>,
+    /// Of each name.
+    heads: Vec<u64>,
 }
 
 /// What stands at a path.
@@ -49,6 +52,7 @@ impl Fields {
             Some(field) => field,
             None => {
                 self.names.push(name.as_bytes().into());
+                self.heads.push(Name::new(name.as_bytes()).head());
                 self.names.len() - 1
             }
         }
@@ -74,6 +78,13 @@ impl Fields {
         self.names.iter().map(|name| field(name)).collect()
     }
 
+    /// Which field has this name, looked for from `expected` on.
+    #[inline]
+    fn position(&self, name: Name<'_>, expected: usize) -> Option<usize> {
+        let is = |field: &usize| name.is(self.heads[*field], &self.names[*field]);
+        (expected..self.heads.len()).find(is).or_else(|| (0..expected).find(is))
+    }
+
     /// Finds all fields in one pass.
     pub(super) fn find<'a>(&self, document: &'a [u8]) -> Result<Vec<Option<Raw<'a>>>, Fault> {
         let count = self.names.len();
@@ -82,8 +93,7 @@ impl Fields {
         let mut expected = 0;
         for element in Elements::new(document)? {
             let (name, raw) = element?;
-            let position = (expected..count).chain(0..expected).find(|&field| *self.names[field] == *name);
-            if let Some(field) = position {
+            if let Some(field) = self.position(Name::new(name), expected) {
                 if found[field].replace(raw).is_some() {
                     return Err(duplicate());
                 }

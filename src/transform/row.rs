@@ -5,6 +5,7 @@ mod child;
 use std::fmt;
 use std::sync::Arc;
 
+use sha1::{Digest, Sha1};
 use uuid::Uuid;
 
 use super::constant;
@@ -307,17 +308,18 @@ impl Transformer {
     fn key(&self, input: &Input<'_>) -> Uuid {
         let Input { source_id, element, pair, .. } = input;
         let source = pair.map_or(self.mapping.source.as_str(), |pair| pair.source);
-        let mut name = Vec::with_capacity(source.len() + 1 + source_id.len());
-        name.extend_from_slice(source.as_bytes());
-        name.push(0);
-        name.extend_from_slice(source_id.as_bytes());
-        if let Some(element) = element {
-            name.push(0);
-            name.extend_from_slice(self.mapping.table.to_string().as_bytes());
-            name.push(0);
-            name.extend_from_slice(element);
+        let mut hash = Sha1::new();
+        for part in [self.namespace.as_bytes(), source.as_bytes(), &[0], source_id.as_bytes()] {
+            hash.update(part);
         }
-        Uuid::new_v5(&self.namespace, &name)
+        if let Some(element) = element {
+            for part in [&[0], self.mapping.table.to_string().as_bytes(), &[0], element] {
+                hash.update(part);
+            }
+        }
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&hash.finalize()[..16]);
+        uuid::Builder::from_sha1_bytes(bytes).into_uuid()
     }
 }
 

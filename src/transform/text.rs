@@ -6,6 +6,7 @@ use super::json;
 use super::json_text::{append_decimal128, append_hex, append_int, append_uuid};
 use super::time::{Fraction, append_rfc3339};
 use super::walk::Value;
+use super::word;
 use crate::domain::Reason;
 
 /// How much a text column takes.
@@ -43,6 +44,9 @@ pub(super) fn append(value: &Value<'_>, scope: Scope, out: &mut Vec<u8>) -> Resu
 
 /// The text, if PostgreSQL can store it.
 pub(super) fn checked(text: &[u8]) -> Result<&[u8], Fault> {
+    if word::is_ascii_without_nul(text) {
+        return Ok(text);
+    }
     if std::str::from_utf8(text).is_err() {
         return Err(Fault::new(Reason::InvalidUtf8, "the text is not valid UTF-8"));
     }

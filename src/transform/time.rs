@@ -153,22 +153,26 @@ pub(super) fn append_rfc3339(milliseconds: i64, fraction: Fraction, out: &mut Ve
         return None;
     }
     let (milliseconds, seconds) = (rest % 1000, rest / 1000);
-    append_digits(year, 4, out);
-    out.push(b'-');
-    append_digits(month, 2, out);
-    out.push(b'-');
-    append_digits(day, 2, out);
-    out.push(b'T');
-    append_digits(seconds / 3600, 2, out);
-    out.push(b':');
-    append_digits(seconds / 60 % 60, 2, out);
-    out.push(b':');
-    append_digits(seconds % 60, 2, out);
-    if milliseconds != 0 || fraction == Fraction::Always {
-        out.push(b'.');
-        append_digits(milliseconds, 3, out);
+    let mut text = *b"0000-00-00T00:00:00.000Z";
+    for (place, value) in [
+        (0, year / 100),
+        (2, year % 100),
+        (5, month),
+        (8, day),
+        (11, seconds / 3600),
+        (14, seconds / 60 % 60),
+        (17, seconds % 60),
+        (20, milliseconds / 10),
+    ] {
+        text[place] = b'0' + (value / 10) as u8;
+        text[place + 1] = b'0' + (value % 10) as u8;
     }
-    out.push(b'Z');
+    text[22] = b'0' + (milliseconds % 10) as u8;
+    out.extend_from_slice(&text);
+    if milliseconds == 0 && fraction == Fraction::Needed {
+        out.truncate(out.len() - 5);
+        out.push(b'Z');
+    }
     Some(())
 }
 

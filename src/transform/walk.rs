@@ -2,6 +2,7 @@
 //! is met, so that a flaw in a field that nobody maps does not matter as long as its length is right.
 
 use super::fault::Fault;
+use super::word;
 use crate::domain::value_length;
 
 pub(super) const STRING: u8 = 0x02;
@@ -90,7 +91,7 @@ impl<'a> Iterator for Elements<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         let (&element_type, rest) = self.rest.split_first()?;
         let element = (|| {
-            let name_length = rest.iter().position(|&byte| byte == 0)?;
+            let name_length = word::zero(rest)?;
             let (name, rest) = rest.split_at_checked(name_length)?;
             let rest = rest.get(1..)?;
             let (bytes, rest) = rest.split_at_checked(value_length(element_type, rest)?)?;
