@@ -183,6 +183,16 @@ async fn the_age_of_a_wait_begins_with_the_wait() -> Result<()> {
         let held = hold(&mut connection, "p", "s", "public.t (source_id)", &[entry("a", reason, 0)], backoff)
             .await?;
         assert_eq!(held, [expected]);
+        if expected.state == State::Waiting {
+            let again =
+                hold(&mut connection, "p", "s", "public.t (source_id)", &[entry("a", reason, 0)], backoff)
+                    .await?;
+            assert_eq!(
+                again,
+                [as_what(State::Waiting, false, false)],
+                "it has waited for a moment, not for days"
+            );
+        }
         stage.execute(days).await?;
     }
     Ok(())

@@ -132,9 +132,12 @@ async fn a_resync_that_was_killed_goes_on_and_is_told_while_it_lasts() -> Result
     // As if it had been silent for as long as it takes to be nobody's.
     stage.execute("update rowstream.reconcile_run set heartbeat = heartbeat - interval '1 hour'").await?;
     stage.execute("update rowstream.lease set heartbeat = 'epoch'").await?;
+    // Before the place where it was: whoever began again would find it.
+    stage.execute("update orders set note = 'x' where source_id = '0'").await?;
     let daemon = Daemon::start(&at(0))?;
     let report = resynced(&stage, &daemon).await?;
     assert_eq!(report["sources"][0]["repaired"], json!({ "different": 2 }), "{report:#}");
+    stage.execute("update orders set note = 'note 0' where source_id = '0'").await?;
     assert_eq!(stage.number("select count(*) from rowstream.reconcile_run").await?, 1, "it is the same run");
     daemon.check_becomes("reconcile", &["ok"]).await?;
     assert!(daemon.stop().await?.success());
