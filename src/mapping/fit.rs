@@ -2,7 +2,7 @@
 
 use super::fit_reading::fit_reading;
 use super::problem::{Problems, literal};
-use crate::config::{ColumnSpec, Scalar, ValueSpec};
+use crate::config::{Aim, ColumnSpec, MatchSpec, Scalar, ValueSpec};
 use crate::domain::{Column, ColumnType, IdType, TextKind};
 
 /// Length of the ULID text behind a prefix.
@@ -118,7 +118,7 @@ fn fit_not_null(spec: &ColumnSpec, column: &Column, problems: &mut Problems) {
             )
         }
         ValueSpec::Path { .. } | ValueSpec::Transformed { .. } | ValueSpec::Reference(_)
-            if !spec.required && spec.default.is_none() =>
+            if !spec.required && spec.default.is_none() && !is_always_there(&spec.value) =>
         {
             problems.warning(
                 name,
@@ -136,6 +136,33 @@ fn fit_not_null(spec: &ColumnSpec, column: &Column, problems: &mut Problems) {
         | ValueSpec::KeyUuid
         | ValueSpec::KeyPrefixed(_)
         | ValueSpec::Reference(_) => {}
+    }
+}
+
+/// Every document has an `_id`, every child row its parent and its element.
+fn is_always_there(value: &ValueSpec) -> bool {
+    let is_there = |from: &[String]| {
+        from.iter().any(|path| matches!(path.as_str(), "_id" | "$document._id" | "$element" | "$index"))
+    };
+    match value {
+        ValueSpec::Path { from, .. } => is_there(from),
+        ValueSpec::Reference(reference) => match &reference.aim {
+            Aim::Document { from, .. } => is_there(from),
+            Aim::Parent => true,
+            Aim::Row { matches, .. } => matches.iter().all(|(_, value)| match value {
+                MatchSpec::Path(path) => is_there(std::slice::from_ref(path)),
+                MatchSpec::Constant(_) => true,
+            }),
+        },
+        ValueSpec::Document { .. }
+        | ValueSpec::SourceId
+        | ValueSpec::ClusterTime
+        | ValueSpec::Constant(_)
+        | ValueSpec::Collect { .. }
+        | ValueSpec::KeyUuid
+        | ValueSpec::KeyPrefixed(_)
+        | ValueSpec::Expression { .. }
+        | ValueSpec::Transformed { .. } => false,
     }
 }
 

@@ -332,6 +332,9 @@ fn what_may_be_held_later_is_a_warning_and_no_mistake() {
         column.required = false;
     }
     spec.columns.get_or_insert_default().push(value("email", path("email", None)));
+    // Every document has one.
+    table.columns.push(not_null(column("number", TEXT, "text")));
+    spec.columns.get_or_insert_default().push(value("number", path("_id", None)));
     let (_, warnings) = fitting(&spec, IdType::String, &table);
     insta::assert_snapshot!(text(&warnings), @r#"
 warning: mapping venmo, table public.transactions: unique key transactions_email_key on (email): the second row with one value is held
