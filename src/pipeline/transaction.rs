@@ -333,8 +333,10 @@ impl<'a> Open<'a> {
         let policy = self.for_whom.policy;
         let documents: HashMap<&CanonicalId, &Document> =
             batch.documents.iter().map(|(id, document)| (id, document)).collect();
+        // Its value is part of the document.
+        let known = collisions.iter().filter(|_| policy.keep_document);
         let collisions: HashMap<&CanonicalId, &Collision> =
-            collisions.iter().map(|(id, collision)| (id, collision)).collect();
+            known.map(|(id, collision)| (id, collision)).collect();
         let entries: Vec<Entry> = refused
             .iter()
             .map(|refused| {

@@ -94,6 +94,29 @@ async fn a_value_goes_to_who_waits_for_it_when_its_row_leaves_or_changes() -> Re
 }
 
 #[tokio::test]
+async fn a_document_in_whose_way_two_rows_are_comes_when_both_have_given_way_in_any_order() -> Result<()> {
+    let (stage, config) = people("occupants_two", BY_ID).await?;
+    let daemon = Daemon::start(&config)?;
+    says(&stage, &daemon, ROWS, "p1 a1, p2 a2, p3 a3, p4 a4").await?;
+    let people = stage.collection("people");
+    for (first, second, email) in [("p1", "p2", "a1"), ("p4", "p3", "a3")] {
+        // The address of the one, and the code of the other.
+        let code = if first == "p1" { 2 } else { 4 };
+        people.insert_one(doc! { "_id": format!("of {email}"), "email": email, "code": code }).await?;
+        says(&stage, &daemon, HELD, &format!("of {email}")).await?;
+        leaves(&stage, first).await?;
+        becomes(&stage, &daemon, &format!("select count(*) from people where mongo_id = '{first}'"), 0)
+            .await?;
+        says(&stage, &daemon, HELD, &format!("of {email}")).await?;
+        leaves(&stage, second).await?;
+        becomes(&stage, &daemon, &format!("select count(*) from people where mongo_id = 'of {email}'"), 1)
+            .await?;
+        says(&stage, &daemon, HELD, "").await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_row_that_moves_to_another_key_gives_its_values_up_like_any_other() -> Result<()> {
     let (stage, config) = people("occupants_moves", "[code]").await?;
     let daemon = Daemon::start(&config)?;
@@ -203,6 +226,23 @@ async fn a_value_that_leaves_with_the_same_transaction_or_a_dropped_collection_i
     )
     .await?;
     says(&stage, &daemon, HELD, "").await
+}
+
+#[tokio::test]
+async fn where_documents_are_not_kept_no_value_is_kept_either_and_the_next_attempt_brings_the_row()
+-> Result<()> {
+    let (stage, config) = people("occupants_unkept", BY_ID).await?;
+    let often = "retry_initial: 500ms, retry_max: 2s, keep_document: false";
+    let daemon = Daemon::start(&config.replace("retry_initial: 6h, retry_max: 6h", often))?;
+    says(&stage, &daemon, ROWS, "p1 a1, p2 a2, p3 a3, p4 a4").await?;
+    wants(&stage, "p2", "a1").await?;
+    says(&stage, &daemon, HELD, "p2").await?;
+    let told = stage.text(TOLD).await?.unwrap_or_default();
+    ensure!(told.ends_with(", which the row of p1 has"), "{told}");
+    const KEPT: &str = "select num_nonnulls(document, occupied_value, occupant) from rowstream.held";
+    ensure!(stage.number(&format!("select ({KEPT})::bigint")).await? == 0);
+    leaves(&stage, "p1").await?;
+    says(&stage, &daemon, ROWS, "p2 a1, p3 a3, p4 a4").await
 }
 
 /// 200 people that have rows, and no state, so that they are copied again, two chunks at a time. Meanwhile `p000` has
