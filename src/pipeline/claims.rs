@@ -4,6 +4,7 @@
 //! wait for the other, and the loser's document is held. Whatever is refused afterwards gives its claim back.
 
 mod decide;
+mod leaving;
 mod occupants;
 mod shared;
 
@@ -16,10 +17,9 @@ use super::commit::{apply, state};
 use super::plan::Mapped;
 use super::prepare::SourceBatch;
 use super::references::Stubbed;
-use crate::config::Deletes;
 use crate::domain::{CanonicalId, Portion, Reason, Rejection, Row, RowKey};
 use crate::mapping::{KeyPlan, Mapping, NoKey};
-use crate::sink::{self, Dropped, Outcome, Rekeyed};
+use crate::sink::{self, Outcome, Rekeyed};
 use crate::state::row::{self, Claim, Scope};
 use decide::{Decision, Holder, Set, Verdict, Wish, decide};
 
@@ -136,41 +136,6 @@ impl<'a> Claims<'a> {
         let refused = self.rekey(&contenders, &old, &mut verdicts, sets).await?;
         outcome.rejected.extend(refused);
         self.write_rows(contenders, &claims, &old, verdicts, outcome).await
-    }
-
-    /// Documents that leave with this batch and have a key that another one of it wants go first.
-    async fn delete_in_the_way(
-        &mut self,
-        batch: &SourceBatch,
-        claims: &mut Vec<Claim>,
-        outcome: &mut Outcome,
-    ) -> Result<(), Error> {
-        let leaving: HashSet<&str> = batch.deletes.iter().map(|(_, source_id)| source_id.as_str()).collect();
-        let source = &self.mapped.mapping.source;
-        let is_leaving =
-            |claim: &Claim| claim.source == *source && leaving.contains(claim.source_id.as_str());
-        let in_the_way: Vec<Claim> = claims.iter().filter(|claim| is_leaving(claim)).cloned().collect();
-        if in_the_way.is_empty() {
-            return Ok(());
-        }
-        let deleted = self.delete_claimed(in_the_way).await?;
-        outcome.deleted += deleted.deleted;
-        // Those that were refused are tried once more with the other deletes, and held there.
-        let stay: HashSet<&CanonicalId> = deleted.rejected.iter().map(|(id, _)| id).collect();
-        let rows_stay = self.rows_stay();
-        claims.retain_mut(|claim| {
-            if !is_leaving(claim) || stay.contains(&claim.id) {
-                return true;
-            }
-            claim.kept = true;
-            rows_stay && claim.key.is_some()
-        });
-        Ok(())
-    }
-
-    /// Whether a row outlives its document, marked.
-    fn rows_stay(&self) -> bool {
-        matches!(self.mapped.mapping.deletes, Deletes::Soft { .. })
     }
 
     /// Claims on rows that are there without an owner, for documents that have none.
@@ -429,39 +394,6 @@ impl<'a> Claims<'a> {
         Ok(())
     }
 
-    /// Deletes the rows of documents that are gone, by their claims: a document without one has no row.
-    pub(super) async fn delete(mut self, ids: &[(CanonicalId, String)]) -> Result<Outcome, Error> {
-        let ids: Vec<&str> = ids.iter().map(|(_, source_id)| source_id.as_str()).collect();
-        let scope = scope(self.pipeline, &self.target, &self.mapped.mapping);
-        let claims = row::of_documents(self.connection, scope, &ids).await.map_err(state)?;
-        if self.key().shared {
-            return self.delete_shared(claims).await;
-        }
-        self.delete_claimed(claims).await
-    }
-
-    async fn delete_claimed(&mut self, claims: Vec<Claim>) -> Result<Outcome, Error> {
-        let keyed: Vec<(CanonicalId, RowKey)> =
-            claims.iter().filter_map(|claim| Some((claim.id.clone(), claim.key.clone()?))).collect();
-        let outcome =
-            sink::delete(self.connection, &self.mapped.target, &keyed, self.portion).await.map_err(apply)?;
-        let refused: HashSet<&CanonicalId> = outcome.rejected.iter().map(|(id, _)| id).collect();
-        let gone: Vec<&Claim> = claims.iter().filter(|claim| !refused.contains(&claim.id)).collect();
-        let rows_stay = self.rows_stay();
-        let (kept, forgotten): (Vec<&Claim>, Vec<&Claim>) =
-            gone.iter().copied().partition(|claim| rows_stay && claim.key.is_some());
-        let forgotten: Vec<&str> = forgotten.iter().map(|claim| claim.source_id.as_str()).collect();
-        self.forget(&forgotten).await?;
-        let kept: Vec<&str> = kept.iter().map(|claim| claim.source_id.as_str()).collect();
-        if !kept.is_empty() {
-            let source = &self.mapped.mapping.source;
-            row::keep(self.connection, self.pipeline, source, &kept).await.map_err(state)?;
-        }
-        let free: Vec<&RowKey> = gone.iter().filter_map(|claim| claim.key.as_ref()).collect();
-        row::release(self.connection, self.pipeline, &self.target, &free).await.map_err(state)?;
-        Ok(outcome)
-    }
-
     /// The keys of the rows that these documents have written.
     pub(super) async fn written(self, source_ids: &[&str]) -> Result<HashMap<String, RowKey>, Error> {
         let scope = scope(self.pipeline, &self.target, &self.mapped.mapping);
@@ -493,23 +425,6 @@ impl<'a> Claims<'a> {
         Ok(claims.into_iter().filter(|claim| claim.key.is_some()).map(|claim| claim.id).collect())
     }
 
-    /// Deletes every row of the source, and what is known of its documents.
-    pub(super) async fn drop_rows(mut self) -> Result<Dropped, Error> {
-        let mut dropped = Dropped::default();
-        let mut last: Option<String> = None;
-        loop {
-            let scope = scope(self.pipeline, &self.target, &self.mapped.mapping);
-            let claims = row::page(self.connection, scope, last.as_deref(), PAGE).await.map_err(state)?;
-            last = claims.last().map(|claim| claim.source_id.clone());
-            if last.is_none() {
-                return Ok(dropped);
-            }
-            let outcome = self.delete_claimed(claims).await?;
-            dropped.deleted += outcome.deleted;
-            dropped.refused.extend(outcome.rejected.into_iter().map(|(_, rejection)| rejection));
-        }
-    }
-
     /// Claims of an earlier session that this mapping can go on with. Those on another table are forgotten:
     /// its rows are left as they are.
     pub(super) async fn take_up(self) -> Result<(), Error> {
@@ -530,21 +445,6 @@ impl<'a> Claims<'a> {
             row::delete_source(self.connection, self.pipeline, &mapping.source).await.map_err(state)?;
         }
         row::set_shared(self.connection, scope).await.map_err(state)
-    }
-
-    /// Documents that are gone while their rows stay. Whoever wants their keys may have the rows.
-    async fn keep(&mut self, kept: &[(CanonicalId, String)]) -> Result<(), Error> {
-        if kept.is_empty() {
-            return Ok(());
-        }
-        let ids: Vec<&str> = kept.iter().map(|(_, source_id)| source_id.as_str()).collect();
-        let source = &self.mapped.mapping.source;
-        row::keep(self.connection, self.pipeline, source, &ids).await.map_err(state)?;
-        let scope = scope(self.pipeline, &self.target, &self.mapped.mapping);
-        let claims = row::of_documents(self.connection, scope, &ids).await.map_err(state)?;
-        let free: Vec<&RowKey> = claims.iter().filter_map(|claim| claim.key.as_ref()).collect();
-        row::release(self.connection, self.pipeline, &self.target, &free).await.map_err(state)?;
-        Ok(())
     }
 
     fn key(&self) -> &'a KeyPlan {
