@@ -251,7 +251,7 @@ impl Inspection {
             let names: Vec<String> = cycle.iter().map(ToString::to_string).collect();
             let message = format!("tables refer to each other: {}", names.join(" → "));
             let hint =
-                "no order has every parent first: a row that comes before its parent is held and tried again";
+                "no order has every parent first: what comes before its parent is made right when that comes";
             self.add(Verdict::Warning, "foreign keys", message, hint);
         }
     }
