@@ -121,13 +121,14 @@ async fn stopped_pipeline(stage: &Stage) -> Result<String> {
     Ok(config)
 }
 
-/// Everything that a daemon without a way forward must leave alone.
+/// Everything that a daemon without a way forward must leave alone. A chunk that is only planned is nothing yet.
 async fn state(stage: &Stage) -> Result<String> {
     let sql = "select concat_ws(' ',
         (select md5(string_agg(o::text, ',' order by source_id)) from orders as o),
         (select row(token, cluster_time, seq, epoch) from rowstream.checkpoint),
         (select string_agg(row(source, snapshot_state, planned)::text, ',') from rowstream.mapping),
-        (select count(*) from rowstream.chunk), (select count(*) from rowstream.held))";
+        (select count(*) from rowstream.chunk where finished_at is not null),
+        (select count(*) from rowstream.held))";
     stage.text(sql).await?.context("no state")
 }
 
