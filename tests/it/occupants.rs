@@ -15,7 +15,9 @@ const HELD: &str = "select coalesce(string_agg(source_id, ' ' order by source_id
 const TOLD: &str = "select message from rowstream.held where state <> 'resolved' and source_id = 'p2'";
 
 fn far_away(config: &str) -> String {
-    config.replace("retry_initial: 500ms, retry_max: 2s", "retry_initial: 6h, retry_max: 6h")
+    let far = config.replace("retry_initial: 500ms, retry_max: 2s", "retry_initial: 6h, retry_max: 6h");
+    assert_ne!(far, config, "with short retries nothing here could fail");
+    far
 }
 
 fn mapping(stage: &Stage, source: &str, key: &str) -> String {
