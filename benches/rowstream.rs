@@ -19,6 +19,8 @@ mod daemon;
 mod latency;
 #[path = "rowstream/ledger.rs"]
 mod ledger;
+#[path = "rowstream/shares.rs"]
+mod shares;
 #[path = "rowstream/table.rs"]
 mod table;
 #[path = "rowstream/verify.rs"]

@@ -11,6 +11,7 @@ use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
 use sqlx::{Connection, PgConnection};
 
 use crate::daemon::{Daemon, PATIENCE};
+use crate::shares::Shares;
 use crate::support::servers::{Mongod, Postgres};
 use crate::support::until;
 use crate::{Round, Scale, copy, ledger};
@@ -32,10 +33,12 @@ pub(crate) async fn rounds(
         sqlx::raw_sql("checkpoint").execute(&mut connection).await?;
         // Before and after, so that a machine that becomes slower or faster shows on both sides.
         let before = drain(client, from, scale.events).await?;
+        let shares = Shares::now()?;
         let round = apply(mongod, postgres, &mut connection, to, scale).await?;
+        let shares = shares.until_now()?;
         let after = drain(client, from, scale.events).await?;
         let limit = f64::midpoint(before, after);
-        println!("backlog round {number}: {:.0} of {limit:.0} events/s", round.value);
+        println!("backlog round {number}: {:.0} of {limit:.0} events/s; {shares}", round.value);
         rounds.push(Round { limit, ..round });
     }
     connection.close().await?;

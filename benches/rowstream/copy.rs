@@ -7,6 +7,7 @@ use futures_util::TryStreamExt;
 use sqlx::{Connection, Executor, PgConnection};
 
 use crate::daemon::{Daemon, reached};
+use crate::shares::Shares;
 use crate::support::servers::{Mongod, Postgres};
 use crate::{Round, Scale, ledger};
 
@@ -16,19 +17,27 @@ pub(crate) const DATABASE: &str = "bench";
 /// What the client hands to the socket at once.
 const SEND_BYTES: usize = 256 * 1024;
 
+/// The first round counts for nothing: it is alone with memory, log segments and files that nobody has touched before.
 pub(crate) async fn rounds(mongod: &Mongod, postgres: &Postgres, scale: &Scale) -> Result<Vec<Round>> {
     let mut rounds = Vec::new();
     let mut halves = Vec::new();
-    for number in 0..scale.rounds {
+    for number in 0..=scale.rounds {
+        let shares = Shares::now()?;
         let round = snapshot(mongod, postgres, scale).await?;
+        let shares = shares.until_now()?;
         let mut connection = postgres.connect(DATABASE).await?;
         if halves.is_empty() {
             halves = encoded_halves(&mut connection).await?;
         }
+        let of_limit = Shares::now()?;
         let limit = raw_copies(postgres, &mut connection, &halves, scale.documents).await?;
+        let of_limit = of_limit.until_now()?;
         connection.close().await?;
-        println!("snapshot round {number}: {:.0} of {limit:.0} documents/s", round.value);
-        rounds.push(Round { limit, ..round });
+        let name = if number == 0 { "to warm up".to_owned() } else { format!("round {number}") };
+        println!("snapshot {name}: {:.0} of {limit:.0} documents/s; {shares}, {of_limit}", round.value);
+        if number > 0 {
+            rounds.push(Round { limit, ..round });
+        }
     }
     Ok(rounds)
 }

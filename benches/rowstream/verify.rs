@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::shares::Shares;
 use crate::support::servers::{Mongod, Postgres};
 use crate::{Round, Scale, copy, ledger};
 
@@ -14,8 +15,10 @@ pub(crate) async fn rounds(mongod: &Mongod, postgres: &Postgres, scale: &Scale) 
     let mut rounds = Vec::new();
     for number in 0..scale.rounds {
         let snapshot = copy::snapshot(mongod, postgres, scale).await?;
+        let shares = Shares::now()?;
         let value = verify(mongod, &postgres.url_of(copy::DATABASE), scale.documents)?;
-        println!("verify round {number}: {value:.0} of {:.0} documents/s", snapshot.value);
+        let shares = shares.until_now()?;
+        println!("verify round {number}: {value:.0} of {:.0} documents/s; {shares}", snapshot.value);
         rounds.push(Round { value, limit: snapshot.value, ..snapshot });
     }
     Ok(rounds)
