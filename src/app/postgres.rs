@@ -113,6 +113,8 @@ fn settings_of(postgres: &Postgres, more: &[(&str, &str)]) -> String {
         ("statement_timeout", milliseconds(postgres.statement_timeout)),
         ("lock_timeout", milliseconds(postgres.lock_timeout)),
         ("idle_in_transaction_session_timeout", milliseconds(postgres.idle_in_transaction_timeout)),
+        // What is looked at behind a lock is as it is then.
+        ("default_transaction_isolation", "read committed".to_owned()),
         // A server that lost us notices within a minute, and gives our locks back.
         ("tcp_keepalives_idle", "20".to_owned()),
         ("tcp_keepalives_interval", "10".to_owned()),

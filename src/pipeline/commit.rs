@@ -13,6 +13,7 @@ use sqlx::PgConnection;
 use tokio::sync::Notify;
 
 use super::Error;
+use super::at_once::Statements;
 use super::claims::Claims;
 use super::fail_point::FailPoint;
 use super::hold_limit::{HoldLimit, Part};
@@ -43,12 +44,13 @@ pub struct HeldPolicy {
 /// A connection that may write the target, and whom it writes for.
 #[derive(Debug)]
 pub(super) struct Writer {
-    connection: PgConnection,
+    pub(super) connection: PgConnection,
     /// The connection knows the statements that every transaction begins with.
     prepared: bool,
-    for_whom: ForWhom,
+    pub(super) for_whom: ForWhom,
     /// What sequences are known to be past.
     sequences: HashMap<SourceIndex, Greatest>,
+    pub(super) statements: Statements,
 }
 
 /// What every writer of a session shares.
@@ -75,7 +77,8 @@ pub(super) struct ForWhom {
 pub struct Committed {
     pub sources: Vec<(SourceIndex, Tally)>,
     pub apply: Duration,
-    pub commit: Duration,
+    /// `None`: part of `apply`.
+    pub commit: Option<Duration>,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -162,12 +165,21 @@ impl ForWhom {
 
 impl Writer {
     pub(super) fn new(connection: PgConnection, for_whom: ForWhom) -> Self {
-        Self { connection, prepared: false, for_whom, sequences: HashMap::new() }
+        Self {
+            connection,
+            prepared: false,
+            for_whom,
+            sequences: HashMap::new(),
+            statements: Statements::default(),
+        }
     }
 
     /// One batch of the stream: rows, held changes and checkpoint together.
     /// `seq` is the number of the commit before.
     pub(super) async fn batch(&mut self, prepared: &mut Prepared, seq: i64) -> Result<Committed, Error> {
+        if let Some(committed) = self.at_once(prepared, seq).await? {
+            return Ok(committed);
+        }
         let began = Instant::now();
         let leaving = Leaving::of(&self.for_whom.plan, &prepared.sources);
         let written = prepared.sources.iter().map(|batch| batch.source);
@@ -197,7 +209,7 @@ impl Writer {
             None => open.commit().await?,
         }
         FailPoint::Committed.reach().await?;
-        let commit = began.elapsed().saturating_sub(apply);
+        let commit = Some(began.elapsed().saturating_sub(apply));
         let mut sources: Vec<_> = tallies.into_iter().collect();
         sources.sort_by_key(|(source, _)| *source);
         Ok(Committed { sources, apply, commit })
@@ -229,7 +241,7 @@ impl Writer {
         FailPoint::CommitChunk.reach().await?;
         open.commit().await?;
         FailPoint::ChunkCommitted.reach().await?;
-        let commit = began.elapsed().saturating_sub(apply);
+        let commit = Some(began.elapsed().saturating_sub(apply));
         if !waits.is_empty() {
             // A parent that was committed beside this transaction could not see who waits for it here.
             let mut open = self.begin(&[]).await?;

@@ -21,6 +21,8 @@ pub enum FailPoint {
     ChunkCommitted,
     /// A batch of the stream, before its documents are read.
     LookUp,
+    /// Before the one statement of a batch that needs no more.
+    AtOnce,
     /// Rows are written, the checkpoint is not.
     RowsWritten,
     Hold,
@@ -30,7 +32,7 @@ pub enum FailPoint {
 }
 
 impl FailPoint {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::TakeLease,
         Self::LeaseTaken,
         Self::PlanChunk,
@@ -40,6 +42,7 @@ impl FailPoint {
         Self::CommitChunk,
         Self::ChunkCommitted,
         Self::LookUp,
+        Self::AtOnce,
         Self::RowsWritten,
         Self::Hold,
         Self::Commit,
@@ -58,11 +61,20 @@ impl FailPoint {
             Self::CommitChunk => "commit_chunk",
             Self::ChunkCommitted => "chunk_committed",
             Self::LookUp => "look_up",
+            Self::AtOnce => "at_once",
             Self::RowsWritten => "rows_written",
             Self::Hold => "hold",
             Self::Commit => "commit",
             Self::Committed => "committed",
         }
+    }
+
+    /// Whether a test wants to be here at all.
+    pub fn is_given(self) -> bool {
+        #[cfg(feature = "failpoints")]
+        return armed::given().contains(self.name());
+        #[cfg(not(feature = "failpoints"))]
+        false
     }
 
     /// Does what FAILPOINTS says about this point, if anything.
@@ -100,21 +112,31 @@ pub(crate) fn compares_nothing() -> bool {
 
 #[cfg(feature = "failpoints")]
 mod armed {
-    use std::sync::Once;
+    use std::collections::HashSet;
+    use std::sync::LazyLock;
 
     #[derive(Debug, thiserror::Error)]
     #[error("fail point {0}")]
     pub(super) struct Failed(pub(super) &'static str);
 
+    static GIVEN: LazyLock<HashSet<String>> = LazyLock::new(|| {
+        let all = std::env::var("FAILPOINTS").unwrap_or_default();
+        let points = all.split(';').filter_map(|one| one.split_once('='));
+        let configure = |(name, actions): (&str, &str)| {
+            fail::cfg(name.trim(), actions).expect("FAILPOINTS is point=actions;…");
+            name.trim().to_owned()
+        };
+        points.map(configure).collect()
+    });
+
+    /// The points that FAILPOINTS names.
+    pub(super) fn given() -> &'static HashSet<String> {
+        &GIVEN
+    }
+
     /// What is to be done at this point now; each asking counts.
     pub(super) fn action(point: &str) -> Option<String> {
-        static READ: Once = Once::new();
-        READ.call_once(|| {
-            let all = std::env::var("FAILPOINTS").unwrap_or_default();
-            for (name, actions) in all.split(';').filter_map(|one| one.split_once('=')) {
-                fail::cfg(name.trim(), actions).expect("FAILPOINTS is point=actions;…");
-            }
-        });
+        LazyLock::force(&GIVEN);
         fail::fail_point!(point, |action: Option<String>| action);
         None
     }

@@ -5,6 +5,7 @@
 //! was in memory survives, so nothing in memory needs to be right after a failure.
 
 mod ahead;
+mod at_once;
 mod batch;
 mod children;
 mod claims;

@@ -436,11 +436,9 @@ impl Report {
                 .map_or((0, tally.deleted), |(_, puts, deletes)| (*puts, *deletes));
             tables.push(TableSummary { table: &names.tables[place], puts, deletes, rows });
         }
-        self.metrics.batch_committed(&BatchSummary {
-            tables: &tables,
-            stages: &[(Stage::Write, committed.apply), (Stage::Commit, committed.commit)],
-            apply_lag: lag,
-        });
+        let commit = committed.commit.map(|commit| (Stage::Commit, commit));
+        let stages: Vec<_> = std::iter::once((Stage::Write, committed.apply)).chain(commit).collect();
+        self.metrics.batch_committed(&BatchSummary { tables: &tables, stages: &stages, apply_lag: lag });
     }
 
     // The snapshot.

@@ -20,13 +20,22 @@ pub(super) fn arguments<'t>(
     types: &[WireType],
     tuples: impl ExactSizeIterator<Item = &'t [u8]>,
 ) -> Result<PgArguments, MalformedTuple> {
+    let mut arguments = PgArguments::default();
+    add_tuples(&mut arguments, types, tuples)?;
+    Ok(arguments)
+}
+
+/// Adds one array per column of these tuples.
+pub(super) fn add_tuples<'t>(
+    arguments: &mut PgArguments,
+    types: &[WireType],
+    tuples: impl ExactSizeIterator<Item = &'t [u8]>,
+) -> Result<(), MalformedTuple> {
     let mut columns: Vec<Vec<u8>> = types.iter().map(|wire| head(*wire, tuples.len())).collect();
     for tuple in tuples {
         append(&mut columns, tuple)?;
     }
-    let mut arguments = PgArguments::default();
-    add_arrays(&mut arguments, types, columns)?;
-    Ok(arguments)
+    add_arrays(arguments, types, columns)
 }
 
 /// Adds one array per column of the key.

@@ -11,6 +11,7 @@ use super::catalog::columns_hash;
 use super::error::Error;
 use super::statement::{self, Sql};
 use crate::domain::TableName;
+use crate::mapping::Mapping;
 
 const GUARD: &str = include_str!("guard.sql");
 
@@ -40,6 +41,15 @@ pub fn guard(targets: &[&Target]) -> Option<Sql> {
         .map(|target| (&target.mapping.table, columns_hash(&target.mapping.fingerprint)))
         .collect();
     if wanted.is_empty() { None } else { Some(statement::guard(&wanted)) }
+}
+
+/// As [`guard`], of one table, as a query of its own.
+pub(super) fn text(mapping: &Mapping) -> String {
+    let hash = columns_hash(&mapping.fingerprint);
+    let wanted = [&mapping.table.schema, &mapping.table.name, hash];
+    let arrays = wanted.map(|value| format!("array[{}]", statement::literal(value))).join(", ");
+    let query = GUARD.find("select").map_or(GUARD, |start| &GUARD[start..]);
+    query.replace("$1::text[], $2::text[], $3::text[]", &arrays)
 }
 
 /// The error of a row of a guard: the table it names has other columns now.

@@ -5,6 +5,7 @@
 //! returns an error that concerns the whole batch and leaves the transaction to be rolled back.
 
 mod arrays;
+mod at_once;
 mod catalog;
 mod children;
 mod compare;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use crate::domain::{CanonicalId, Collision, Rejection};
 use crate::mapping::Mapping;
 
+pub use at_once::{AtOnce, InOut, Once, Reached};
 pub use catalog::{create_sql, create_table, existing_comment, fingerprint, missing_tables, read_table};
 pub use children::{
     Family, LeftOut, Refusal, drop_children, keys_of_owners, referring_parents, remember, replace_children,
@@ -43,7 +45,7 @@ pub use keyed::{
 pub use occupant::{Holder, holders};
 pub use owned::has_row;
 pub use sequence::{Greatest, keep_sequences};
-pub use statement::SAVEPOINT;
+pub use statement::{Around, Parts, SAVEPOINT};
 pub use write::{Dropped, analyze, drop_rows, insert_new, source_ids_after, upsert, upsert_behind};
 
 /// One mapping's table with its statements. A mapping that is compiled again is a new target.

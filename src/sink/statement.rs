@@ -6,6 +6,7 @@
 //! our back converts by value or fails, but never takes the bytes of one type for those of another, and
 //! no object of ours depends on a user's type.
 
+mod at_once;
 mod children;
 mod compare;
 mod create;
@@ -17,6 +18,8 @@ use std::fmt::Write;
 
 use sqlx::AssertSqlSafe;
 
+pub(super) use at_once::at_once;
+pub use at_once::{Around, Parts};
 pub(super) use children::{drop_children, referring_parents, rows_of_owners};
 pub(super) use compare::{count_owned, deviations, living, sample_source_ids, shown_values};
 pub(super) use create::{create, named_in_comment};
@@ -52,7 +55,8 @@ pub(super) struct Statements {
     pub(super) mark: Option<String>,
     /// (last id or null, source) or (last id or null) → a page of ids. Empty as above.
     pub(super) source_ids: String,
-    pub(super) lock: String,
+    /// Locks the table, compares it, sets the savepoint.
+    pub(super) begin_copy: String,
     pub(super) copy: String,
     pub(super) analyze: String,
 }
@@ -67,7 +71,10 @@ impl Statements {
             delete_source: delete_source(mapping),
             mark: marks::mark(mapping),
             source_ids: source_ids(mapping),
-            lock: format!("lock table {table} in row exclusive mode"),
+            begin_copy: format!(
+                "lock table {table} in row exclusive mode; {}; {SAVEPOINT}",
+                super::guard::text(mapping)
+            ),
             analyze: format!("analyze {table}"),
             copy: format!("copy {table} ({names}) from stdin (format binary)"),
         }
@@ -91,75 +98,96 @@ pub(super) fn has_row(table: &TableName, source: Option<&str>, source_id: &str) 
     AssertSqlSafe(format!("select exists (select from {table} where {source_id} = $1 and {of_source})"))
 }
 
+fn merge(mapping: &Mapping) -> String {
+    let Merge { insert, counted } = Merge::new(mapping, 1, "");
+    format!(
+        "with merged as ({insert}) \
+         select count(*) filter (where inserted), count(*) filter (where not inserted) from {counted}"
+    )
+}
+
 /// Insert, or update where the stored form differs: an equal row is not written again.
 ///
 /// `*<>` compares the stored bytes, since `json` has no equality, numeric calls 1.10 and 1.1 equal and
 /// citext ignores case. It takes records, hence the casts: two bare `row(…)` would be compared column
 /// by column.
-fn merge(mapping: &Mapping) -> String {
-    let mut names = list(&mapping.columns, |column| quoted(&column.name));
-    let mut values = values(mapping);
-    let key_names = mapping.key.spec.names();
-    let key = list(&key_names, |name| quoted(name));
-    let updated: Vec<&ColumnPlan> = mapping
-        .columns
-        .iter()
-        .enumerate()
-        .filter(|(place, column)| !column.insert_only && !mapping.key.has(*place))
-        .map(|(_, column)| column)
-        .collect();
-    // The time of the last write is no difference by itself.
-    let mut clock = String::new();
-    if let Some(at) = &mapping.sync.at {
-        let name = quoted(&at.name);
-        let _ = write!(names, ", {name}");
-        let _ = write!(values, ", {}", marks::now(Some(at)));
-        let _ = write!(clock, ", {name} = excluded.{name}");
-    }
-    let action = if updated.is_empty() {
-        "do nothing".to_owned()
-    } else {
-        format!(
-            "do update set {}{clock} where row({})::record *<> row({})::record",
-            list(&updated, |column| format!("{0} = excluded.{0}", quoted(&column.name))),
-            list(&updated, |column| format!("target.{}", quoted(&column.name))),
-            list(&updated, |column| format!("excluded.{}", quoted(&column.name))),
-        )
-    };
-    let table = qualified(&mapping.table);
-    let written =
-        format!("insert into {table} as target ({names}) select {values} on conflict ({key}) {action}");
-    if is_partitioned(&mapping.fingerprint) {
-        // A partition with its parent's layout returns no system columns. The outer query sees the table
-        // as it was before the insert.
-        let is_same = key_names
+struct Merge {
+    /// To be named `merged`.
+    insert: String,
+    /// The relation of the rows that were written, by whether they were `inserted`.
+    counted: String,
+}
+
+impl Merge {
+    /// `first`: the parameter with the values of the first column; `from`: what the rows come from besides.
+    fn new(mapping: &Mapping, first: usize, from: &str) -> Self {
+        let mut names = list(&mapping.columns, |column| quoted(&column.name));
+        let mut values = values(mapping, first);
+        let key_names = mapping.key.spec.names();
+        let key = list(&key_names, |name| quoted(name));
+        let updated: Vec<&ColumnPlan> = mapping
+            .columns
             .iter()
-            .map(|name| format!("old.{0} = merged.{0}", quoted(name)))
-            .collect::<Vec<_>>()
-            .join(" and ");
-        format!(
-            "with merged as ({written} returning {}) \
-             select count(*) filter (where not existed), count(*) filter (where existed) from \
-             (select exists (select from {table} as old where {is_same}) as existed from merged) as counted",
-            list(&key_names, |name| format!("target.{}", quoted(name))),
-        )
-    } else {
-        // A row that was updated bears the lock of its own conflict in `xmax`, a new one has none: free,
-        // where looking for the old row is a second search whose plan may have been made for a small table.
-        format!(
-            "with merged as ({written} returning target.xmax = 0 as inserted) \
-             select count(*) filter (where inserted), count(*) filter (where not inserted) from merged"
-        )
+            .enumerate()
+            .filter(|(place, column)| !column.insert_only && !mapping.key.has(*place))
+            .map(|(_, column)| column)
+            .collect();
+        // The time of the last write is no difference by itself.
+        let mut clock = String::new();
+        if let Some(at) = &mapping.sync.at {
+            let name = quoted(&at.name);
+            let _ = write!(names, ", {name}");
+            let _ = write!(values, ", {}", marks::now(Some(at)));
+            let _ = write!(clock, ", {name} = excluded.{name}");
+        }
+        let action = if updated.is_empty() {
+            "do nothing".to_owned()
+        } else {
+            format!(
+                "do update set {}{clock} where row({})::record *<> row({})::record",
+                list(&updated, |column| format!("{0} = excluded.{0}", quoted(&column.name))),
+                list(&updated, |column| format!("target.{}", quoted(&column.name))),
+                list(&updated, |column| format!("excluded.{}", quoted(&column.name))),
+            )
+        };
+        let table = qualified(&mapping.table);
+        let insert = format!(
+            "insert into {table} as target ({names}) select {values}{from} on conflict ({key}) {action}"
+        );
+        if is_partitioned(&mapping.fingerprint) {
+            // A partition with its parent's layout returns no system columns. The outer query sees the table
+            // as it was before the insert.
+            let is_same = key_names
+                .iter()
+                .map(|name| format!("old.{0} = merged.{0}", quoted(name)))
+                .collect::<Vec<_>>()
+                .join(" and ");
+            let returned = list(&key_names, |name| format!("target.{}", quoted(name)));
+            Self {
+                insert: format!("{insert} returning {returned}"),
+                counted: format!(
+                    "(select not exists (select from {table} as old where {is_same}) as inserted from merged) \
+                     as counted"
+                ),
+            }
+        } else {
+            // A row that was updated bears the lock of its own conflict in `xmax`, a new one has none: free,
+            // where looking for the old row is a second search whose plan may have been made for a small table.
+            Self {
+                insert: format!("{insert} returning target.xmax = 0 as inserted"),
+                counted: "merged".to_owned(),
+            }
+        }
     }
 }
 
 /// The columns of the rows, from one array each.
-fn values(mapping: &Mapping) -> String {
+fn values(mapping: &Mapping, first: usize) -> String {
     let mut values = String::new();
     for (place, column) in mapping.columns.iter().enumerate() {
         let wire = WireType::of(&column.column_type);
         let separator = if place == 0 { "" } else { ", " };
-        let _ = write!(values, "{separator}unnest(${}::{}[])", place + 1, wire.name);
+        let _ = write!(values, "{separator}unnest(${}::{}[])", place + first, wire.name);
         if let Some(cast) = wire_cast(column) {
             let _ = write!(values, "::{cast}");
         }
@@ -177,7 +205,7 @@ pub(super) fn insert_stubs(mapping: &Mapping, finder: &Finder) -> String {
         "insert into {} as target ({}) select {} on conflict do nothing returning {}, md5(target::text)",
         qualified(&mapping.table),
         list(&mapping.columns, |column| quoted(&column.name)),
-        values(mapping),
+        values(mapping, 1),
         key.join(", "),
     )
 }
@@ -504,7 +532,7 @@ fn qualified(table: &TableName) -> String {
 }
 
 /// Right whatever `standard_conforming_strings` is.
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 

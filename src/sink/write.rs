@@ -3,10 +3,10 @@
 use sqlx::PgConnection;
 
 use super::arrays;
-use super::catalog;
 use super::copy;
 use super::error::{Disposition, Error};
 use super::exchange::exchange;
+use super::guard;
 use super::isolate::{Attempt, Savepoint, isolated, isolated_behind, run};
 use super::keyed::{Delete, adopt, insert};
 use super::occupant::name_occupants;
@@ -75,8 +75,7 @@ pub async fn insert_new(
     if by_rows || !target.statements.keys.adopt.is_empty() {
         return write_new(conn, target, rows, portion).await;
     }
-    check_fingerprint(conn, target).await?;
-    run(conn, target, SAVEPOINT).await?;
+    check_columns(conn, target).await?;
     let ordered = in_key_order(rows);
     match copy::copy_rows(conn, &target.statements.copy, &ordered).await {
         Ok(inserted) => {
@@ -181,20 +180,13 @@ pub async fn analyze(conn: &mut PgConnection, target: &Target) -> Result<(), Err
     done.map(drop).map_err(|source| Error::from_sqlx(&target.mapping.table, "analyze the table", source))
 }
 
-/// COPY takes bytes for what the column is now: the table must be the one the mapping was compiled
-/// against, and stay so until the transaction ends.
-async fn check_fingerprint(conn: &mut PgConnection, target: &Target) -> Result<(), Error> {
+/// COPY takes bytes for what the column is now: the table must be the one the mapping was compiled against, and
+/// stay so until the transaction ends. Sets the savepoint behind it, in the same round trip.
+async fn check_columns(conn: &mut PgConnection, target: &Target) -> Result<(), Error> {
     let table = &target.mapping.table;
-    sqlx::raw_sql(statement::safe(&target.statements.lock))
-        .execute(&mut *conn)
-        .await
-        .map_err(|source| Error::from_sqlx(table, "lock the table", source))?;
-    let present = catalog::fingerprint(conn, table).await?;
-    if present.as_deref() == Some(target.mapping.fingerprint.as_str()) {
-        Ok(())
-    } else {
-        Err(Error::CatalogChanged { table: table.clone() })
-    }
+    let answers = sqlx::raw_sql(statement::safe(&target.statements.begin_copy)).fetch_all(conn).await;
+    let answers = answers.map_err(|source| Error::from_sqlx(table, "lock the table", source))?;
+    answers.iter().find_map(guard::changed).map_or(Ok(()), Err)
 }
 
 /// By key, so that writers meet rows in one order; the last of those with the same key.

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use sqlx::error::DatabaseError;
-use sqlx::{PgConnection, Row};
+use sqlx::postgres::PgArguments;
+use sqlx::{Arguments, PgConnection, Row};
 
 use super::lease::Epoch;
 use super::transaction::literal;
@@ -66,17 +67,37 @@ pub async fn start(
 /// Once per connection, for [`advance`].
 pub fn prepare_advance(pipeline: &str, epoch: Epoch, scope_hash: &str) -> String {
     format!(
-        "prepare rowstream_advance (bigint, bytea, bigint) as with advanced as (
-             update rowstream.checkpoint
-             set token = $2, cluster_time = $3, scope_hash = {}, epoch = {epoch}, seq = seq + 1,
-                 committed_at = clock_timestamp()
-             where pipeline = {} and epoch <= {epoch} and seq = $1
-             returning seq)
+        "prepare rowstream_advance (bytea, bigint, bigint) as with advanced as ({} returning seq)
          select 1 / count(*)::int as advanced from advanced",
+        advancing(pipeline, epoch, scope_hash),
+    )
+}
+
+/// Moves on by one commit: ($1: token, $2: cluster time, $3: the number of the commit before). Ends with its
+/// conditions; updates nothing if the state is not the one this leader left.
+pub fn advancing(pipeline: &str, epoch: Epoch, scope_hash: &str) -> String {
+    format!(
+        "update rowstream.checkpoint
+         set token = $1, cluster_time = $2, scope_hash = {}, epoch = {epoch}, seq = seq + 1,
+             committed_at = clock_timestamp()
+         where pipeline = {} and epoch <= {epoch} and seq = $3",
         literal(scope_hash),
         literal(pipeline),
         epoch = epoch.0,
     )
+}
+
+/// How many parameters [`advancing`] has.
+pub const ARGUMENTS: usize = 3;
+
+/// The parameters of [`advancing`].
+pub fn arguments(previous_seq: i64, position: &Position) -> Result<PgArguments, sqlx::Error> {
+    let mut arguments = PgArguments::default();
+    let token = position.token.as_ref().map(|token| &token.0[..]);
+    let added = arguments.add(token);
+    let added = added.and_then(|()| arguments.add(position.time.to_i64()));
+    added.and_then(|()| arguments.add(previous_seq)).map_err(sqlx::Error::Encode)?;
+    Ok(arguments)
 }
 
 /// Moves on by one commit. Fails with [`is_replaced`] if the state is not the one this leader left.
@@ -85,7 +106,7 @@ pub fn advance(previous_seq: i64, position: &Position) -> String {
         Some(token) => format!("'\\x{}'::bytea", hex(&token.0)),
         None => "null".to_owned(),
     };
-    format!("execute rowstream_advance ({previous_seq}, {token}, {})", position.time.to_i64())
+    format!("execute rowstream_advance ({token}, {}, {previous_seq})", position.time.to_i64())
 }
 
 /// There was nothing to divide by.

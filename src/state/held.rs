@@ -7,9 +7,9 @@ mod occupied;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use sqlx::postgres::PgRow;
 use sqlx::postgres::types::PgInterval;
-use sqlx::{PgConnection, Row};
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::{Arguments, PgConnection, Row};
 
 pub use entries::{
     After, Filter, Group, HeldChange, Kept, Page, State, WaitsFor, discard, find, is_led, kept, list, retry,
@@ -17,7 +17,17 @@ pub use entries::{
 };
 pub use occupied::{Occupied, occupants, occupied, pass_on, release, targets};
 
+use super::transaction::literal;
 use crate::domain::{CanonicalId, Collision, Reason, Rejection};
+
+/// Which entries follows.
+macro_rules! resolve {
+    () => {
+        "update rowstream.held set state = 'resolved', resolved_at = now(), document = null, occupant = null,
+             occupied_value = null
+         where state <> 'resolved' and"
+    };
+}
 
 /// What is written when a change is held.
 #[derive(Debug, Clone)]
@@ -189,17 +199,28 @@ pub async fn resolve(
     source: &str,
     source_ids: &[&str],
 ) -> Result<u64, sqlx::Error> {
-    let done = sqlx::query(
-        "update rowstream.held set state = 'resolved', resolved_at = now(), document = null, occupant = null,
-             occupied_value = null
-         where pipeline = $1 and source = $2 and source_id = any($3) and state <> 'resolved'",
-    )
-    .bind(pipeline)
-    .bind(source)
-    .bind(source_ids)
-    .execute(connection)
-    .await?;
+    let done = sqlx::query(concat!(resolve!(), " pipeline = $1 and source = $2 and source_id = any($3)"))
+        .bind(pipeline)
+        .bind(source)
+        .bind(source_ids)
+        .execute(connection)
+        .await?;
     Ok(done.rows_affected())
+}
+
+/// As [`resolve`], as SQL: the ids are this parameter. Ends with its conditions.
+pub fn resolving(pipeline: &str, source: &str, parameter: usize) -> String {
+    format!(
+        "{} pipeline = {} and source = {} and source_id = any(${parameter}::text[])",
+        resolve!(),
+        literal(pipeline),
+        literal(source)
+    )
+}
+
+/// The parameter of [`resolving`].
+pub fn add_ids(arguments: &mut PgArguments, source_ids: &[&str]) -> Result<(), sqlx::Error> {
+    arguments.add(source_ids).map_err(sqlx::Error::Encode)
 }
 
 /// The collection is gone: so are all reasons to hold its changes.
@@ -208,15 +229,11 @@ pub async fn resolve_source(
     pipeline: &str,
     source: &str,
 ) -> Result<u64, sqlx::Error> {
-    let done = sqlx::query(
-        "update rowstream.held set state = 'resolved', resolved_at = now(), document = null, occupant = null,
-             occupied_value = null
-         where pipeline = $1 and source = $2 and state <> 'resolved'",
-    )
-    .bind(pipeline)
-    .bind(source)
-    .execute(connection)
-    .await?;
+    let done = sqlx::query(concat!(resolve!(), " pipeline = $1 and source = $2"))
+        .bind(pipeline)
+        .bind(source)
+        .execute(connection)
+        .await?;
     Ok(done.rows_affected())
 }
 

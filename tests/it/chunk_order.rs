@@ -143,7 +143,7 @@ impl Scene {
         self.hold_up(mongod, "getMore", READ_HELD_UP_BRIEFLY_MS).await?;
         let set = doc! { "$set": { "v": 1 } };
         self.stage.collection("orders").update_one(doc! { "_id": 8_i64 }, set).await?;
-        self.waits_for("rowstream_advance").await?;
+        self.waits_for("update rowstream.checkpoint").await?;
         let is_over = async || Ok((!self.reads(mongod).await?).then_some(()));
         until("the end of the read", PATIENCE, is_over).await?;
         Ok(lock)

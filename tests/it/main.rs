@@ -8,6 +8,7 @@ mod following;
 mod oracle;
 mod stage;
 
+mod at_once;
 mod check;
 mod children;
 mod chunk_order;

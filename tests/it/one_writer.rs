@@ -159,8 +159,8 @@ async fn frozen_at(point: rowstream::pipeline::FailPoint, seed: u64) -> Result<(
 #[cfg(feature = "failpoints")]
 #[tokio::test]
 async fn a_leader_frozen_in_a_batch_writes_nothing_of_it_when_it_wakes() -> Result<()> {
-    use rowstream::pipeline::FailPoint::{Commit, LeaseTaken, LookUp, RowsWritten};
-    for (point, seed) in [(LeaseTaken, 90), (LookUp, 91), (RowsWritten, 92), (Commit, 93)] {
+    use rowstream::pipeline::FailPoint::{AtOnce, Commit, LeaseTaken, LookUp, RowsWritten};
+    for (point, seed) in [(LeaseTaken, 90), (LookUp, 91), (RowsWritten, 92), (Commit, 93), (AtOnce, 88)] {
         frozen_at(point, seed).await.with_context(|| format!("frozen at {}", point.name()))?;
     }
     Ok(())

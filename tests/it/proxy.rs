@@ -172,7 +172,7 @@ async fn the_one_connection_of_the_stream_that_a_firewall_forgot_is_replaced() -
 async fn the_one_connection_of_the_writer_that_a_firewall_forgot_is_replaced() -> Result<()> {
     let (roads, mut following) = scene("strand_writer", 73).await?;
     let writer = "select client_port || ' ' || pid from pg_stat_activity
-        where datname = current_database() and query like 'execute rowstream_advance%'";
+        where datname = current_database() and pid <> pg_backend_pid() and query like '%update rowstream.checkpoint%'";
     let seen = until("a commit of the writer", PATIENCE, async || following.stage.text(writer).await).await?;
     let (port, process) = seen.split_once(' ').context("a port and a process")?;
     roads.postgres.strand_from(port.parse()?)?;

@@ -197,12 +197,12 @@ async fn a_stop_in_the_middle_of_a_large_batch_is_clean_and_loses_nothing() -> R
     daemon.logged("snapshot done").await?;
     stage.settled(&daemon, ORDERS).await?;
 
-    // Its rows are written and its checkpoint waits when the signal comes.
+    // Its checkpoint waits when the signal comes.
     let mut lock = stage.postgres().await?;
     lock.execute("begin; select from rowstream.checkpoint for update").await?;
     orders.update_many(doc! {}, doc! { "$set": { "n": -1 } }).await?;
     let waiting = "select count(*) from pg_stat_activity where datname = current_database()
-                   and wait_event_type = 'Lock' and query like '%rowstream_advance%'";
+                   and wait_event_type = 'Lock' and query like '%update rowstream.checkpoint%'";
     until("the batch to wait", PATIENCE, async || Ok((stage.number(waiting).await? == 1).then_some(())))
         .await
         .with_context(|| daemon.last_words())?;

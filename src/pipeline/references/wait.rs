@@ -77,6 +77,11 @@ impl Waiting {
         self.sources.get(source).is_some_and(|flag| flag.load(Ordering::Acquire))
     }
 
+    /// Whether it may wait, or be waited for.
+    pub(in crate::pipeline) fn may_concern(&self, plan: &Plan, source: SourceIndex) -> bool {
+        self.may_wait(&plan.of(source).mapping.source) || self.may_wake(plan, source)
+    }
+
     /// Whether anybody may wait for a row of this source, by the document or by what it says.
     pub(in crate::pipeline) fn may_wake(&self, plan: &Plan, source: SourceIndex) -> bool {
         let mapping = &plan.of(source).mapping;
