@@ -65,6 +65,13 @@ impl Writer {
                     | Disposition::Suspect(_)
                     | Disposition::Refresh
                     | Disposition::Halt { .. } => {
+                        // Whoever takes it apart tells what is wrong; if nothing is then, this does.
+                        let mapping = mapped.mapping.source.as_str();
+                        tracing::debug!(
+                            mapping,
+                            error = Error::chain(&error),
+                            "a batch is not written at once"
+                        );
                         self.statements.apart.insert(batch.source, APART);
                         Ok(None)
                     }

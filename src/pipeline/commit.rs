@@ -1,4 +1,4 @@
-//! The only place that begins a transaction on the target.
+//! The only place that begins a transaction on the target; what `at_once` takes is one statement, and begins none.
 //!
 //! Every transaction has one shape: fence, apply rows, hold rejections, move on, commit. If any step
 //! fails, or the answer to the commit is lost, the session ends and the next one loads the state anew.

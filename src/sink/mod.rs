@@ -1,5 +1,5 @@
 //! Target tables: reads their shape, writes their rows. Every function works inside the transaction of
-//! its caller; savepoints are set here, transactions never.
+//! its caller; savepoints are set here, transactions never. The statement of `AtOnce` alone is one by itself.
 //!
 //! A call either does what it can and names each row it could not write in `Outcome::rejected`, or
 //! returns an error that concerns the whole batch and leaves the transaction to be rolled back.
