@@ -21,6 +21,7 @@ const SEND_BYTES: usize = 256 * 1024;
 pub(crate) async fn rounds(mongod: &Mongod, postgres: &Postgres, scale: &Scale) -> Result<Vec<Round>> {
     let mut rounds = Vec::new();
     let mut halves = Vec::new();
+    let mut before = None;
     for number in 0..=scale.rounds {
         let shares = Shares::now()?;
         let round = snapshot(mongod, postgres, scale).await?;
@@ -30,7 +31,9 @@ pub(crate) async fn rounds(mongod: &Mongod, postgres: &Postgres, scale: &Scale) 
             halves = encoded_halves(&mut connection).await?;
         }
         let of_limit = Shares::now()?;
-        let limit = raw_copies(postgres, &mut connection, &halves, scale.documents).await?;
+        let after = raw_copies(postgres, &mut connection, &halves, scale.documents).await?;
+        // Before and after, so that a machine that becomes slower or faster shows on both sides.
+        let limit = f64::midpoint(before.replace(after).unwrap_or(after), after);
         let of_limit = of_limit.until_now()?;
         connection.close().await?;
         let name = if number == 0 { "to warm up".to_owned() } else { format!("round {number}") };
