@@ -221,7 +221,7 @@ impl App {
                 }
                 Error::halt(
                     format!("starting over does not help: {because}"),
-                    "is a migration running? does a trigger on a mapped table use something that does not exist?",
+                    "is a migration running, or something that grants columns again and again? does a trigger on a mapped table use something that does not exist?",
                 )
             }
             other => other,

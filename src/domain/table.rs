@@ -41,8 +41,8 @@ pub struct Table {
     /// 'r' ordinary, 'p' partitioned, 'v' view …
     pub kind: char,
     pub is_empty: bool,
-    /// Changes whenever anything a plan depends on changes (oid, columns, types, enum labels, keys). The
-    /// sink knows its parts; for others it is one text.
+    /// Changes whenever anything a plan depends on changes (oid, columns, types, enum labels, keys), and with
+    /// whatever else is done to a column. The sink knows its parts; for others it is one text.
     pub fingerprint: String,
 }
 

@@ -72,8 +72,8 @@ impl AtOnce {
             && (rows.is_empty() || merge_length(&rows, portion) == rows.len())
     }
 
-    /// `arguments`: those of what is around. The statement is made for the parts of `in_out`. An error leaves nothing written and no transaction open, unless the answer
-    /// was lost.
+    /// `arguments`: those of what is around. The statement is made for the parts of `in_out`. An error leaves nothing
+    /// written and no transaction open, unless the answer was lost.
     pub async fn write(
         &self,
         conn: &mut PgConnection,

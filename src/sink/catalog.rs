@@ -151,14 +151,25 @@ pub async fn fingerprint(conn: &mut PgConnection, name: &TableName) -> Result<Op
     Ok(answer(conn, name).await?.map(|answer| answer.fingerprint))
 }
 
-/// A fingerprint has three parts, `kind.columns.all`: the first two answer what is asked of it alone.
+/// A fingerprint has four parts, `kind.oid.versions.all`: all but the last answer what is asked of them alone.
 pub(super) fn is_partitioned(fingerprint: &str) -> bool {
     fingerprint.split('.').next() == Some("p")
 }
 
-/// What `guard` compares: the columns with their types and modifiers.
-pub(super) fn columns_hash(fingerprint: &str) -> &str {
-    fingerprint.split('.').nth(1).unwrap_or_default()
+/// What `guard` compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ColumnsOf<'f> {
+    pub(super) oid: &'f str,
+    /// The transaction that each column is of, as an array.
+    pub(super) versions: &'f str,
+}
+
+impl<'f> ColumnsOf<'f> {
+    pub(super) fn new(fingerprint: &'f str) -> Self {
+        let mut parts = fingerprint.split('.').skip(1);
+        let mut next = || parts.next().unwrap_or_default();
+        Self { oid: next(), versions: next() }
+    }
 }
 
 async fn answer(conn: &mut PgConnection, name: &TableName) -> Result<Option<Answer>, Error> {

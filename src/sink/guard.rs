@@ -7,17 +7,18 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use super::Target;
-use super::catalog::columns_hash;
+use super::catalog::ColumnsOf;
 use super::error::Error;
 use super::statement::{self, Sql};
 use crate::domain::TableName;
 use crate::mapping::Mapping;
 
 const GUARD: &str = include_str!("guard.sql");
+const PARAMETERS: &str = "$1::text[], $2::text[], $3::oid[], $4::text[]";
 
 /// Once per connection, for [`guard`]: its plan costs more than its answer.
 pub fn prepare_guard() -> String {
-    format!("prepare rowstream_guard (text[], text[], text[]) as {GUARD}")
+    format!("prepare rowstream_guard (text[], text[], oid[], text[]) as {GUARD}")
 }
 
 /// Locks the targets' tables, each once and in one order, against changes of their columns until the
@@ -36,26 +37,39 @@ pub fn lock_error(targets: &[&Target], source: sqlx::Error) -> Error {
 /// Compares the targets' tables with what their mappings were compiled against; its rows are for [`changed`].
 /// Says nothing about what happens afterwards, unless the tables were locked before. `None` without targets.
 pub fn guard(targets: &[&Target]) -> Option<Sql> {
-    let wanted: BTreeSet<(&TableName, &str)> = targets
+    let wanted: BTreeSet<(&TableName, ColumnsOf<'_>)> = targets
         .iter()
-        .map(|target| (&target.mapping.table, columns_hash(&target.mapping.fingerprint)))
+        .map(|target| (&target.mapping.table, ColumnsOf::new(&target.mapping.fingerprint)))
         .collect();
     if wanted.is_empty() { None } else { Some(statement::guard(&wanted)) }
 }
 
 /// As [`guard`], of one table, as a query of its own.
 pub(super) fn text(mapping: &Mapping) -> String {
-    let hash = columns_hash(&mapping.fingerprint);
-    let wanted = [&mapping.table.schema, &mapping.table.name, hash];
-    let arrays = wanted.map(|value| format!("array[{}]", statement::literal(value))).join(", ");
+    let ColumnsOf { oid, versions } = ColumnsOf::new(&mapping.fingerprint);
+    let literals = [&mapping.table.schema, &mapping.table.name, oid, versions].map(statement::literal);
+    let [schema, name, oid, versions] = literals;
+    let wanted = format!("array[{schema}], array[{name}], array[{oid}]::oid[], array[{versions}]");
     let query = GUARD.find("select").map_or(GUARD, |start| &GUARD[start..]);
-    query.replace("$1::text[], $2::text[], $3::text[]", &arrays)
+    query.replace(PARAMETERS, &wanted)
 }
 
-/// The error of a row of a guard: the table it names has other columns now.
+/// The error of a row of a guard: the table it names is another one, or its columns were altered.
 pub fn changed(row: &PgRow) -> Option<Error> {
     match (row.try_get("changed_schema"), row.try_get("changed_table")) {
         (Ok(schema), Ok(name)) => Some(Error::CatalogChanged { table: TableName { schema, name } }),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_query_has_the_parameters_that_are_replaced_and_no_others() {
+        assert_eq!(GUARD.matches(PARAMETERS).count(), 1);
+        let (_, query) = GUARD.split_once("select").expect("a query");
+        assert_eq!(query.matches('$').count(), PARAMETERS.matches('$').count());
     }
 }

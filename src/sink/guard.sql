@@ -1,12 +1,11 @@
 -- Which of these tables no longer have the columns they had.
--- $1: schemas, $2: names, $3: hashes of columns as table.sql has them.
+-- $1: schemas, $2: names, $3: their oids, $4: versions of their columns as table.sql has them.
+-- Whatever is done to a column, its row of pg_attribute is of another transaction then; dropped columns stay there.
 select wanted.schema as changed_schema, wanted.name as changed_table
-from unnest($1::text[], $2::text[], $3::text[]) as wanted (schema, name, hash)
-where wanted.hash is distinct from (
-    select md5(string_agg(concat_ws(' ', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,
-                                    a.attnotnull, a.attgenerated, a.attidentity),
-                          ',' order by a.attnum))
+from unnest($1::text[], $2::text[], $3::oid[], $4::text[]) as wanted (schema, name, oid, versions)
+where to_regclass(quote_ident(wanted.schema) || '.' || quote_ident(wanted.name)) is distinct from wanted.oid
+   or wanted.versions is distinct from coalesce((
+    select array_agg(a.xmin order by a.attnum)::text
     from pg_catalog.pg_attribute a
-    where a.attrelid = to_regclass(quote_ident(wanted.schema) || '.' || quote_ident(wanted.name))
-      and a.attnum > 0 and not a.attisdropped)
+    where a.attrelid = wanted.oid and a.attnum > 0), '{}')
 limit 1

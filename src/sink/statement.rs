@@ -26,7 +26,7 @@ pub(super) use create::{create, named_in_comment};
 pub(super) use key::{KeyStatements, adopt, clear, give_way, key_wire, placeholder};
 use marks::Going;
 
-use super::catalog::is_partitioned;
+use super::catalog::{ColumnsOf, is_partitioned};
 use crate::config::KeySpec;
 use crate::domain::{ColumnType, Sequence, TableName, TextKind};
 use crate::mapping::{ColumnPlan, Finder, Mapping, Taking};
@@ -433,23 +433,21 @@ fn is_sought(finder: &Finder) -> String {
 }
 
 /// Keeps the columns of these tables as they are until the transaction ends. Without their partitions and
-/// heirs: no column of a partition changes but by its parent.
+/// heirs: no type of a partition's column changes but by its parent. ⚠ A schema can be renamed all the same.
 pub(super) fn lock<'t>(tables: impl Iterator<Item = &'t TableName>) -> Sql {
     let names: Vec<String> = tables.map(|table| format!("only {}", qualified(table))).collect();
     AssertSqlSafe(format!("lock table {} in row exclusive mode", names.join(", ")))
 }
 
-/// Runs what `prepare_guard` prepared: each table with the hash of its columns.
-pub(super) fn guard<'t>(wanted: &BTreeSet<(&'t TableName, &'t str)>) -> Sql {
-    let array = |text: fn(&(&'t TableName, &'t str)) -> &'t str| {
-        let texts: Vec<&(&TableName, &str)> = wanted.iter().collect();
-        format!("array[{}]", list(&texts, |wanted| literal(text(wanted))))
-    };
+/// Runs what `prepare_guard` prepared.
+pub(super) fn guard(wanted: &BTreeSet<(&TableName, ColumnsOf<'_>)>) -> Sql {
+    let wanted: Vec<_> = wanted.iter().collect();
     AssertSqlSafe(format!(
-        "execute rowstream_guard ({}, {}, {})",
-        array(|(table, _)| &table.schema),
-        array(|(table, _)| &table.name),
-        array(|(_, hash)| hash),
+        "execute rowstream_guard (array[{}], array[{}], array[{}]::oid[], array[{}])",
+        list(&wanted, |(table, _)| literal(&table.schema)),
+        list(&wanted, |(table, _)| literal(&table.name)),
+        list(&wanted, |(_, columns)| literal(columns.oid)),
+        list(&wanted, |(_, columns)| literal(columns.versions)),
     ))
 }
 

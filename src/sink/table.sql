@@ -1,4 +1,4 @@
--- One table as one JSON document, and a hash of the part of it that a plan depends on.
+-- One table as one JSON document, and a fingerprint of the part of it that a plan depends on.
 -- $1: schema, $2: name. No row if there is no such table.
 with recursive relation as (
     select c.oid, c.relkind, n.oid as schema_oid
@@ -149,13 +149,10 @@ shape as (
     from relation, columns, unique_keys, foreign_keys, triggers, rules
 ),
 -- As guard.sql has it.
-columns_hash as (
-    select md5(string_agg(concat_ws(' ', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,
-                                    a.attnotnull, a.attgenerated, a.attidentity),
-                          ',' order by a.attnum)) as hash
+column_versions as (
+    select array_agg(a.xmin order by a.attnum)::text as versions
     from relation
-    join pg_catalog.pg_attribute a on a.attrelid = relation.oid
-    where a.attnum > 0 and not a.attisdropped
+    join pg_catalog.pg_attribute a on a.attrelid = relation.oid and a.attnum > 0
 ),
 -- No part of the fingerprint: how fast rows are found changes no row.
 indexes as (
@@ -229,10 +226,11 @@ column_privileges as (
     from missing_on_columns
 )
 select shape.document::text as shape,
-       concat_ws('.', relation.relkind, columns_hash.hash, md5(shape.document::text)) as fingerprint,
+       concat_ws('.', relation.relkind, relation.oid, coalesce(column_versions.versions, '{}'),
+                 md5(shape.document::text)) as fingerprint,
        indexes.document::text as indexes,
        element_indexes.document::text as element_indexes,
        missing.document::text as missing_privileges,
        column_privileges.document::text as missing_column_privileges,
        row_security_active(relation.oid) as row_security
-from relation, shape, indexes, element_indexes, missing, column_privileges, columns_hash
+from relation, shape, indexes, element_indexes, missing, column_privileges, column_versions

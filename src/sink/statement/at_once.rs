@@ -31,7 +31,7 @@ pub struct Parts {
 /// `None` where rows do not say whose they are.
 ///
 /// An insert, like a delete, locks its table against changes of its columns before anything is looked at, so that
-/// what the guard compares stays.
+/// what the guard compares stays. Under `read committed`, that is: else what is seen may be older than the lock.
 pub(in crate::sink) fn at_once(mapping: &Mapping, around: &Around, parts: Parts) -> Option<String> {
     let Around { fence, advance, resolve, parameters } = around;
     let going = gone(mapping, parameters + 1)?;

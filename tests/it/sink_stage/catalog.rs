@@ -245,6 +245,13 @@ async fn the_catalog_tells_rules_collations_and_column_privileges() {
     database.drop().await;
 }
 
+/// What stands around the versions of the columns.
+fn parts(fingerprint: &str) -> (&str, &str, &str) {
+    let (before, rest) = fingerprint.split_once('{').expect("versions");
+    let (versions, after) = rest.split_once('}').expect("the end of the versions");
+    (before, versions, after)
+}
+
 async fn guarded(conn: &mut PgConnection, targets: &[&Target]) -> Result<(), sink::Error> {
     let mut transaction = conn.begin().await.expect("begin");
     if let Some(lock) = sink::lock(targets) {
@@ -284,8 +291,12 @@ async fn the_guard_sees_every_change_that_would_round() {
         r#"alter table "T t" alter at type timestamptz(0)"#,
         r#"alter table "T t" alter f type int"#,
         r#"alter table "T t" add more text"#,
+        r#"alter table "T t" alter more set not null"#,
+        r#"alter table "T t" drop more"#,
+        r#"alter table "T t" rename f to g; alter table "T t" rename at to f; alter table "T t" rename g to at"#,
+        r#"begin; alter table "T t" rename to s; create table "T t" (like s including all); commit"#,
         r#"drop table "T t"; create table "T t" (source text, source_id text, n numeric(12, 2),
-           at timestamptz(0), f int, more text, primary key (source, source_id))"#,
+           at int, f timestamptz(0), primary key (source, source_id))"#,
     ] {
         let target = target(&table(conn, &public("T t")).await, both_keys(), &names);
         for _ in 0..2 {
@@ -296,6 +307,18 @@ async fn the_guard_sees_every_change_that_would_round() {
         assert_eq!(error.disposition(), Disposition::Refresh);
         assert!(error.to_string().contains("public.T t"), "{error}");
     }
+    // As if an alteration had been lost with a fail-over: every transaction is known, but not of which column.
+    run(&mut other, r#"alter table "T t" alter n type numeric(12, 4)"#).await;
+    let mut lost = table(conn, &public("T t")).await;
+    let (before, versions, after) = parts(&lost.fingerprint);
+    let mut columns: Vec<&str> = versions.split(',').collect();
+    assert_ne!(columns[0], columns[2]);
+    columns.swap(0, 2);
+    let altered = format!("{{{}}}", columns.join(","));
+    lost.fingerprint = format!("{before}{altered}{after}");
+    let target = target(&lost, both_keys(), &names);
+    let error = guarded(conn, &[&target]).await.expect_err("one column is another");
+    assert_eq!(error.disposition(), Disposition::Refresh);
     guarded(conn, &[&plain]).await.expect("another table");
     guarded(conn, &[]).await.expect("no table");
     other.close().await.expect("close");
