@@ -39,10 +39,12 @@ use table::{Goal, Line};
 /// How much is measured; every number can be set in the environment.
 #[derive(Debug)]
 struct Scale {
-    /// BENCH_DOCUMENTS
+    /// BENCH_DOCUMENTS of the snapshot.
     documents: u64,
     /// BENCH_EVENTS
     events: u64,
+    /// BENCH_EVENTS_OF: how many documents they are written to.
+    events_of: u64,
     /// BENCH_ROUNDS: each throughput is measured this often, in turns with its limit.
     rounds: usize,
     /// BENCH_SECONDS of writes for each latency.
@@ -70,8 +72,9 @@ fn main() -> Result<()> {
 
 async fn run() -> Result<()> {
     let scale = Scale {
-        documents: from_environment("BENCH_DOCUMENTS", 500_000)?,
+        documents: from_environment("BENCH_DOCUMENTS", 1_000_000)?,
         events: from_environment("BENCH_EVENTS", 300_000)?,
+        events_of: from_environment("BENCH_EVENTS_OF", 250_000)?,
         rounds: usize::try_from(from_environment("BENCH_ROUNDS", 5)?.max(1))?,
         latency: Duration::from_secs(from_environment("BENCH_SECONDS", 10)?),
         rate: from_environment("BENCH_RATE", 500)?,
@@ -87,10 +90,10 @@ async fn run() -> Result<()> {
         true => latency::lines(&mongod, &postgres, &client, &scale).await?,
         false => Vec::new(),
     };
-    let documents =
-        if ["snapshot", "verify", "backlog"].into_iter().any(wanted) { scale.documents } else { 0 };
-    let mut ledger = ledger::Ledger::load(&client, documents).await?;
     let mut lines = Vec::new();
+    if wanted("snapshot") || wanted("verify") {
+        ledger::Ledger::load(&client, scale.documents).await?;
+    }
     if wanted("snapshot") {
         let rounds = copy::rounds(&mongod, &postgres, &scale).await?;
         lines.extend(throughput("snapshot, documents/s", "two raw COPYs", 0.75, &rounds));
@@ -101,6 +104,7 @@ async fn run() -> Result<()> {
         lines.extend(throughput("verify, documents/s", "their snapshot", 0.8, &rounds));
     }
     if wanted("backlog") {
+        let mut ledger = ledger::Ledger::load(&client, scale.events_of).await?;
         let rounds = backlog::rounds(&mongod, &postgres, &client, &mut ledger, &scale).await?;
         lines.extend(throughput("backlog, events/s", "raw drain", 0.5, &rounds));
         lines.extend(cost("backlog", scale.events, &rounds));
@@ -152,11 +156,12 @@ async fn describe(client: &mongodb::Client, postgres: &Postgres, scale: &Scale) 
     println!("mongod {}, one-node replica set, journaled majority writes", build.get_str("version")?);
     println!("PostgreSQL {}", settings.join(", "));
     println!(
-        "{} documents of {} bytes into 15 columns with the document as jsonb; backlog of {} events; \
+        "{} documents of {} bytes into 15 columns with the document as jsonb; backlog of {} events of {}; \
          median of {} rounds",
         scale.documents,
         bson::serialize_to_vec(&ledger::document(1))?.len(),
         scale.events,
+        scale.events_of,
         scale.rounds
     );
     Ok(())

@@ -29,6 +29,7 @@ create table rowstream.mapping (
     meaning text not null,
     id_type text not null check (id_type in ('object_id', 'string', 'int', 'uuid')),
     collection text not null,
+    collection_uuid uuid,
     target text not null,
     target_oid bigint not null,
     in_scope boolean not null default true,
@@ -41,7 +42,7 @@ create table rowstream.mapping (
     resync_cause text check (resync_cause in ('mapping', 'scope', 'table', 'history', 'command', 'reset')),
     primary key (pipeline, source)
 );
-comment on table rowstream.mapping is 'what is known of each mapping; planned means that every chunk has its row, in_scope that its changes were followed up to the checkpoint, meaning is what mapping_hash is made of, target_oid tells the table from another one of its name, resync_since that its rows are to be compared with all of its documents, and repaired';
+comment on table rowstream.mapping is 'what is known of each mapping; planned means that every chunk has its row, in_scope that its changes were followed up to the checkpoint, meaning is what mapping_hash is made of, target_oid and collection_uuid tell the table and the collection from others of their names, resync_since that its rows are to be compared with all of its documents, and repaired';
 
 create table rowstream.chunk (
     pipeline text,

@@ -23,13 +23,15 @@ pub(crate) async fn rounds(
     ledger: &mut ledger::Ledger,
     scale: &Scale,
 ) -> Result<Vec<Round>> {
-    copy::snapshot(mongod, postgres, scale).await?;
+    copy::snapshot(mongod, postgres, scale.events_of).await?;
     let mut connection = postgres.connect(copy::DATABASE).await?;
     let mut rounds = Vec::new();
     for number in 0..scale.rounds {
         let from = ledger::majority_time(client).await?;
         ledger.change(scale.events).await?;
         let to = ledger::majority_time(client).await?;
+        // What the round before has left behind would be cleaned up in the midst of this one.
+        sqlx::raw_sql("vacuum ledger").execute(&mut connection).await?;
         sqlx::raw_sql("checkpoint").execute(&mut connection).await?;
         // Before and after, so that a machine that becomes slower or faster shows on both sides.
         let before = drain(client, from, scale.events).await?;

@@ -24,7 +24,7 @@ pub(crate) async fn rounds(mongod: &Mongod, postgres: &Postgres, scale: &Scale) 
     let mut before = None;
     for number in 0..=scale.rounds {
         let shares = Shares::now()?;
-        let round = snapshot(mongod, postgres, scale).await?;
+        let round = snapshot(mongod, postgres, scale.documents).await?;
         let shares = shares.until_now()?;
         let mut connection = postgres.connect(DATABASE).await?;
         if halves.is_empty() {
@@ -46,7 +46,7 @@ pub(crate) async fn rounds(mongod: &Mongod, postgres: &Postgres, scale: &Scale) 
 }
 
 /// Copies the ledger into a fresh database; the daemon is stopped afterwards. `limit` is not set.
-pub(crate) async fn snapshot(mongod: &Mongod, postgres: &Postgres, scale: &Scale) -> Result<Round> {
+pub(crate) async fn snapshot(mongod: &Mongod, postgres: &Postgres, documents: u64) -> Result<Round> {
     let mut server = postgres.connect("postgres").await?;
     sqlx::raw_sql("drop database if exists bench").execute(&mut server).await?;
     sqlx::raw_sql("checkpoint").execute(&mut server).await?;
@@ -67,9 +67,9 @@ pub(crate) async fn snapshot(mongod: &Mongod, postgres: &Postgres, scale: &Scale
     )
     .fetch_one(&mut connection)
     .await?;
-    ensure!(rows as u64 == scale.documents, "{rows} rows came of {} documents", scale.documents);
+    ensure!(rows as u64 == documents, "{rows} rows came of {documents} documents");
     let round = Round {
-        value: scale.documents as f64 / seconds,
+        value: documents as f64 / seconds,
         limit: f64::NAN,
         cpu: daemon.cpu()?,
         peak_memory: daemon.peak_memory()?,

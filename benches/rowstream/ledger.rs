@@ -50,8 +50,10 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
+    /// In the place of the one before.
     pub(crate) async fn load(client: &Client, count: u64) -> Result<Self> {
         let database = client.database(DATABASE);
+        database.collection::<Document>(COLLECTION).drop().await?;
         let numbers: Vec<u64> = (0..count).collect();
         for part in numbers.chunks(10 * AT_ONCE) {
             let documents: Vec<Document> = part.iter().map(|number| document(*number)).collect();

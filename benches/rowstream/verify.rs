@@ -14,7 +14,7 @@ use crate::{Round, Scale, copy, ledger};
 pub(crate) async fn rounds(mongod: &Mongod, postgres: &Postgres, scale: &Scale) -> Result<Vec<Round>> {
     let mut rounds = Vec::new();
     for number in 0..scale.rounds {
-        let snapshot = copy::snapshot(mongod, postgres, scale).await?;
+        let snapshot = copy::snapshot(mongod, postgres, scale.documents).await?;
         let shares = Shares::now()?;
         let value = verify(mongod, &postgres.url_of(copy::DATABASE), scale.documents)?;
         let shares = shares.until_now()?;

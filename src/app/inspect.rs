@@ -13,7 +13,7 @@ use sqlx::PgConnection;
 
 use super::schema;
 use crate::config::{Config, KeySpec, MappingSpec, Mappings, OnMappingChange, SchemaMode};
-use crate::domain::{IdType, Namespace, SourceIndex, Table, TableName};
+use crate::domain::{ClusterTime, IdType, Namespace, SourceIndex, Table, TableName};
 use crate::mapping::{self, ChildPlan, Mapping, MissingPlan, Problem, StubPlan};
 use crate::pipeline::{Error, Mapped, MappedChild, Plan, StubMaker};
 use crate::sink::{self, Target};
@@ -68,6 +68,7 @@ impl fmt::Display for Line {
 pub struct Inspection {
     pub lines: Vec<Line>,
     pub oplog: Option<OplogWindow>,
+    looked_at: ClusterTime,
     scope: Scope,
     scope_hash: String,
     mapped: Vec<Mapped>,
@@ -99,7 +100,12 @@ impl Inspection {
     pub fn into_plan(self) -> Result<Plan, Error> {
         let failed: Vec<&Line> = self.lines.iter().filter(|line| line.verdict == Verdict::Failed).collect();
         if failed.is_empty() {
-            return Ok(Plan { mapped: self.mapped, scope: self.scope, scope_hash: self.scope_hash });
+            return Ok(Plan {
+                mapped: self.mapped,
+                scope: self.scope,
+                looked_at: self.looked_at,
+                scope_hash: self.scope_hash,
+            });
         }
         let join = |part: fn(&Line) -> String| failed.iter().map(|line| part(line)).collect::<Vec<_>>();
         let reasons = join(|line| format!("{}: {}", line.subject, line.message)).join("; ");
@@ -141,8 +147,14 @@ pub async fn inspect(
     let scope = scope(&specs, discover);
     let scope_hash = hash(&format!("{scope:?}"));
     let facts = source::preflight(client, &scope).await.map_err(unread)?;
-    let mut inspection =
-        Inspection { lines: Vec::new(), oplog: facts.oplog, scope, scope_hash, mapped: Vec::new() };
+    let mut inspection = Inspection {
+        lines: Vec::new(),
+        oplog: facts.oplog,
+        looked_at: facts.looked_at,
+        scope,
+        scope_hash,
+        mapped: Vec::new(),
+    };
     inspection.mongodb(&facts);
     inspection.postgresql(connection).await?;
     if specs.is_empty() {
@@ -439,6 +451,7 @@ impl Inspection {
                     children,
                     unread,
                     collection,
+                    collection_uuid: facts.uuid,
                     transformer,
                     documents_estimated: facts.documents.unwrap_or(0),
                     average_size: facts.average_size.unwrap_or(0),

@@ -424,6 +424,7 @@ impl App {
             held: loaded.held,
             occupied: loaded.occupied,
             waits: loaded.waits,
+            others: loaded.others,
             pace: self.pace.clone(),
             linger: config.batch.linger,
             after_loss: match config.on_history_lost {

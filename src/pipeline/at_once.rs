@@ -107,8 +107,8 @@ impl ForWhom {
         let [batch] = &prepared.sources[..] else { return None };
         let position = prepared.position.as_ref()?;
         let source = batch.source;
-        let is_more = !prepared.dropped.is_empty()
-            || !prepared.replaced.is_empty()
+        let is_more = !prepared.ended.is_empty()
+            || !prepared.others.is_empty()
             || prepared.skipped
             || !batch.refused.is_empty()
             || !batch.held.is_empty()

@@ -3,6 +3,8 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 
+use uuid::Uuid;
+
 use crate::config::{Deletes, OnDrop};
 use crate::domain::{Change, ChangeKind, ClusterTime, Key, Namespace, Portion, Position, SourceIndex};
 use crate::mapping::Mapping;
@@ -66,6 +68,10 @@ pub(super) struct Batch {
     pub dropped: Vec<SourceIndex>,
     /// Sources that another collection took over: to be copied again.
     pub replaced: Vec<SourceIndex>,
+    /// Their collections came to an end: the next one of that name is another.
+    pub ended: Vec<SourceIndex>,
+    /// Their collections are others than those that were followed.
+    pub others: Vec<(SourceIndex, Uuid)>,
     /// Changes may be missing before these: every source is to be compared with its documents.
     pub skipped: bool,
     /// Where the stream goes on once this is committed. `None`: touches only.
@@ -84,7 +90,8 @@ pub(super) struct Batch {
 
 impl Batch {
     pub(super) fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.dropped.is_empty() && self.replaced.is_empty() && !self.skipped
+        // What was dropped or replaced has ended.
+        self.changes.is_empty() && self.ended.is_empty() && !self.skipped
     }
 
     /// `weight`: the bytes the change will hold once it has its document.
@@ -341,6 +348,9 @@ impl Gatherer {
             self.batch.forget(route.source);
             if route.on_drop == OnDropRoute::Delete && !self.batch.dropped.contains(&route.source) {
                 self.batch.dropped.push(route.source);
+            }
+            if !self.batch.ended.contains(&route.source) {
+                self.batch.ended.push(route.source);
             }
             also(route.source);
         }

@@ -120,19 +120,23 @@ pub(super) enum ChunkOutcome {
 /// was written; the fence does not let another one begin there.
 #[derive(Debug)]
 #[must_use]
-pub(super) struct Tx<'a>(&'a mut PgConnection);
+pub(super) struct Tx<'a> {
+    connection: &'a mut PgConnection,
+    /// Fails where a name leads to another table than the one that was compared.
+    same_names: Option<String>,
+}
 
 impl Deref for Tx<'_> {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        self.0
+        self.connection
     }
 }
 
 impl DerefMut for Tx<'_> {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        self.0
+        self.connection
     }
 }
 
@@ -140,16 +144,30 @@ impl Tx<'_> {
     pub(super) async fn commit(self) -> Result<(), Error> {
         // An error here leaves open whether it happened. The next session takes the lease, which waits
         // for this transaction to end either way, and only then loads the state.
-        transaction::commit(self.0).await.map_err(|error| Error::retry("commit", error))
+        let committed = match &self.same_names {
+            Some(same_names) => transaction::commit_behind(self.connection, same_names).await,
+            None => transaction::commit(self.connection).await,
+        };
+        committed.map_err(not_committed)
     }
 
     /// As `commit`, with the position of the stream that is reached by it.
     pub(super) async fn commit_at(self, position: &Position, seq: i64) -> Result<(), Error> {
-        let committed = transaction::commit_behind(self.0, &checkpoint::advance(seq, position)).await;
-        committed.map_err(|error| match checkpoint::is_replaced(&error) {
-            true => Error::Fenced,
-            false => Error::retry("commit", error),
-        })
+        let mut statement = checkpoint::advance(seq, position);
+        if let Some(same_names) = &self.same_names {
+            statement = format!("{same_names}; {statement}");
+        }
+        transaction::commit_behind(self.connection, &statement).await.map_err(not_committed)
+    }
+}
+
+fn not_committed(error: sqlx::Error) -> Error {
+    if checkpoint::is_replaced(&error) {
+        Error::Fenced
+    } else if sink::is_elsewhere(&error) {
+        CATALOG_CHANGED
+    } else {
+        Error::retry("commit", error)
     }
 }
 
@@ -192,6 +210,12 @@ impl Writer {
         }
         for source in &prepared.replaced {
             open.snapshot_again(*source).await?;
+        }
+        for source in &prepared.ended {
+            open.collection_ended(*source).await?;
+        }
+        for (source, uuid) in &prepared.others {
+            open.is_another(*source, *uuid).await?;
         }
         if prepared.skipped {
             open.resync(Cause::History).await?;
@@ -358,7 +382,7 @@ pub(super) async fn begin_fenced<'a>(
     }
     match answers.iter().find_map(sink::changed) {
         Some(error) => Err(apply(error)),
-        None => Ok(Tx(connection)),
+        None => Ok(Tx { connection, same_names: sink::same_names(targets).map(|query| query.0) }),
     }
 }
 
@@ -390,10 +414,12 @@ pub(super) async fn drop_rows(
     ))
 }
 
+const CATALOG_CHANGED: Error = Error::Rebuild { because: "the catalog of the target changed" };
+
 /// What an error of the sink means for the session.
 pub(crate) fn apply(error: sink::Error) -> Error {
     match error.disposition() {
-        sink::Disposition::Refresh => Error::Rebuild { because: "the catalog of the target changed" },
+        sink::Disposition::Refresh => CATALOG_CHANGED,
         sink::Disposition::Halt { hint } => Error::halt(Error::chain(&error), hint),
         sink::Disposition::Retry | sink::Disposition::Suspect(_) => Error::retry("apply", error),
         sink::Disposition::Shrink => Error::TimedOut { source: Box::new(error) },

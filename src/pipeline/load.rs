@@ -5,6 +5,7 @@ use sqlx::PgConnection;
 use super::Error;
 use super::claims::Claims;
 use super::commit::{begin_fenced, state};
+use super::others::Others;
 use super::pace::Pace;
 use super::plan::Plan;
 use super::snapshot::Pending;
@@ -28,6 +29,7 @@ pub struct Loaded {
     /// Sources for a value of whose rows somebody is held.
     pub occupied: Vec<crate::domain::SourceIndex>,
     pub waits: wait::Overview,
+    pub others: Others,
 }
 
 /// `now`: an operation time asked of the server before this call; a pipeline without a checkpoint
@@ -50,6 +52,7 @@ pub async fn load(
         }
         bring_up_to_date(&mut transaction, pipeline, mapped, known, mode).await?;
     }
+    let others = Others::load(&mut transaction, pipeline, plan, &known).await?;
     let followed: Vec<&str> = plan.mapped.iter().map(|mapped| mapped.mapping.source.as_str()).collect();
     mapping::leave_scope(&mut transaction, pipeline, &followed).await.map_err(state)?;
     checkpoint::start(&mut transaction, pipeline, epoch, now, &plan.scope_hash).await.map_err(state)?;
@@ -83,7 +86,7 @@ pub async fn load(
     let occupied = occupied.iter().flat_map(|target| plan.of_target(target)).collect();
     let waits = wait::overview(&mut transaction, pipeline).await.map_err(state)?;
     transaction.commit().await?;
-    Ok(Loaded { checkpoint, pending, done, held, occupied, waits })
+    Ok(Loaded { checkpoint, pending, done, held, occupied, waits, others })
 }
 
 /// A mapping that is new is registered. One that has changed, has another table, or was not followed for a while, is

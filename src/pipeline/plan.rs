@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::claims;
 use super::references::StubMaker;
-use crate::domain::{IdType, SourceIndex};
+use crate::domain::{ClusterTime, IdType, SourceIndex};
 use crate::mapping::Mapping;
 use crate::pipeline::batch::{OnDropRoute, Route};
 use crate::sink::Target;
@@ -17,6 +19,8 @@ use crate::transform::{ChildTransformer, Transformer, Unread};
 pub struct Mapped {
     pub mapping: Arc<Mapping>,
     pub collection: CollectionIndex,
+    /// Tells it from another one of its name, if the user may see it.
+    pub collection_uuid: Option<Uuid>,
     pub transformer: Transformer,
     pub target: Target,
     /// By reference: what makes the row that it is to create.
@@ -45,6 +49,8 @@ pub struct Plan {
     /// By `SourceIndex`: parents before children, else in the order of the configuration.
     pub mapped: Vec<Mapped>,
     pub scope: Scope,
+    /// Nothing that was seen of its collections is newer.
+    pub looked_at: ClusterTime,
     /// Changes when the stream's tokens were made under another filter.
     pub scope_hash: String,
 }

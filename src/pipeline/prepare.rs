@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use mongodb::Client;
+use uuid::Uuid;
 
 use super::Error;
 use super::ahead::{Place, look_up};
@@ -28,6 +29,9 @@ pub struct Prepared {
     pub position: Option<Position>,
     pub dropped: Vec<SourceIndex>,
     pub replaced: Vec<SourceIndex>,
+    /// Dropped and replaced ones too, and those whose rows stay.
+    pub ended: Vec<SourceIndex>,
+    pub others: Vec<(SourceIndex, Uuid)>,
     /// Changes may be missing before these.
     pub skipped: bool,
     /// In the order of the plan.
@@ -70,7 +74,7 @@ pub struct Refused {
 
 impl Prepared {
     pub fn is_empty(&self) -> bool {
-        self.sources.is_empty() && self.dropped.is_empty() && self.replaced.is_empty() && !self.skipped
+        self.sources.is_empty() && self.ended.is_empty() && self.others.is_empty() && !self.skipped
     }
 
     /// To be written or deleted.
@@ -201,6 +205,8 @@ pub(super) async fn prepare(
         position: batch.position,
         dropped: batch.dropped,
         replaced: batch.replaced,
+        ended: batch.ended,
+        others: batch.others,
         skipped: batch.skipped,
         sources,
         events: batch.events,

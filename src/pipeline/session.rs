@@ -15,6 +15,7 @@ use super::batch::Gatherer;
 use super::commit::{ForWhom, HeldPolicy, Writer, apply, state};
 use super::hold_limit::HoldLimit;
 use super::holding::Holding;
+use super::others::Others;
 use super::outstanding::Outstanding;
 use super::pace::Pace;
 use super::plan::{Mapped, Plan};
@@ -69,6 +70,7 @@ pub struct Session {
     /// Sources for a value of whose rows somebody is held.
     pub occupied: Vec<SourceIndex>,
     pub waits: wait::Overview,
+    pub others: Others,
     pub pace: Pace,
     pub linger: Duration,
     pub after_loss: source::AfterLoss,
@@ -184,6 +186,8 @@ impl Session {
             outstanding: Arc::clone(&outstanding),
             report: self.report.clone(),
             ahead: Ahead::default(),
+            others: self.others,
+            is_history_lost: false,
         };
         let committing = Committing {
             writer: writer(self.stream_connection),

@@ -8,11 +8,13 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use mongodb::Client;
 use tokio::sync::{RwLock, Semaphore, mpsc};
+use uuid::Uuid;
 
 use super::ahead::{Ahead, Place, look_up};
 use super::batch::{Gatherer, Stop};
 use super::commit::Writer;
 use super::fail_point::FailPoint;
+use super::others::Others;
 use super::outstanding::Outstanding;
 use super::pace::Pace;
 use super::plan::Plan;
@@ -39,6 +41,9 @@ pub(super) struct Reading {
     pub outstanding: Arc<Outstanding>,
     pub report: Report,
     pub ahead: Ahead,
+    pub others: Others,
+    /// Everything is compared anyway.
+    pub is_history_lost: bool,
 }
 
 type LookingUp = BoxFuture<'static, Result<Vec<(Place, Document)>, Error>>;
@@ -202,7 +207,23 @@ impl Reading {
             because,
             "changes may be missing: every row is compared with its document"
         );
+        self.is_history_lost = true;
         self.gatherer.skipped();
+    }
+
+    fn tell_others(&self, others: &[(SourceIndex, Uuid)]) {
+        if others.is_empty() || self.is_history_lost {
+            return;
+        }
+        let names: Vec<&str> =
+            others.iter().map(|(source, _)| self.plan.of(*source).mapping.source.as_str()).collect();
+        tracing::error!(
+            event = "history_lost",
+            severity = "error",
+            sources = names.join(", "),
+            because = "collections are others than those that were followed; mongodb may have been restored",
+            "changes may be missing: every row is compared with its document"
+        );
     }
 
     fn touch(&mut self, keys: Vec<Key>) {
@@ -214,7 +235,10 @@ impl Reading {
     }
 
     async fn prepare(&mut self) -> Result<Prepared, Error> {
-        let batch = self.gatherer.take();
+        let mut batch = self.gatherer.take();
+        let position = batch.position.as_ref().map(|position| position.time);
+        batch.others = self.others.settled(&batch.ended, position);
+        self.tell_others(&batch.others);
         FailPoint::LookUp.reach().await?;
         prepare(&self.client, &self.plan, batch, self.ahead.take(), self.outstanding.last_handed()).await
     }

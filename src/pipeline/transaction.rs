@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use super::Error;
 use super::claims::{self, Claims};
@@ -247,6 +248,19 @@ impl<'a> Open<'a> {
     pub(super) async fn snapshot_again(&mut self, source: SourceIndex) -> Result<(), Error> {
         let (transaction, pipeline, name) = self.named(source);
         mapping::snapshot_again(transaction, pipeline, name).await.map_err(state)
+    }
+
+    pub(super) async fn collection_ended(&mut self, source: SourceIndex) -> Result<(), Error> {
+        let (transaction, pipeline, name) = self.named(source);
+        mapping::is_of_collection(transaction, pipeline, name, None).await.map_err(state)
+    }
+
+    /// It is followed from here on; what happened to it before, nobody has told.
+    pub(super) async fn is_another(&mut self, source: SourceIndex, uuid: Uuid) -> Result<(), Error> {
+        let (transaction, pipeline, name) = self.named(source);
+        mapping::is_of_collection(transaction, pipeline, name, Some(uuid)).await.map_err(state)?;
+        let (transaction, pipeline, name) = self.named(source);
+        resync::ask(transaction, pipeline, &[name], Cause::History).await.map(drop).map_err(state)
     }
 
     /// Every source is due for a re-sync.

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use sqlx::Row;
+use sqlx::error::DatabaseError;
 use sqlx::postgres::PgRow;
 
 use super::Target;
@@ -42,6 +43,20 @@ pub fn guard(targets: &[&Target]) -> Option<Sql> {
         .map(|target| (&target.mapping.table, ColumnsOf::new(&target.mapping.fingerprint)))
         .collect();
     if wanted.is_empty() { None } else { Some(statement::guard(&wanted)) }
+}
+
+/// Fails with [`is_elsewhere`] unless these names still lead to the tables that were compared. No lock keeps the name of a
+/// schema: what was compared and what a statement has written to may be two. `None` without targets.
+pub fn same_names(targets: &[&Target]) -> Option<Sql> {
+    let names: BTreeSet<(&TableName, &str)> = targets
+        .iter()
+        .map(|target| (&target.mapping.table, ColumnsOf::new(&target.mapping.fingerprint).oid))
+        .collect();
+    if names.is_empty() { None } else { Some(statement::same_names(&names)) }
+}
+
+pub fn is_elsewhere(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(DatabaseError::code).is_some_and(|code| code == statement::ELSEWHERE)
 }
 
 /// As [`guard`], of one table, as a query of its own.

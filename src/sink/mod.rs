@@ -36,7 +36,7 @@ pub use children::{
 pub use compare::{Comparison, Deviation, ShownValue, ask};
 pub use error::{Disposition, Error, MalformedTuple, ServerError};
 pub use find::{Candidate, candidates, delete_stub, find, insert_stubs, referrers};
-pub use guard::{changed, guard, lock, lock_error, prepare_guard};
+pub use guard::{changed, guard, is_elsewhere, lock, lock_error, prepare_guard, same_names};
 pub use isolate::Savepoint;
 pub use keyed::{
     Rekeyed, adoptable, adoptable_by, clear, delete, has_unowned_rows, insert, mark_held, present, rekey,

@@ -439,6 +439,19 @@ pub(super) fn lock<'t>(tables: impl Iterator<Item = &'t TableName>) -> Sql {
     AssertSqlSafe(format!("lock table {} in row exclusive mode", names.join(", ")))
 }
 
+/// What the statement of [`same_names`] fails with: no number.
+pub(super) const ELSEWHERE: &str = "22P02";
+
+/// A query that fails unless the tables of these names have these oids.
+pub(super) fn same_names(wanted: &BTreeSet<(&TableName, &str)>) -> Sql {
+    let same: Vec<String> = wanted
+        .iter()
+        .map(|(table, oid)| format!("to_regclass({}) is not distinct from {oid}", literal(&qualified(table))))
+        .collect();
+    let same = same.join(" and ");
+    AssertSqlSafe(format!("select (case when {same} then '1' else 'a table is another one' end)::int"))
+}
+
 /// Runs what `prepare_guard` prepared.
 pub(super) fn guard(wanted: &BTreeSet<(&TableName, ColumnsOf<'_>)>) -> Sql {
     let wanted: Vec<_> = wanted.iter().collect();

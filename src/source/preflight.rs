@@ -8,8 +8,9 @@ use std::fmt;
 use bson::{Bson, Document, doc};
 use futures_util::{StreamExt, TryStreamExt};
 use mongodb::Client;
+use uuid::Uuid;
 
-use super::client::{hello, run};
+use super::client::{hello, run, server_times};
 use super::error::{Disposition, Error, Fault};
 use super::event::Scope;
 use super::stream::{Target, probe, target};
@@ -35,6 +36,8 @@ pub struct Facts {
     pub oplog: Option<OplogWindow>,
     /// In the order of `Scope::collections`.
     pub collections: Vec<CollectionFacts>,
+    /// Nothing that was seen of them is newer.
+    pub looked_at: ClusterTime,
     pub findings: Vec<Finding>,
 }
 
@@ -66,6 +69,8 @@ pub struct OplogWindow {
 pub struct CollectionFacts {
     pub namespace: Namespace,
     pub kind: CollectionKind,
+    /// `None` where the user may not list collections.
+    pub uuid: Option<Uuid>,
     pub capped: bool,
     pub clustered: bool,
     /// Has a collation of its own: ids that differ in case may be one.
@@ -120,8 +125,12 @@ pub async fn preflight(client: &Client, scope: &Scope) -> Result<Facts, Error> {
         Topology::ReplicaSet { .. } => watched_oplog(client, &mut findings).await,
         Topology::Sharded | Topology::Standalone => None,
     };
+    let looked_at = match topology {
+        Topology::ReplicaSet { .. } | Topology::Sharded => server_times(client).await?.cluster,
+        Topology::Standalone => ClusterTime::default(),
+    };
     let feature_compatibility = feature_compatibility(client).await;
-    Ok(Facts { version, topology, feature_compatibility, oplog, collections, findings })
+    Ok(Facts { version, topology, feature_compatibility, oplog, collections, looked_at, findings })
 }
 
 fn topology(hello: &Document) -> Topology {
@@ -187,6 +196,7 @@ async fn collection(
     let mut facts = CollectionFacts {
         namespace: namespace.clone(),
         kind: CollectionKind::Unknown,
+        uuid: None,
         capped: false,
         clustered: false,
         collation: false,
@@ -202,6 +212,7 @@ async fn collection(
                 Ok("timeseries") => CollectionKind::TimeSeries,
                 _ => CollectionKind::Collection,
             };
+            facts.uuid = listed.get_document("info").ok().and_then(uuid_of);
             facts.capped = options.get_bool("capped").unwrap_or(false);
             facts.clustered = options.contains_key("clusteredIndex");
             facts.collation = options.contains_key("collation");
@@ -269,6 +280,13 @@ fn kind_findings(facts: &CollectionFacts) -> Vec<Finding> {
         );
     }
     findings
+}
+
+fn uuid_of(info: &Document) -> Option<Uuid> {
+    match info.get("uuid") {
+        Some(Bson::Binary(binary)) => Uuid::from_slice(&binary.bytes).ok(),
+        _ => None,
+    }
 }
 
 /// The collection's entry in the list of its database.

@@ -1,6 +1,7 @@
 //! What is known of each mapping across restarts.
 
 use sqlx::{PgConnection, Row};
+use uuid::Uuid;
 
 use crate::domain::IdType;
 
@@ -13,6 +14,8 @@ pub struct Known {
     pub id_type: IdType,
     /// The collection its rows came from.
     pub collection: String,
+    /// `None` where nobody knows, or it came to an end.
+    pub collection_uuid: Option<Uuid>,
     /// The table they were written to, and its name then: `schema.name`.
     pub target_oid: u32,
     pub target: String,
@@ -43,7 +46,8 @@ impl SnapshotState {
 
 pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<Known>, sqlx::Error> {
     let rows = sqlx::query(
-        "select source, mapping_hash, meaning, id_type, collection, target, target_oid, in_scope, snapshot_state, planned, documents_estimated
+        "select source, mapping_hash, meaning, id_type, collection, collection_uuid::text, target,
+                target_oid, in_scope, snapshot_state, planned, documents_estimated
          from rowstream.mapping where pipeline = $1",
     )
     .bind(pipeline)
@@ -63,6 +67,7 @@ pub async fn load(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<K
                 _ => IdType::Uuid,
             },
             collection: row.get("collection"),
+            collection_uuid: row.get::<Option<&str>, _>("collection_uuid").and_then(|text| text.parse().ok()),
             // An oid is unsigned, what is stored never above.
             target_oid: row.get::<i64, _>("target_oid") as u32,
             target: row.get("target"),
@@ -124,7 +129,8 @@ pub async fn changed(
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "update rowstream.mapping
-         set mapping_hash = $3, collection = $4, target = $5, meaning = $6, target_oid = $7, in_scope = true
+         set mapping_hash = $3, collection_uuid = case when collection = $4 then collection_uuid end,
+             collection = $4, target = $5, meaning = $6, target_oid = $7, in_scope = true
          where pipeline = $1 and source = $2",
     )
     .bind(pipeline)
@@ -134,6 +140,24 @@ pub async fn changed(
     .bind(mapping.target)
     .bind(mapping.meaning)
     .bind(i64::from(mapping.target_oid))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Which collection the position speaks of. `None`: of none that is there any more.
+pub async fn is_of_collection(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    source: &str,
+    uuid: Option<Uuid>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update rowstream.mapping set collection_uuid = $3::uuid where pipeline = $1 and source = $2",
+    )
+    .bind(pipeline)
+    .bind(source)
+    .bind(uuid.map(|uuid| uuid.to_string()))
     .execute(connection)
     .await?;
     Ok(())

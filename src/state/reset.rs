@@ -25,7 +25,8 @@ pub async fn reset(
          kept as (
              update rowstream.mapping as m
              set snapshot_state = 'pending', planned = false, documents_estimated = null, snapshot_started_at = null,
-                 snapshot_finished_at = null, resync_since = clock_timestamp(), resync_cause = 'reset'
+                 snapshot_finished_at = null, collection_uuid = null,
+                 resync_since = clock_timestamp(), resync_cause = 'reset'
              where pipeline in (select pipeline from free) and snapshot_started_at is not null and not exists (
                  select from claimed where claimed.source = m.source)),
          chunk as (delete from rowstream.chunk where pipeline in (select pipeline from free)),

@@ -151,6 +151,35 @@ async fn a_type_that_is_narrowed_rounds_nothing() -> Result<()> {
     Ok(())
 }
 
+/// No lock keeps the name of a schema: behind what was compared a statement may find another table.
+#[tokio::test]
+async fn a_schema_that_takes_the_name_of_another_in_mid_transaction_rounds_nothing() -> Result<()> {
+    let stage = Stage::new("blue_green").await?;
+    let table = |schema: &str, scale: u8| {
+        format!(
+            "create schema {schema};
+             create table {schema}.mine (source text, source_id text, n numeric(12, {scale}), primary key (source, source_id));"
+        )
+    };
+    stage.execute(&(table("live", 2) + &table("next", 0))).await?;
+    stage.collection("things").insert_many([doc! { "_id": 1, "n": 1.5 }, doc! { "_id": 2, "n": 2 }]).await?;
+    let mapping = format!(
+        "  - {{ source: things, collection: {}.things, table: live.mine, id_type: int, columns: {{ n: n }} }}\n",
+        stage.name
+    );
+    // Its tables are compared and locked, nothing is written yet.
+    let daemon = Daemon::start_in(&stage.config(&mapping), &[], &[("FAILPOINTS", "copy=1*return(4000)")])?;
+    daemon.logged("fail point reached").await?;
+    stage.execute("alter schema live rename to former; alter schema next rename to live").await?;
+    let following = Following { stage, daemon };
+    let held =
+        "select string_agg(source_id || ' ' || reason || ' ' || column_name, ', ') from rowstream.held";
+    following.becomes(held, "1 not_exact n").await?;
+    following.becomes("select string_agg(concat_ws(' ', source_id, n), ', ') from live.mine", "2 2").await?;
+    following.never_halted();
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_type_that_cannot_be_written_halts_until_it_can() -> Result<()> {
     let following = Following::start("no_such_type").await?;

@@ -80,6 +80,17 @@ async fn a_drop_halts_where_the_mapping_says_so_and_no_row_goes() -> Result<()> 
     assert!(daemon.is_running());
     assert_eq!(stage.number("select count(*) from a").await?, 30);
     assert_eq!(daemon.get("/readyz").await?.0, 503);
+
+    // Another one of its name changes nothing: nobody compares it with the rows of the one that was dropped.
+    stage.collection("a").insert_many(numbered(100, 110)).await?;
+    daemon.kill9()?;
+    stage.execute("update rowstream.lease set heartbeat = 'epoch'").await?;
+    let daemon = Daemon::start(&stage.config(&mapping))?;
+    daemon.logged("halted").await?;
+    assert_eq!(stage.number("select count(*) from a").await?, 30);
+    let untouched = "select count(*) from rowstream.mapping where resync_since is null";
+    assert_eq!(stage.number(untouched).await?, 1);
+    assert_eq!(daemon.line("history_lost"), None);
     Ok(())
 }
 

@@ -282,20 +282,100 @@ async fn where_the_policy_says_so_a_token_that_mongodb_does_not_know_is_given_up
     goes_on_from_now(&stage, &config).await
 }
 
-/// Another cluster of the same names, as after a restore from a dump: its oplog reaches back, and does not know
-/// the position. That is told as a source that was restored, whatever the policy is.
-#[tokio::test]
-async fn a_position_of_another_cluster_makes_every_row_what_that_cluster_says() -> Result<()> {
-    let stage = Stage::new("another_cluster").await?;
+/// A position is behind an event, or behind nothing that is ours (a high-water mark), which any oplog knows.
+async fn stopped_behind(event: bool, stage: &Stage) -> Result<String> {
+    let config = stopped_pipeline(stage).await?;
+    let is_event = async || {
+        Ok::<_, anyhow::Error>(
+            stage.number("select octet_length(token) from rowstream.checkpoint").await? > 64,
+        )
+    };
+    for _ in 0..5 {
+        let daemon = Daemon::start(&config)?;
+        stage.settled(&daemon, "orders").await?;
+        if !event {
+            until("a position behind no event", PATIENCE, async || {
+                stage.collection("elsewhere").insert_one(doc! {}).await?;
+                Ok((!is_event().await?).then_some(()))
+            })
+            .await
+            .with_context(|| daemon.last_words())?;
+        }
+        assert!(daemon.stop().await?.success());
+        if is_event().await? == event {
+            return Ok(config);
+        }
+    }
+    anyhow::bail!("the position is never behind {}", if event { "an event" } else { "no event" })
+}
+
+/// Another cluster of the same names, as after a restore from a dump: its oplog reaches back. That is told as a source
+/// that was restored, whatever the policy is.
+async fn goes_on_with_another_cluster(stage: &Stage, event: bool, because: &str) -> Result<()> {
     let first = Mongod::start().await?;
-    let on_first = Stage::beside(&first, &stage).await?;
-    let config = stopped_pipeline(&on_first).await?;
+    let on_first = Stage::beside(&first, stage).await?;
+    let config = stopped_behind(event, &on_first).await?;
     stage.collection("orders").insert_many(numbered(50, 150)).await?;
     let config = config.replace(&on_first.mongodb_uri, &stage.mongodb_uri);
     let daemon = Daemon::start(&config)?;
-    let line = daemon.logged("\"event\":\"history_lost\"").await?;
-    assert!(line.contains("may have been restored"), "{line}");
+    // A token is looked for as soon as something comes behind it.
+    let mut next = 150;
+    let told = until(because, PATIENCE, async || {
+        stage.collection("orders").insert_many(numbered(next, next + 1)).await?;
+        next += 1;
+        Ok(daemon.line(because))
+    });
+    let line = told.await.with_context(|| daemon.last_words())?;
+    assert!(line.contains("\"event\":\"history_lost\"") && line.contains("may have been restored"), "{line}");
     stage.becomes_equal(&daemon, "orders", Plain::Int).await?;
     assert!(daemon.stop().await?.success());
+    // Told once.
+    let again = Daemon::start(&config)?;
+    stage.settled(&again, "orders").await?;
+    assert_eq!(again.line("history_lost"), None);
+    assert!(again.stop().await?.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_position_of_another_cluster_makes_every_row_what_that_cluster_says() -> Result<()> {
+    let stage = Stage::new("another_cluster").await?;
+    goes_on_with_another_cluster(&stage, true, "the resume token is not in the oplog").await
+}
+
+#[tokio::test]
+async fn an_idle_position_of_another_cluster_is_found_by_the_collections_that_are_others() -> Result<()> {
+    let stage = Stage::new("idle_another_cluster").await?;
+    goes_on_with_another_cluster(&stage, false, "collections are others").await
+}
+
+/// Only what the stream did not tell of is a surprise.
+#[tokio::test]
+async fn a_collection_that_is_made_anew_while_it_is_followed_is_no_other() -> Result<()> {
+    let stage = Stage::new("made_anew").await?;
+    stage.collection("orders").insert_many(numbered(0, 10)).await?;
+    let config = stage.config(&stage.whole("orders"));
+    let daemon = Daemon::start(&config)?;
+    stage.settled(&daemon, "orders").await?;
+    for _ in 0..2 {
+        stage.collection("orders").drop().await?;
+        stage.collection("orders").insert_many(numbered(20, 30)).await?;
+        stage.settled(&daemon, "orders").await?;
+    }
+    assert!(daemon.stop().await?.success());
+    let again = Daemon::start(&config)?;
+    stage.settled(&again, "orders").await?;
+    assert_eq!(again.line("history_lost"), None);
+    stage.equal("orders", Plain::Int).await?;
+    assert!(again.stop().await?.success());
+
+    // Nor while nobody looks: the stream tells of it before anybody is alarmed.
+    stage.collection("orders").drop().await?;
+    stage.collection("orders").insert_many(numbered(40, 50)).await?;
+    let again = Daemon::start(&config)?;
+    stage.settled(&again, "orders").await?;
+    stage.equal("orders", Plain::Int).await?;
+    assert_eq!(again.line("history_lost"), None);
+    assert!(again.stop().await?.success());
     Ok(())
 }
