@@ -137,7 +137,6 @@ async fn killed_in_mid_stream_it_loses_nothing_and_applies_nothing_twice() -> Re
         })
         .await
         .with_context(|| daemon.last_words())?;
-        tokio::time::sleep(Duration::from_micros(random.below(5_000).unsigned_abs())).await;
         // What it has in hand stays there, while the writer gets ahead of it.
         daemon.signal("STOP")?;
         writer.writes_on(2).await?;
