@@ -103,6 +103,7 @@ pub struct Metrics {
     events_applied: IntCounterVec,
     lookups: IntCounter,
     lookup_missing: IntCounter,
+    lookups_spared: IntCounter,
     rows_written: IntCounterVec,
     batch_rows: Histogram,
     batch_duration: HistogramVec,
@@ -152,6 +153,10 @@ impl Metrics {
             lookup_missing: counter(
                 "rowstream_lookup_missing_total",
                 "Documents that were gone when they were read again.",
+            )?,
+            lookups_spared: counter(
+                "rowstream_lookups_spared_total",
+                "Updates that an earlier look-up had shown already.",
             )?,
             rows_written: counters(
                 "rowstream_rows_written_total",
@@ -227,10 +232,11 @@ impl Metrics {
         add(&self.events_read.with_label_values(&[collection, op.as_str()]), count);
     }
 
-    /// Documents asked for again, and how many of them were gone.
-    pub fn looked_up(&self, documents: u64, missing: u64) {
+    /// Documents asked for again, how many of them were gone, and how many updates asked for nothing.
+    pub fn looked_up(&self, documents: u64, missing: u64, spared: u64) {
         add(&self.lookups, documents);
         add(&self.lookup_missing, missing);
+        add(&self.lookups_spared, spared);
     }
 
     /// After the commit, never before.
@@ -487,7 +493,7 @@ mod tests {
 
         let metrics = Metrics::new("0.1.0", "abc").expect("metrics");
         metrics.events_read("flask_db.venmo", EventOp::Touch, 7);
-        metrics.looked_up(7, 1);
+        metrics.looked_up(7, 1, 2);
         metrics.coerced("public.transactions", "amount", "scale", 2);
         metrics.held("venmo", Reason::OutOfRange);
         metrics.unmapped_seen("venmo", 2);
@@ -540,6 +546,7 @@ mod tests {
         rowstream_leader gauge
         rowstream_leader_epoch gauge
         rowstream_lookup_missing_total counter
+        rowstream_lookups_spared_total counter
         rowstream_lookups_total counter
         rowstream_oplog_headroom_seconds gauge
         rowstream_oplog_window_seconds gauge

@@ -415,6 +415,8 @@ mod tests {
             time: ClusterTime::new(time, 0),
             size: 100,
             continuity: Continuity::Unbroken,
+            operation_time: None,
+            opens_cursor: false,
         }
     }
 

@@ -13,6 +13,7 @@ mod commit;
 mod departure;
 mod error;
 mod fail_point;
+mod foreseen;
 mod hold_limit;
 mod holding;
 mod junctions;

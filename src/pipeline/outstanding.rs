@@ -8,7 +8,7 @@ use crate::domain::{CanonicalId, ClusterTime, SourceIndex};
 /// The chunks that are registered and not yet committed.
 ///
 /// A chunk is registered *before* it is read, and read at or after the time of the last event the
-/// pipeline had been handed by then. From there to its commit every key the pipeline sees is remembered
+/// pipeline had been handed, or of the last look-up, by then. From there to its commit every key the pipeline sees is remembered
 /// here; the chunk's rows and rejections of those keys are dropped, for the pipeline brings newer ones.
 #[derive(Debug, Default)]
 pub(super) struct Outstanding {
@@ -88,7 +88,7 @@ impl Outstanding {
         }
     }
 
-    /// Events up to this time have been handed to the pipeline.
+    /// Events up to this time have been handed to the pipeline, or documents are looked up as of it.
     pub(super) fn handed(&self, time: ClusterTime) {
         let mut inner = self.lock();
         inner.handed = inner.handed.max(time);

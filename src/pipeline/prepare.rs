@@ -41,6 +41,8 @@ pub struct Prepared {
     pub written_at: Option<i64>,
     pub lookups: usize,
     pub lookups_missing: usize,
+    /// Updates that rows showed already.
+    pub spared: usize,
     /// Documents that are read later for this batch are read at this time or later.
     pub read_after: ClusterTime,
 }
@@ -214,6 +216,7 @@ pub(super) async fn prepare(
         written_at: batch.written_at,
         lookups,
         lookups_missing,
+        spared: 0,
         read_after: now,
     })
 }

@@ -336,7 +336,7 @@ impl Report {
         if let Some(position) = &batch.position {
             self.status.checkpoint_committed(position.time, seq, now);
         }
-        self.metrics.looked_up(batch.lookups as u64, batch.lookups_missing as u64);
+        self.metrics.looked_up(batch.lookups as u64, batch.lookups_missing as u64, batch.spared as u64);
         let puts: Vec<(SourceIndex, u64, u64)> = batch
             .sources
             .iter()

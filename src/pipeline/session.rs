@@ -13,6 +13,7 @@ use super::Error;
 use super::ahead::Ahead;
 use super::batch::Gatherer;
 use super::commit::{ForWhom, HeldPolicy, Writer, apply, state};
+use super::foreseen::Foreseen;
 use super::hold_limit::HoldLimit;
 use super::holding::Holding;
 use super::others::Others;
@@ -186,6 +187,7 @@ impl Session {
             outstanding: Arc::clone(&outstanding),
             report: self.report.clone(),
             ahead: Ahead::default(),
+            foreseen: Foreseen::new(&self.plan),
             others: self.others,
             is_history_lost: false,
         };

@@ -14,6 +14,7 @@ use super::ahead::{Ahead, Place, look_up};
 use super::batch::{Gatherer, Stop};
 use super::commit::Writer;
 use super::fail_point::FailPoint;
+use super::foreseen::Foreseen;
 use super::others::Others;
 use super::outstanding::Outstanding;
 use super::pace::Pace;
@@ -41,6 +42,7 @@ pub(super) struct Reading {
     pub outstanding: Arc<Outstanding>,
     pub report: Report,
     pub ahead: Ahead,
+    pub foreseen: Foreseen,
     pub others: Others,
     /// Everything is compared anyway.
     pub is_history_lost: bool,
@@ -183,6 +185,7 @@ impl Reading {
                 }
             }
         }
+        self.foreseen.answered(reply.operation_time, reply.opens_cursor);
         self.joined(reply.continuity);
         self.report.reply_read(&self.plan, &reply);
         self.gatherer.offer(reply);
@@ -239,8 +242,14 @@ impl Reading {
         let position = batch.position.as_ref().map(|position| position.time);
         batch.others = self.others.settled(&batch.ended, position);
         self.tell_others(&batch.others);
+        let spared = self.foreseen.spare(&mut batch);
+        let found = self.ahead.take();
+        let is_found = |key: &Key| found.contains_key(&(self.plan.of(key.source).collection, key.id.clone()));
+        self.foreseen.look_up(&batch, is_found, &self.outstanding);
         FailPoint::LookUp.reach().await?;
-        prepare(&self.client, &self.plan, batch, self.ahead.take(), self.outstanding.last_handed()).await
+        let prepared =
+            prepare(&self.client, &self.plan, batch, found, self.outstanding.last_handed()).await?;
+        Ok(Prepared { spared, ..prepared })
     }
 
     fn stopped(&self, stop: &Stop) -> Error {
@@ -280,7 +289,7 @@ impl Committing {
         let mut committed_at: Option<Instant> = None;
         while let Some(mut batch) = prepared.recv().await {
             let recently = committed_at.is_some_and(|at| at.elapsed() < IDLE_CHECKPOINT_EVERY);
-            if batch.is_empty() && recently {
+            if batch.is_empty() && batch.spared == 0 && recently {
                 // Everything before is committed, nothing came since: as good as written down.
                 self.report.idle(&batch);
                 continue;

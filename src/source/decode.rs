@@ -100,8 +100,16 @@ impl Decoder {
             invalidated |= envelope.operation == b"invalidate";
             self.event(bytes, &envelope, &mut events)?;
         }
-        let size = bytes.len();
-        let reply = Reply { events, token, time, size, continuity: Continuity::Unbroken };
+        let operation_time = field(bytes, b"operationTime")?.and_then(|element| element.cluster_time());
+        let reply = Reply {
+            events,
+            token,
+            time,
+            size: bytes.len(),
+            continuity: Continuity::Unbroken,
+            operation_time,
+            opens_cursor: false,
+        };
         Ok(Decoded { reply, received, invalidated })
     }
 

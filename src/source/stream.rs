@@ -211,6 +211,7 @@ impl Task {
         let opened = Instant::now();
         let opening = open_cursor(&self.client, &self.scope, &self.position, self.detail);
         let mut cursor = self.patience.wait_for(opening).await.map_err(silent(OPEN))??;
+        let mut opens_cursor = true;
         loop {
             let batch = self.patience.wait_for(cursor.next()).await.map_err(silent(READ))?;
             let Some(batch) = batch else {
@@ -218,7 +219,8 @@ impl Task {
             };
             let batch = batch.map_err(Error::failed(READ))?;
             self.patience.answered();
-            let decoded = self.decoder.reply(&Bytes::from_owner(OwnedBatch(batch)))?;
+            let mut decoded = self.decoder.reply(&Bytes::from_owner(OwnedBatch(batch)))?;
+            decoded.reply.opens_cursor = std::mem::take(&mut opens_cursor);
             self.note_progress(&decoded, opened);
             let past_large_event = self.detail == Detail::KeysOnly && decoded.received > 0;
             let invalidated = decoded.invalidated;

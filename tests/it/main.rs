@@ -5,6 +5,7 @@ mod support;
 
 mod daemon;
 mod following;
+mod foreseen;
 mod oracle;
 mod stage;
 
