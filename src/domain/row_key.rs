@@ -52,6 +52,11 @@ impl<'a> CopyFields<'a> {
     pub fn of_tuple(tuple: &'a [u8]) -> Self {
         Self(tuple.get(2..).unwrap_or_default())
     }
+
+    /// Nothing is left, not even what is no field.
+    pub fn is_at_end(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 impl<'a> Iterator for CopyFields<'a> {

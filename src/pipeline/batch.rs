@@ -261,6 +261,11 @@ impl Gatherer {
         changes.filter(|change| change.is_to_be_read()).map(|change| &change.key)
     }
 
+    /// Of the newest event in the batch.
+    pub(super) fn last_time(&self) -> Option<ClusterTime> {
+        self.batch.span.map(|(_, last)| last)
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.backlog_bytes + self.batch.bytes
     }

@@ -9,8 +9,13 @@
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use mongodb::Client;
+use mongodb::options::{ReadPreference, SelectionCriteria};
 
 use super::batch::Batch;
+use super::holding::Holding;
 use super::outstanding::Outstanding;
 use super::plan::{Mapped, Plan};
 use crate::config::ValueSpec;
@@ -20,15 +25,24 @@ use crate::mapping::Mapping;
 /// Documents of one generation; two are remembered, in some 2 MB.
 const MOST: usize = 57_000;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Foreseen {
     /// By `SourceIndex`: whether a row is made of its document alone, whenever that is read.
     sources: Vec<bool>,
+    /// With others a node that lags would have to be waited for.
+    reads_from_primary: bool,
+    holding: Arc<Holding>,
     /// What a majority had when the server answered last.
     server: ClusterTime,
+    shown: Shown,
+    keys: Prints,
+}
+
+/// The documents whose look-ups are remembered: the newest, and as many before them.
+#[derive(Debug, Default)]
+struct Shown {
     newer: Generation,
     older: Generation,
-    keys: Prints,
 }
 
 /// Documents that were looked up at `time` or later.
@@ -43,43 +57,63 @@ struct Generation {
 struct Prints(RandomState, RandomState);
 
 impl Foreseen {
-    pub(super) fn new(plan: &Plan) -> Self {
-        Self { sources: plan.mapped.iter().map(is_of_its_document_alone).collect(), ..Self::default() }
+    pub(super) fn new(plan: &Plan, client: &Client, holding: Arc<Holding>) -> Self {
+        let reads_from_primary = match client.selection_criteria() {
+            None | Some(SelectionCriteria::ReadPreference(ReadPreference::Primary)) => true,
+            Some(_) => false,
+        };
+        let sources = plan.mapped.iter().map(is_of_its_document_alone).collect();
+        Self::of(sources, reads_from_primary, holding)
+    }
+
+    fn of(sources: Vec<bool>, reads_from_primary: bool, holding: Arc<Holding>) -> Self {
+        Self {
+            sources,
+            reads_from_primary,
+            holding,
+            server: ClusterTime::default(),
+            shown: Shown::default(),
+            keys: Prints::default(),
+        }
     }
 
     /// A reply of the stream came. Behind a new cursor there may be another server, or one that was restored.
     pub(super) fn answered(&mut self, server: Option<ClusterTime>, by_new_cursor: bool) {
         if by_new_cursor {
-            self.forget();
+            self.shown = Shown::default();
             self.server = ClusterTime::default();
         }
         self.server = self.server.max(server.unwrap_or_default());
     }
 
-    /// Takes out of a batch what rows show already; how much that was. Batches come in the order of the stream.
+    /// Somebody wants the document to be read again, whatever the stream tells of it.
+    pub(super) fn touched(&mut self, key: &Key) {
+        self.shown.remove(self.keys.of(key));
+    }
+
+    /// Whether the stream is well behind the server, if this is its last event.
+    pub(super) fn is_behind(&self, last: ClusterTime) -> bool {
+        self.reads_from_primary && self.server.seconds > last.seconds
+    }
+
+    /// Takes out of a batch what rows show already; how much that was. Batches come in the order of the stream. What is
+    /// held is tried again with each change of it.
     pub(super) fn spare(&mut self, batch: &mut Batch) -> usize {
         if !batch.ended.is_empty() || batch.skipped {
-            self.forget();
+            self.shown = Shown::default();
         }
         let Some((_, last)) = batch.span else { return 0 };
-        for generation in [&mut self.newer, &mut self.older] {
-            if generation.time < last {
-                *generation = Generation::default();
-            }
-        }
-        if self.newer.documents.is_empty() && self.older.documents.is_empty() {
+        self.shown.only_from(last);
+        if self.shown.is_empty() {
             return 0;
         }
         let before = batch.changes.len();
         batch.changes.retain(|change| {
             let document = self.keys.of(&change.key);
             match change.kind {
-                ChangeKind::Updated => {
-                    !self.newer.documents.contains(&document) && !self.older.documents.contains(&document)
-                }
+                ChangeKind::Updated => !self.shown.has(document) || self.holding.may_hold(change.key.source),
                 ChangeKind::Put(_) | ChangeKind::Delete | ChangeKind::Touch => {
-                    self.newer.documents.remove(&document);
-                    self.older.documents.remove(&document);
+                    self.shown.remove(document);
                     true
                 }
             }
@@ -89,7 +123,7 @@ impl Foreseen {
 
     /// What a batch has to look up is going to be looked up, at the time that is told to `outstanding`, and then
     /// written. If the stream is well behind, that is the server's present: for chunks it is as if the stream had told
-    /// of these documents up to there. Else nothing is foreseen, and a server that lags need not be waited for.
+    /// of these documents up to there. Else nothing is foreseen.
     pub(super) fn look_up(
         &mut self,
         batch: &Batch,
@@ -97,7 +131,7 @@ impl Foreseen {
         outstanding: &Outstanding,
     ) {
         let time = self.server;
-        if batch.span.is_none_or(|(_, last)| time.seconds <= last.seconds) {
+        if !batch.span.is_some_and(|(_, last)| self.is_behind(last)) {
             return;
         }
         outstanding.handed(time);
@@ -106,24 +140,43 @@ impl Foreseen {
         for key in to_be_read.filter(|key| !is_found(key)) {
             outstanding.saw(key.source, &key.id);
             if self.sources.get(usize::from(key.source.0)).is_some_and(|spared| *spared) {
-                self.remember(key, time);
+                self.shown.insert(self.keys.of(key), time);
             }
         }
     }
+}
 
-    fn remember(&mut self, key: &Key, time: ClusterTime) {
+impl Shown {
+    fn is_empty(&self) -> bool {
+        self.newer.documents.is_empty() && self.older.documents.is_empty()
+    }
+
+    fn has(&self, document: u128) -> bool {
+        self.newer.documents.contains(&document) || self.older.documents.contains(&document)
+    }
+
+    fn insert(&mut self, document: u128, time: ClusterTime) {
         if self.newer.documents.len() >= MOST {
             self.older = std::mem::take(&mut self.newer);
         }
         if self.newer.documents.is_empty() {
             self.newer.time = time;
         }
-        self.newer.documents.insert(self.keys.of(key));
+        self.newer.documents.insert(document);
     }
 
-    fn forget(&mut self) {
-        self.newer = Generation::default();
-        self.older = Generation::default();
+    fn remove(&mut self, document: u128) {
+        self.newer.documents.remove(&document);
+        self.older.documents.remove(&document);
+    }
+
+    /// What was looked up before this says nothing of events at it.
+    fn only_from(&mut self, time: ClusterTime) {
+        for generation in [&mut self.newer, &mut self.older] {
+            if generation.time < time {
+                *generation = Generation::default();
+            }
+        }
     }
 }
 
@@ -171,7 +224,7 @@ mod tests {
 
     /// The server is at second 100.
     fn foreseen() -> Foreseen {
-        let mut foreseen = Foreseen { sources: vec![true], ..Foreseen::default() };
+        let mut foreseen = Foreseen::of(vec![true], true, Arc::new(Holding::new(1, &[], &[])));
         foreseen.answered(Some(ClusterTime::new(100, 0)), true);
         foreseen
     }
@@ -217,6 +270,32 @@ mod tests {
             assert_eq!((foreseen.spare(&mut other), other.changes.len()), (0, 1));
             assert_eq!(spared(&mut foreseen, updates(7, 0..2)), 1);
         }
+    }
+
+    #[test]
+    fn what_is_asked_for_is_read_whatever_the_stream_tells_of_it() {
+        let mut foreseen = foreseen();
+        spared(&mut foreseen, updates(5, 0..2));
+        foreseen.touched(&key(0));
+        assert_eq!(spared(&mut foreseen, updates(6, 0..2)), 1);
+        assert_eq!(spared(&mut foreseen, updates(7, 0..2)), 2);
+    }
+
+    #[test]
+    fn where_something_is_held_nothing_is_spared() {
+        let mut foreseen = foreseen();
+        spared(&mut foreseen, updates(5, 0..2));
+        foreseen.holding.mark(SourceIndex(0));
+        assert_eq!(spared(&mut foreseen, updates(6, 0..2)), 0);
+    }
+
+    #[test]
+    fn nobody_waits_for_a_secondary_that_lags() {
+        let mut foreseen = Foreseen { reads_from_primary: false, ..foreseen() };
+        let outstanding = outstanding();
+        foreseen.look_up(&updates(5, 0..2), |_| false, &outstanding);
+        assert_eq!(outstanding.last_handed(), ClusterTime::new(1, 0));
+        assert_eq!(spared(&mut foreseen, updates(6, 0..2)), 0);
     }
 
     #[test]

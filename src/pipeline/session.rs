@@ -187,7 +187,7 @@ impl Session {
             outstanding: Arc::clone(&outstanding),
             report: self.report.clone(),
             ahead: Ahead::default(),
-            foreseen: Foreseen::new(&self.plan),
+            foreseen: Foreseen::new(&self.plan, &self.client, Arc::clone(&for_whom.holding)),
             others: self.others,
             is_history_lost: false,
         };

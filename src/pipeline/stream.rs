@@ -138,9 +138,13 @@ impl Reading {
         }
     }
 
-    /// While the batch before is being committed, what the next one needs can be read. A full one is read as one.
+    /// While the batch before is being committed, what the next one needs can be read. A full one is read as one, and
+    /// so is one far behind: what is read of it then need not be read again.
     fn look_ahead(&mut self) -> Option<LookingUp> {
         if self.committer.available_permits() > 0 || self.gatherer.is_full() {
+            return None;
+        }
+        if self.gatherer.last_time().is_some_and(|last| self.foreseen.is_behind(last)) {
             return None;
         }
         let plan = Arc::clone(&self.plan);
@@ -233,6 +237,8 @@ impl Reading {
         for key in keys {
             self.outstanding.saw(key.source, &key.id);
             self.ahead.changed(self.plan.of(key.source).collection, &key.id);
+            // An update that joins it in the batch must not take its place and then be passed over.
+            self.foreseen.touched(&key);
             self.gatherer.touch(key);
         }
     }

@@ -1,5 +1,10 @@
 //! Rows turned into columns: one binary array per column, made from the fields as they are, since an
 //! array's elements and a COPY tuple's fields have the same form (i32 length, bytes; -1 is null).
+//!
+//! They are written into the statement's own memory, column by column: thousands of rows are megabytes, and to gather
+//! each column first would copy all of it twice, into memory that is new to the process each time.
+
+use std::cell::RefCell;
 
 use sqlx::encode::{Encode, IsNull};
 use sqlx::error::BoxDynError;
@@ -31,11 +36,17 @@ pub(super) fn add_tuples<'t>(
     types: &[WireType],
     tuples: impl ExactSizeIterator<Item = &'t [u8]>,
 ) -> Result<(), MalformedTuple> {
-    let mut columns: Vec<Vec<u8>> = types.iter().map(|wire| head(*wire, tuples.len())).collect();
+    let mut bytes = 0;
+    let mut rest = Vec::with_capacity(tuples.len());
     for tuple in tuples {
-        append(&mut columns, tuple)?;
+        let count = i16::from_be_bytes(*tuple.first_chunk().ok_or(MalformedTuple)?);
+        if usize::try_from(count) != Ok(types.len()) {
+            return Err(MalformedTuple);
+        }
+        bytes += tuple.len();
+        rest.push(CopyFields::of_tuple(tuple));
     }
-    add_arrays(arguments, types, columns)
+    add_fields(arguments, types, rest, bytes)
 }
 
 /// Adds one array per column of the key.
@@ -44,14 +55,13 @@ pub(super) fn add_keys<'k>(
     types: &[WireType],
     keys: impl ExactSizeIterator<Item = &'k RowKey>,
 ) -> Result<(), MalformedTuple> {
-    let mut columns: Vec<Vec<u8>> = types.iter().map(|wire| head(*wire, keys.len())).collect();
-    for key in keys {
-        let mut fields = key.fields();
-        for column in &mut columns {
-            column.extend_from_slice(fields.next().ok_or(MalformedTuple)?);
-        }
-    }
-    add_arrays(arguments, types, columns)
+    let mut bytes = 0;
+    let fields = |key: &'k RowKey| {
+        bytes += key.as_bytes().len();
+        key.fields()
+    };
+    let rest = keys.map(fields).collect();
+    add_fields(arguments, types, rest, bytes)
 }
 
 /// Adds one array for each of these places of the rows.
@@ -61,79 +71,67 @@ pub(super) fn add_values(
     places: &[usize],
     rows: &[&Row],
 ) -> Result<(), MalformedTuple> {
-    let types: Vec<WireType> = places.iter().map(|place| types[*place]).collect();
-    let mut columns: Vec<Vec<u8>> = types.iter().map(|wire| head(*wire, rows.len())).collect();
-    for row in rows {
-        let fields: Vec<&[u8]> = CopyFields::of_tuple(&row.tuple).collect();
-        for (column, place) in columns.iter_mut().zip(places) {
-            column.extend_from_slice(fields.get(*place).ok_or(MalformedTuple)?);
-        }
-    }
-    add_arrays(arguments, &types, columns)
-}
-
-fn add_arrays(
-    arguments: &mut PgArguments,
-    types: &[WireType],
-    columns: Vec<Vec<u8>>,
-) -> Result<(), MalformedTuple> {
-    for (wire, bytes) in types.iter().zip(columns) {
-        arguments.add(Array { bytes, oid: wire.array }).map_err(|_| MalformedTuple)?;
+    for place in places {
+        let field = |row: usize| CopyFields::of_tuple(&rows[row].tuple).nth(*place);
+        add_array(arguments, types[*place], rows.len(), field)?;
     }
     Ok(())
 }
 
-fn head(wire: WireType, rows: usize) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HEAD + rows * 2 * LENGTH);
-    bytes.extend_from_slice(&1_i32.to_be_bytes());
-    bytes.extend_from_slice(&1_i32.to_be_bytes());
-    bytes.extend_from_slice(&wire.element.to_be_bytes());
-    bytes.extend_from_slice(&(rows as i32).to_be_bytes());
-    bytes.extend_from_slice(&1_i32.to_be_bytes());
-    bytes
-}
-
-fn append(columns: &mut [Vec<u8>], tuple: &[u8]) -> Result<(), MalformedTuple> {
-    let (count, mut rest) = tuple.split_first_chunk::<2>().ok_or(MalformedTuple)?;
-    if usize::try_from(i16::from_be_bytes(*count)) != Ok(columns.len()) {
-        return Err(MalformedTuple);
+/// Adds one array of the first fields, one of the second, and so on until there are none. `bytes`: of all of them.
+fn add_fields(
+    arguments: &mut PgArguments,
+    types: &[WireType],
+    mut rest: Vec<CopyFields<'_>>,
+    bytes: usize,
+) -> Result<(), MalformedTuple> {
+    arguments.reserve(types.len(), bytes + types.len() * (LENGTH + HEAD));
+    for wire in types {
+        add_array(arguments, *wire, rest.len(), |row| rest[row].next())?;
     }
-    for column in columns {
-        let length = i32::from_be_bytes(*rest.first_chunk().ok_or(MalformedTuple)?);
-        // A null has a length of -1 and no bytes.
-        let end = LENGTH + usize::try_from(length).unwrap_or(0);
-        let (field, after) = rest.split_at_checked(end).ok_or(MalformedTuple)?;
-        column.extend_from_slice(field);
-        rest = after;
-    }
-    if rest.is_empty() { Ok(()) } else { Err(MalformedTuple) }
+    if rest.iter().all(CopyFields::is_at_end) { Ok(()) } else { Err(MalformedTuple) }
 }
 
-/// Bytes that are already a binary array of the type with this oid.
-struct Array {
-    bytes: Vec<u8>,
-    oid: u32,
+fn add_array<'f>(
+    arguments: &mut PgArguments,
+    wire: WireType,
+    rows: usize,
+    field: impl FnMut(usize) -> Option<&'f [u8]>,
+) -> Result<(), MalformedTuple> {
+    arguments.add(Array { wire, rows, field: RefCell::new(field) }).map_err(|_| MalformedTuple)
 }
 
-impl Type<Postgres> for Array {
+/// A binary array of the fields that are given for each row, with their lengths, in the rows' order.
+struct Array<F> {
+    wire: WireType,
+    rows: usize,
+    field: RefCell<F>,
+}
+
+impl<F> Type<Postgres> for Array<F> {
     /// Never asked for: each value says what it is in `produces`.
     fn type_info() -> PgTypeInfo {
         PgTypeInfo::with_oid(Oid(0))
     }
 }
 
-impl Encode<'_, Postgres> for Array {
+impl<'f, F: FnMut(usize) -> Option<&'f [u8]>> Encode<'_, Postgres> for Array<F> {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        buffer.extend_from_slice(&self.bytes);
+        let (dimensions, may_be_null, lower_bound) = (1_i32, 1_i32, 1_i32);
+        buffer.extend_from_slice(&dimensions.to_be_bytes());
+        buffer.extend_from_slice(&may_be_null.to_be_bytes());
+        buffer.extend_from_slice(&self.wire.element.to_be_bytes());
+        buffer.extend_from_slice(&(self.rows as i32).to_be_bytes());
+        buffer.extend_from_slice(&lower_bound.to_be_bytes());
+        let mut field = self.field.borrow_mut();
+        for row in 0..self.rows {
+            buffer.extend_from_slice(field(row).ok_or(MalformedTuple)?);
+        }
         Ok(IsNull::No)
     }
 
     fn produces(&self) -> Option<PgTypeInfo> {
-        Some(PgTypeInfo::with_oid(Oid(self.oid)))
-    }
-
-    fn size_hint(&self) -> usize {
-        self.bytes.len()
+        Some(PgTypeInfo::with_oid(Oid(self.wire.array)))
     }
 }
 
@@ -141,20 +139,28 @@ impl Encode<'_, Postgres> for Array {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_tuple_is_spread_over_its_columns() {
-        let mut columns = vec![Vec::new(), Vec::new()];
-        append(&mut columns, &[0, 2, 0, 0, 0, 1, 7, 255, 255, 255, 255]).expect("a whole tuple");
-        assert_eq!(columns, [vec![0, 0, 0, 1, 7], vec![255; 4]]);
+    const TYPES: [WireType; 2] = [
+        WireType { name: "int4", element: 23, array: 1007 },
+        WireType { name: "text", element: 25, array: 1009 },
+    ];
+
+    /// A number of four bytes, and a null.
+    const TUPLE: [u8; 14] = [0, 2, 0, 0, 0, 4, 0, 0, 0, 7, 255, 255, 255, 255];
+
+    fn adds(types: &[WireType], tuples: &[&[u8]]) -> bool {
+        arguments(types, tuples.iter().copied()).is_ok()
     }
 
     #[test]
-    fn a_tuple_that_is_cut_or_too_long_is_refused() {
-        let whole = [0, 1, 0, 0, 0, 1, 7];
-        for length in 0..whole.len() {
-            assert!(append(&mut [Vec::new()], &whole[..length]).is_err(), "{length} bytes");
+    fn a_tuple_that_is_cut_or_too_long_or_has_another_number_of_fields_is_refused() {
+        assert!(adds(&TYPES, &[&TUPLE, &TUPLE]) && adds(&TYPES, &[]));
+        for length in 0..TUPLE.len() {
+            assert!(!adds(&TYPES, &[&TUPLE, &TUPLE[..length]]), "{length} bytes");
         }
-        assert!(append(&mut [Vec::new()], &[0, 1, 0, 0, 0, 1, 7, 8]).is_err());
-        assert!(append(&mut [Vec::new(), Vec::new()], &whole).is_err());
+        let longer = [&TUPLE[..], &[8]].concat();
+        assert!(!adds(&TYPES, &[&longer]));
+        let one_more = [&TUPLE[..], &[255; 4]].concat();
+        assert!(!adds(&TYPES, &[&one_more]));
+        assert!(!adds(&TYPES[..1], &[&TUPLE]));
     }
 }

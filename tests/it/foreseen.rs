@@ -160,3 +160,58 @@ async fn a_row_that_tells_the_time_of_its_change_is_written_with_each() -> Resul
     assert_eq!(daemon.metric("rowstream_lookups_total").await?, (2 * DOCUMENTS) as f64);
     Ok(())
 }
+
+/// Nobody wakes it: its foreign key is not one that the mapping knows.
+#[tokio::test]
+async fn what_is_held_is_tried_again_with_each_update() -> Result<()> {
+    let stage = Stage::new("foreseen_held").await?;
+    stage
+        .execute(
+            "create table kinds (source text, source_id text, code bigint unique, unique (source, source_id));
+             create table orders (source text, source_id text, n bigint, kind bigint references kinds (code),
+                                  unique (source, source_id))",
+        )
+        .await?;
+    let mapping = |collection: &str, columns: &str| {
+        let name = &stage.name;
+        format!(
+            "  - {{ source: {collection}, collection: {name}.{collection}, table: {collection}, id_type: int, columns: {columns} }}\n"
+        )
+    };
+    let config = format!(
+        "{}batch: {{ max_changes: 10 }}\n",
+        stage.config(&format!(
+            "{}{}",
+            mapping("kinds", "{ code: code }"),
+            mapping("orders", "{ n: n, kind: kind }")
+        ))
+    );
+    let config = config.replace("retry_initial: 500ms, retry_max: 2s", "retry_initial: 6h, retry_max: 6h");
+    stage.collection("kinds").insert_one(doc! { "_id": 1_i64, "code": 1_i64 }).await?;
+    stage.collection("orders").insert_many(numbered(0, DOCUMENTS)).await?;
+    let daemon = Daemon::start(&config)?;
+    stage.settled(&daemon, "orders").await?;
+    daemon.stop().await?;
+
+    update(&stage, 0..DOCUMENTS, 1).await?;
+    for n in 2..9 {
+        update(&stage, 1..DOCUMENTS, n).await?;
+    }
+    stage.collection("kinds").insert_one(doc! { "_id": 2_i64, "code": 2_i64 }).await?;
+    update(&stage, 1..DOCUMENTS, 9).await?;
+    // Shown from the first batch on, and refused until the kind has come.
+    let kind = doc! { "$set": { "kind": 2_i64 } };
+    stage.collection("orders").update_one(doc! { "_id": 0_i64 }, kind).await?;
+    update(&stage, 1..DOCUMENTS, 10).await?;
+    a_second_passes(&stage).await?;
+    let daemon = Daemon::start(&config)?;
+    stage.settled(&daemon, "orders").await?;
+    assert_eq!(
+        daemon.metric(r#"rowstream_held_total{reason="foreign_key_violation",source="orders"}"#).await?,
+        1.0
+    );
+    let kinds = "select count(*) from orders where kind = 2";
+    assert_eq!(stage.number(kinds).await?, 1, "{}", daemon.last_words());
+    assert_eq!(stage.number("select count(*) from rowstream.held where state <> 'resolved'").await?, 0);
+    Ok(())
+}
