@@ -32,7 +32,7 @@ pub(super) struct Foreseen {
     /// With others a node that lags would have to be waited for.
     reads_from_primary: bool,
     holding: Arc<Holding>,
-    /// What a majority had when the server answered last.
+    /// What the server had when it answered last.
     server: ClusterTime,
     shown: Shown,
     keys: Prints,

@@ -8,8 +8,9 @@ use crate::domain::{CanonicalId, ClusterTime, SourceIndex};
 /// The chunks that are registered and not yet committed.
 ///
 /// A chunk is registered *before* it is read, and read at or after the time of the last event the
-/// pipeline had been handed, or of the last look-up, by then. From there to its commit every key the pipeline sees is remembered
-/// here; the chunk's rows and rejections of those keys are dropped, for the pipeline brings newer ones.
+/// pipeline had been handed, or of the last look-up, by then. From there to its commit every key the
+/// pipeline sees is remembered here; the chunk's rows and rejections of those keys are dropped, for the
+/// pipeline brings newer ones.
 #[derive(Debug, Default)]
 pub(super) struct Outstanding {
     inner: Mutex<Inner>,

@@ -152,6 +152,23 @@ mod tests {
     }
 
     #[test]
+    fn fields_are_an_array_as_they_are() {
+        let mut tuples = [&TUPLE, &TUPLE].map(|tuple| CopyFields::of_tuple(tuple));
+        let mut array = |wire: WireType| {
+            let field = RefCell::new(|row: usize| tuples[row].next());
+            let mut buffer = PgArgumentBuffer::default();
+            let encoded = Array { wire, rows: 2, field }.encode_by_ref(&mut buffer);
+            assert!(!encoded.expect("there are fields").is_null());
+            buffer.to_vec()
+        };
+        let head =
+            |element| [[0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, element], [0, 0, 0, 2], [0, 0, 0, 1]].concat();
+        let number = [0, 0, 0, 4, 0, 0, 0, 7];
+        assert_eq!(array(TYPES[0]), [&head(23)[..], &number, &number].concat());
+        assert_eq!(array(TYPES[1]), [&head(25)[..], &[255; 8]].concat());
+    }
+
+    #[test]
     fn a_tuple_that_is_cut_or_too_long_or_has_another_number_of_fields_is_refused() {
         assert!(adds(&TYPES, &[&TUPLE, &TUPLE]) && adds(&TYPES, &[]));
         for length in 0..TUPLE.len() {

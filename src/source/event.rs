@@ -16,7 +16,7 @@ pub struct Reply {
     /// the last of them is gone.
     pub size: usize,
     pub continuity: Continuity,
-    /// What the server had when it answered; its reads from then on are of this time or later.
+    /// What the server had when it answered: a read that asks for this time shows all of it.
     pub operation_time: Option<ClusterTime>,
     /// The first one of a cursor: the server may be another one than before.
     pub opens_cursor: bool,
