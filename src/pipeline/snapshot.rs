@@ -14,8 +14,8 @@ use super::plan::Plan;
 use super::prepare::{SourceBatch, read};
 use super::report::Report;
 use super::{Error, SessionState};
-use crate::domain::{CanonicalId, Document, SourceIndex};
-use crate::source;
+use crate::domain::SourceIndex;
+use crate::source::{self, Found};
 use crate::state::chunk::{Chunk, Progress};
 
 /// Hands out chunks, one source after the other.
@@ -51,8 +51,14 @@ struct Current {
     in_work: usize,
 }
 
+/// What was read of a chunk, registered before, to see where it ends.
+struct First {
+    registration: Registration,
+    replies: Vec<Vec<Found>>,
+}
+
 enum Next {
-    Work(SourceIndex, Chunk),
+    Work(SourceIndex, Chunk, Option<First>),
     /// Others still work at the last chunks of this source.
     Wait,
     Finished,
@@ -145,11 +151,11 @@ pub(super) async fn work(copying: &Copying, session: &SessionState) -> Result<()
         match copying.next().await? {
             Next::Finished => return Ok(()),
             Next::Wait => ring.await,
-            Next::Work(source, chunk) => {
+            Next::Work(source, chunk, first) => {
                 if session.is_stopping() {
                     return Ok(());
                 }
-                copying.copy(source, &chunk).await?;
+                copying.copy(source, &chunk, first).await?;
                 copying.chunks.settle().await;
             }
         }
@@ -171,10 +177,10 @@ impl Copying {
             };
             if let Some(chunk) = current.unfinished.pop_front() {
                 current.in_work += 1;
-                return Ok(Next::Work(current.source, chunk));
+                return Ok(Next::Work(current.source, chunk, None));
             }
             if let Some(mut chunk) = current.next.take() {
-                chunk.upper = self.boundary(current.source, chunk.lower.as_ref()).await?;
+                let first = self.read_next(current.source, &mut chunk).await?;
                 planner.plan_chunk(current.source, &chunk, chunk.upper.is_none()).await?;
                 current.next = chunk.upper.clone().map(|lower| Chunk {
                     number: chunk.number + 1,
@@ -182,7 +188,7 @@ impl Copying {
                     upper: None,
                 });
                 current.in_work += 1;
-                return Ok(Next::Work(current.source, chunk));
+                return Ok(Next::Work(current.source, chunk, Some(first)));
             }
             if current.in_work > 0 {
                 return Ok(Next::Wait);
@@ -198,24 +204,23 @@ impl Copying {
         }
     }
 
-    async fn boundary(
-        &self,
-        source: SourceIndex,
-        lower: Option<&CanonicalId>,
-    ) -> Result<Option<CanonicalId>, Error> {
+    /// Reads a chunk from where the one before ended, and with it where it ends itself.
+    async fn read_next(&self, source: SourceIndex, chunk: &mut Chunk) -> Result<First, Error> {
+        let registration = self.outstanding.register(source);
+        FailPoint::ReadChunk.reach().await?;
         let mapped = self.plan.of(source);
-        source::next_boundary(&self.client, &mapped.mapping.namespace, lower, mapped.chunk_documents)
-            .await
-            .map_err(read)
+        let (namespace, documents) = (&mapped.mapping.namespace, mapped.chunk_documents);
+        let (lower, after) = (chunk.lower.as_ref(), registration.read_after);
+        let read_next = source::read_next(&self.client, namespace, lower, documents, after).await;
+        let (replies, upper) = read_next.map_err(read)?;
+        chunk.upper = upper;
+        Ok(First { registration, replies })
     }
 
-    /// Reads and transforms a chunk: while one reply is transformed, the next is on its way.
-    async fn read(
-        &self,
-        source: SourceIndex,
-        chunk: &Chunk,
-        registration: &Registration,
-    ) -> Result<SourceBatch, Error> {
+    /// Reads and transforms a chunk between its bounds: while one reply is transformed, the next is on its way.
+    async fn read(&self, source: SourceIndex, chunk: &Chunk) -> Result<(Registration, SourceBatch), Error> {
+        let registration = self.outstanding.register(source);
+        FailPoint::ReadChunk.reach().await?;
         let namespace = &self.plan.of(source).mapping.namespace;
         let (lower, upper) = (chunk.lower.as_ref(), chunk.upper.as_ref());
         let mut reading = source::read_chunk(&self.client, namespace, lower, upper, registration.read_after)
@@ -224,18 +229,22 @@ impl Copying {
         let mut batch = SourceBatch::new(source);
         let mut documents = reading.next().await.map_err(read)?;
         while let Some(reply) = documents {
-            let (transformed, next) = tokio::join!(transform(&self.plan, batch, reply), reading.next());
+            let (transformed, next) = tokio::join!(transform(&self.plan, batch, vec![reply]), reading.next());
             batch = transformed?;
             documents = next.map_err(read)?;
         }
-        Ok(batch)
+        Ok((registration, batch))
     }
 
-    async fn copy(&self, source: SourceIndex, chunk: &Chunk) -> Result<(), Error> {
+    async fn copy(&self, source: SourceIndex, chunk: &Chunk, mut first: Option<First>) -> Result<(), Error> {
         loop {
-            let registration = self.outstanding.register(source);
-            FailPoint::ReadChunk.reach().await?;
-            let mut batch = self.read(source, chunk, &registration).await?;
+            let (registration, mut batch) = match first.take() {
+                Some(First { registration, replies }) => {
+                    let batch = transform(&self.plan, SourceBatch::new(source), replies).await?;
+                    (registration, batch)
+                }
+                None => self.read(source, chunk).await?,
+            };
             FailPoint::ChunkRead.reach().await?;
             let documents = (batch.documents.len() + batch.deletes.len() + batch.kept.len()) as u64;
             let mut writer = self.writers.take().await?;
@@ -278,15 +287,15 @@ impl Copying {
     }
 }
 
-/// Transforming a reply takes tens of milliseconds of one core: not on a thread that serves others.
+/// Transforming takes tens of milliseconds of one core: not on a thread that serves others.
 async fn transform(
     plan: &Arc<Plan>,
     mut batch: SourceBatch,
-    documents: Vec<(CanonicalId, Document)>,
+    replies: Vec<Vec<Found>>,
 ) -> Result<SourceBatch, Error> {
     let plan = Arc::clone(plan);
     let transformed = tokio::task::spawn_blocking(move || {
-        for (id, document) in documents {
+        for (id, document) in replies.into_iter().flatten() {
             batch.put(&plan, &id, document, None);
         }
         batch

@@ -17,9 +17,10 @@ use super::report::KEYS;
 use crate::config::Deletes;
 use crate::domain::{CanonicalId, ClusterTime, Document, SourceIndex};
 use crate::pipeline::{Drift, Error, Plan, SourceBatch, apply, claimed, claims_of, read, state};
+use crate::sink;
+use crate::source::{self, Found};
 use crate::state::row;
 use crate::transform::Absent;
-use crate::{sink, source};
 
 /// Documents that are remembered as seen, in 16 bytes each or so. Rows of those beyond it are looked for in
 /// MongoDB one by one, which only takes longer.
@@ -201,8 +202,8 @@ impl Walk {
         if *self.ground.stop.borrow() {
             return Ok(None);
         }
-        let Some((number, lower, upper)) = self.next().await? else { return Ok(None) };
-        let batch = self.read(lower.as_ref(), upper.as_ref()).await?;
+        let Some((number, replies, upper)) = self.next().await? else { return Ok(None) };
+        let batch = self.transform(replies).await?;
         Ok(Some(Chunk { number, upper, batch }))
     }
 
@@ -226,37 +227,25 @@ impl Walk {
         seen
     }
 
-    async fn next(&self) -> Result<Option<(u64, Lower, Option<CanonicalId>)>, Error> {
+    /// The documents of the next chunk with its number and where it ends.
+    async fn next(&self) -> Result<Option<(u64, Vec<Vec<Found>>, Option<CanonicalId>)>, Error> {
         let mut next = self.next.lock().await;
         let Some(lower) = next.1.take() else { return Ok(None) };
         let mapped = self.ground.plan.of(self.source);
-        let namespace = &mapped.mapping.namespace;
-        let documents = mapped.chunk_documents;
-        let upper = source::next_boundary(&self.ground.client, namespace, lower.as_ref(), documents)
-            .await
-            .map_err(read)?;
+        let (namespace, documents) = (&mapped.mapping.namespace, mapped.chunk_documents);
+        let client = &self.ground.client;
+        let read_next = source::read_next(client, namespace, lower.as_ref(), documents, self.after).await;
+        let (replies, upper) = read_next.map_err(read)?;
         let number = next.0;
         *next = (number + 1, upper.clone().map(Some));
-        Ok(Some((number, lower, upper)))
+        Ok(Some((number, replies, upper)))
     }
 
-    /// While one reply is transformed, the next is on its way.
-    async fn read(
-        &self,
-        lower: Option<&CanonicalId>,
-        upper: Option<&CanonicalId>,
-    ) -> Result<SourceBatch, Error> {
-        let ground = &self.ground;
-        let namespace = &ground.plan.of(self.source).mapping.namespace;
-        let reading = source::read_chunk(&ground.client, namespace, lower, upper, self.after).await;
-        let mut reading = reading.map_err(read)?;
+    async fn transform(&self, replies: Vec<Vec<Found>>) -> Result<SourceBatch, Error> {
         let mut batch = SourceBatch::new(self.source);
-        let mut documents = reading.next().await.map_err(read)?;
-        while let Some(reply) = documents {
-            ground.budget.spend(reply.len() as u64).await;
-            let (transformed, next) = tokio::join!(ground.transform(batch, reply), reading.next());
-            batch = transformed?;
-            documents = next.map_err(read)?;
+        for reply in replies {
+            self.ground.budget.spend(reply.len() as u64).await;
+            batch = self.ground.transform(batch, reply).await?;
         }
         Ok(batch)
     }

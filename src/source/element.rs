@@ -8,7 +8,6 @@ pub(super) const STRING: u8 = 0x02;
 pub(super) const DOCUMENT: u8 = 0x03;
 pub(super) const ARRAY: u8 = 0x04;
 pub(super) const BINARY: u8 = 0x05;
-pub(super) const BOOLEAN: u8 = 0x08;
 pub(super) const INT32: u8 = 0x10;
 pub(super) const TIMESTAMP: u8 = 0x11;
 pub(super) const DATE: u8 = 0x09;

@@ -30,6 +30,6 @@ pub use preflight::{
     preflight, sample_id_types,
 };
 pub use sample::{sample_documents, sample_ids};
-pub use snapshot::{Chunk, next_boundary, read_chunk};
+pub use snapshot::{Chunk, read_chunk, read_next};
 pub use stream::{Stream, StreamState, open};
 pub use token::token_time;

@@ -5,7 +5,7 @@ use std::fmt;
 
 use mongodb::Client;
 
-use super::element::{BOOLEAN, INT32, MAX_KEY, Writer};
+use super::element::{INT32, MAX_KEY, Writer};
 use super::error::Error;
 use super::find::{Found, Replies, find, read_concern};
 use super::lookup::lookup;
@@ -15,28 +15,8 @@ use crate::domain::{CanonicalId, ClusterTime, Namespace};
 /// caps a reply at 16 MB in any case.
 const DOCUMENTS_PER_REPLY: u32 = 1_000;
 
-/// Where the chunk that begins at `lower` (inclusive; `None`: at the very beginning) ends: the first `_id`
-/// behind its `documents` documents. `None`: it is the last chunk. Walks the index alone.
-pub async fn next_boundary(
-    client: &Client,
-    namespace: &Namespace,
-    lower: Option<&CanonicalId>,
-    documents: u64,
-) -> Result<Option<CanonicalId>, Error> {
-    if lower.is_some_and(is_max_key) {
-        return Ok(None);
-    }
-    let skip = i64::try_from(documents.max(1)).unwrap_or(i64::MAX);
-    let command = bounded(namespace, lower, None)
-        .document("projection", Writer::new().int("_id", 1))
-        .int("skip", skip)
-        .int("limit", 1)
-        .value("singleBatch", BOOLEAN, &[1])
-        .document("readConcern", read_concern(None));
-    let mut replies = find(client, namespace, command, 1, "divide the snapshot").await?;
-    let first = replies.next().await?.and_then(|documents| documents.into_iter().next());
-    Ok(first.map(|(id, _)| id))
-}
+/// The next chunk waits until this one is read, and each reply is a round trip. More would only take memory.
+const DOCUMENTS_PER_REPLY_OF_NEXT: u32 = 4_000;
 
 /// The documents of one chunk, reply by reply.
 pub struct Chunk {
@@ -82,6 +62,45 @@ pub async fn read_chunk(
     upper: Option<&CanonicalId>,
     after: ClusterTime,
 ) -> Result<Chunk, Error> {
+    let command = bounded(namespace, lower, upper);
+    begin(client, namespace, (lower, upper), command, DOCUMENTS_PER_REPLY, after).await
+}
+
+/// Reads the first documents from `lower` on, as `read_chunk` does, and with them where the next chunk begins; `None`:
+/// it is the last. Who asks for that alone has the server walk the index twice.
+pub async fn read_next(
+    client: &Client,
+    namespace: &Namespace,
+    lower: Option<&CanonicalId>,
+    documents: u64,
+    after: ClusterTime,
+) -> Result<(Vec<Vec<Found>>, Option<CanonicalId>), Error> {
+    let mut left = usize::try_from(documents.max(1)).unwrap_or(usize::MAX);
+    let limit = i64::try_from(left).unwrap_or(i64::MAX).saturating_add(1);
+    let command = bounded(namespace, lower, None).int("limit", limit);
+    let mut chunk =
+        begin(client, namespace, (lower, None), command, DOCUMENTS_PER_REPLY_OF_NEXT, after).await?;
+    let mut read: Vec<Vec<Found>> = Vec::new();
+    while let Some(mut reply) = chunk.next().await? {
+        if reply.len() > left {
+            let (next, _) = reply.swap_remove(left);
+            read.push(reply);
+            return Ok((read, Some(next)));
+        }
+        left -= reply.len();
+        read.push(reply);
+    }
+    Ok((read, None))
+}
+
+async fn begin(
+    client: &Client,
+    namespace: &Namespace,
+    (lower, upper): (Option<&CanonicalId>, Option<&CanonicalId>),
+    command: Writer,
+    documents_per_reply: u32,
+    after: ClusterTime,
+) -> Result<Chunk, Error> {
     let last = (lower.is_some() && upper.is_none()).then(|| Last {
         client: client.clone(),
         namespace: namespace.clone(),
@@ -90,12 +109,12 @@ pub async fn read_chunk(
     if lower.is_some_and(is_max_key) {
         return Ok(Chunk { replies: None, last });
     }
-    let command = bounded(namespace, lower, upper).document("readConcern", read_concern(Some(after))).value(
+    let command = command.document("readConcern", read_concern(Some(after))).value(
         "batchSize",
         INT32,
-        &DOCUMENTS_PER_REPLY.to_le_bytes(),
+        &documents_per_reply.to_le_bytes(),
     );
-    let replies = find(client, namespace, command, DOCUMENTS_PER_REPLY, "read a chunk").await?;
+    let replies = find(client, namespace, command, documents_per_reply, "read a chunk").await?;
     Ok(Chunk { replies: Some(replies), last })
 }
 

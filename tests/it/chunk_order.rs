@@ -1,6 +1,6 @@
 //! Documents change while a chunk of the snapshot is on its way: each order is forced.
 //!
-//! The chunk's read is held up by a fail point of mongod, its commit by a lock on its row in the state, and
+//! The chunk's read is held up by a fail point of mongod, its commit by a trigger on its row in the state, and
 //! its turn by a lock on the checkpoint, which stops the stream in the middle of its own transaction.
 
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ use crate::support::until;
 /// Long enough for everything that is to happen before the read.
 const READ_HELD_UP_MS: i64 = 4_000;
 
-/// Long enough to lock the chunk's row before its read is over.
+/// Long enough to lock the checkpoint before the read is over.
 const READ_HELD_UP_BRIEFLY_MS: i64 = 1_500;
 
 /// Fail points are the whole server's: one test at a time has it.
@@ -30,18 +30,27 @@ async fn mongod() -> Result<MutexGuard<'static, Mongod>> {
     Ok(mongod.await?.lock().await)
 }
 
-/// A daemon whose first chunk is divided but not yet written down, and a history of its table.
+/// A daemon that waits at a gate, and a history of its table.
 struct Scene {
     stage: Stage,
     daemon: Daemon,
-    /// Holds the chunk's row back.
+    /// Holds a lock on the gate's table.
     gate: PgConnection,
 }
 
+/// Where the daemon waits: for a lock, before it inserts into this table of the state.
+#[derive(Clone, Copy)]
+enum Gate {
+    /// Its session has not begun: no chunk is read.
+    Mapping,
+    /// Its first chunk is read but not yet written down.
+    Chunk,
+}
+
 impl Scene {
-    async fn new(mongod: &Mongod, name: &str) -> Result<Self> {
+    async fn new(mongod: &Mongod, name: &str, at: Gate) -> Result<Self> {
         let stage = Stage::with_mongod(mongod, name).await?;
-        let documents = (0..2_400_i64).map(|n| doc! { "_id": n, "v": 0 });
+        let documents = (0..8_400_i64).map(|n| doc! { "_id": n, "v": 0 });
         stage.collection("orders").insert_many(documents).await?;
         // The stream begins with the last operation before it: not with one of these.
         stage.collection("elsewhere").insert_one(doc! {}).await?;
@@ -49,14 +58,29 @@ impl Scene {
         let mappings = stage.whole("orders") + &stage.whole("other");
         // One worker, or the other one's reads would meet the fail point.
         let config = stage.config(&mappings).replace("\" }\nhttp", "\", lock_timeout: 60s }\nhttp")
-            + "snapshot: { chunk_documents: 1200, workers: 1 }\n";
+            + "snapshot: { chunk_documents: 4200, workers: 1 }\n";
         let migrated = daemon::command(&["migrate"], &config)?;
         ensure!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
+        stage
+            .execute(
+                "create function wait() returns trigger language plpgsql as $$
+                 begin
+                     perform pg_advisory_xact_lock_shared(1);
+                     return new;
+                 end $$;
+                 create trigger wait before update on rowstream.chunk for each row execute function wait()",
+            )
+            .await?;
         let mut gate = stage.postgres().await?;
-        gate.execute("begin; lock table rowstream.chunk in share mode").await?;
+        let table = match at {
+            Gate::Mapping => "rowstream.mapping",
+            Gate::Chunk => "rowstream.chunk",
+        };
+        let lock = format!("begin; lock table {table} in share mode");
+        gate.execute(sqlx::AssertSqlSafe(lock)).await?;
         let daemon = Daemon::start(&config)?;
         let scene = Self { stage, daemon, gate };
-        scene.waits_for("insert into rowstream.chunk").await?;
+        scene.waits_for(&format!("insert into {table}")).await?;
         scene
             .stage
             .execute(
@@ -89,8 +113,8 @@ impl Scene {
         until(&format!("{statement} to wait for a lock"), PATIENCE, waits).await
     }
 
-    /// The chunk's next `find` (its first thousand documents) or `getMore` (the rest) is held up; returns once
-    /// the server has it in hand.
+    /// The chunk's `find` (its first 4,000 documents) or `getMore` (the rest) is held up; returns once the server has
+    /// it in hand.
     async fn hold_up(&mut self, mongod: &Mongod, command: &str, milliseconds: i64) -> Result<()> {
         let data = doc! {
             "failCommands": [command], "appName": "rowstream", "namespace": format!("{}.orders", self.stage.name),
@@ -115,16 +139,22 @@ impl Scene {
         Ok(!mongod.run_admin(reading).await?.get_array("inprog")?.is_empty())
     }
 
-    /// Locks a row until the connection commits.
-    async fn lock(&self, table: &str) -> Result<PgConnection> {
+    /// Locks the checkpoint until the connection commits.
+    async fn lock_checkpoint(&self) -> Result<PgConnection> {
         let mut lock = self.stage.postgres().await?;
         lock.execute("begin").await?;
-        let sql = format!("select from rowstream.{table} for update");
-        until("a row to lock", PATIENCE, async || {
-            let locked = lock.execute(sqlx::AssertSqlSafe(sql.clone())).await?;
+        until("the checkpoint to lock", PATIENCE, async || {
+            let locked = lock.execute("select from rowstream.checkpoint for update").await?;
             Ok((locked.rows_affected() == 1).then_some(()))
         })
         .await?;
+        Ok(lock)
+    }
+
+    /// No chunk can be finished until the connection commits.
+    async fn lock_chunks(&self) -> Result<PgConnection> {
+        let mut lock = self.stage.postgres().await?;
+        lock.execute("begin; select pg_advisory_xact_lock(1)").await?;
         Ok(lock)
     }
 
@@ -139,8 +169,8 @@ impl Scene {
     /// Has the stream's transaction with a change of document 8 wait in its middle, and the chunk, which was read
     /// before, for its turn; until the connection commits.
     async fn waits_for_its_turn(&mut self, mongod: &Mongod) -> Result<PgConnection> {
-        let lock = self.lock("checkpoint").await?;
         self.hold_up(mongod, "getMore", READ_HELD_UP_BRIEFLY_MS).await?;
+        let lock = self.lock_checkpoint().await?;
         let set = doc! { "$set": { "v": 1 } };
         self.stage.collection("orders").update_one(doc! { "_id": 8_i64 }, set).await?;
         self.waits_for("update rowstream.checkpoint").await?;
@@ -172,16 +202,15 @@ impl Scene {
     }
 }
 
-/// Everything that can happen to a document, in the first chunk (0 to 1199, the last 200 of which
-/// are its second reply) and behind it. Returns how many
-/// events that makes.
+/// Everything that can happen to a document, in the first chunk (0 to 4199, the last 200 of which are its second
+/// reply) and behind it. Returns how many events that makes.
 async fn change_everything(stage: &Stage) -> Result<u32> {
     let orders = stage.collection("orders");
     let id = |n: i64| doc! { "_id": n };
     let new = |n: i64, v: i64| doc! { "_id": n, "v": v, "new": true };
     let set = |v: i64| doc! { "$set": { "v": v } };
     let mut events = 0;
-    for base in [0, 1_100, 1_500] {
+    for base in [0, 4_100, 4_500] {
         orders.update_one(id(base + 1), set(10)).await?;
         orders.replace_one(id(base + 2), doc! { "v": 11, "replaced": Bson::Null }).await?;
         orders.delete_one(id(base + 3)).await?;
@@ -198,7 +227,7 @@ async fn change_everything(stage: &Stage) -> Result<u32> {
         events += 13;
     }
     // New ones: before the first, behind the last, and one that does not stay.
-    orders.insert_many([new(-5, 17), new(5_000, 18), new(-6, 19)]).await?;
+    orders.insert_many([new(-5, 17), new(9_000, 18), new(-6, 19)]).await?;
     orders.delete_one(id(-6)).await?;
     Ok(events + 4)
 }
@@ -206,7 +235,7 @@ async fn change_everything(stage: &Stage) -> Result<u32> {
 /// Waits until the stream has brought what `change_everything` leaves.
 async fn applied(stage: &Stage) -> Result<()> {
     let sql =
-        "select count(*) from orders where source_id in ('1', '2', '4', '6', '1101', '1501', '-5', '5000')";
+        "select count(*) from orders where source_id in ('1', '2', '4', '6', '4101', '4501', '-5', '9000')";
     until("the stream to be applied", PATIENCE, async || Ok((stage.number(sql).await? == 8).then_some(())))
         .await
 }
@@ -214,7 +243,7 @@ async fn applied(stage: &Stage) -> Result<()> {
 /// Everything changes and is applied while one command of the chunk's read is held up.
 async fn changes_are_applied_during(command: &str, name: &str) -> Result<()> {
     let mongod = mongod().await?;
-    let mut scene = Scene::new(&mongod, name).await?;
+    let mut scene = Scene::new(&mongod, name, Gate::Mapping).await?;
     scene.hold_up(&mongod, command, READ_HELD_UP_MS).await?;
     let events = change_everything(&scene.stage).await?;
     scene.handed(events).await?;
@@ -232,17 +261,16 @@ async fn what_changes_between_a_chunks_registration_and_its_read_is_not_undone()
 
 #[tokio::test]
 async fn what_changes_and_is_applied_while_a_chunk_is_read_is_not_undone() -> Result<()> {
-    // The first thousand are read, as they were; the chunk cannot commit yet, and the stream can.
+    // The first 4,000 are read, as they were; the chunk cannot commit yet, and the stream can.
     changes_are_applied_during("getMore", "half_read").await
 }
 
 #[tokio::test]
 async fn what_changes_between_a_chunks_read_and_its_commit_is_not_undone() -> Result<()> {
     let mongod = mongod().await?;
-    let mut scene = Scene::new(&mongod, "read").await?;
-    scene.hold_up(&mongod, "find", READ_HELD_UP_BRIEFLY_MS).await?;
-    let mut lock = scene.lock("chunk").await?;
-    assert!(scene.reads(&mongod).await?, "the read was over too early");
+    let mut scene = Scene::new(&mongod, "read", Gate::Chunk).await?;
+    let mut lock = scene.lock_chunks().await?;
+    scene.gate.execute("commit").await?;
     scene.waits_for("update rowstream.chunk").await?;
     let events = change_everything(&scene.stage).await?;
     scene.handed(events).await?;
@@ -255,7 +283,7 @@ async fn what_changes_between_a_chunks_read_and_its_commit_is_not_undone() -> Re
 #[tokio::test]
 async fn what_changes_while_a_chunk_waits_for_its_turn_is_not_undone() -> Result<()> {
     let mongod = mongod().await?;
-    let mut scene = Scene::new(&mongod, "turn").await?;
+    let mut scene = Scene::new(&mongod, "turn", Gate::Mapping).await?;
     let mut lock = scene.waits_for_its_turn(&mongod).await?;
     let events = change_everything(&scene.stage).await?;
     scene.handed(1 + events).await?;
@@ -270,7 +298,7 @@ async fn a_collection_dropped_while_a_chunk_is_outstanding_takes_its_rows_along(
     let mongod = mongod().await?;
     let again = || (0..30_i64).map(|n| doc! { "_id": n * 7, "v": 20, "second": true });
     for (name, while_it_waits) in [("dropped_before_read", false), ("dropped_before_commit", true)] {
-        let mut scene = Scene::new(&mongod, name).await?;
+        let mut scene = Scene::new(&mongod, name, Gate::Mapping).await?;
         let orders = scene.stage.collection("orders");
         let mut events = 0;
         let mut lock = None;
@@ -303,7 +331,7 @@ async fn a_collection_dropped_while_a_chunk_is_outstanding_takes_its_rows_along(
 #[tokio::test]
 async fn a_snapshot_that_is_begun_again_while_a_chunk_is_planned_is_taken_from_its_start() -> Result<()> {
     let mongod = mongod().await?;
-    let mut scene = Scene::new(&mongod, "planned").await?;
+    let mut scene = Scene::new(&mongod, "planned", Gate::Chunk).await?;
     // Behind the first chunk, which is being written down, and before the second.
     let mut other = scene.stage.postgres().await?;
     let locking = tokio::spawn(async move {

@@ -219,19 +219,25 @@ async fn mixed_ids_are_chunked_in_full_order() -> Result<()> {
         let mut copied = Vec::new();
         let mut lower: Option<CanonicalId> = None;
         loop {
-            let upper = source::next_boundary(&source.client, &namespace, lower.as_ref(), size).await?;
+            let (replies, upper) =
+                source::read_next(&source.client, &namespace, lower.as_ref(), size, after).await?;
+            let read: Vec<CanonicalId> = replies.into_iter().flatten().map(|(id, _)| id).collect();
+            // Who comes later reads the same between the bounds.
             let mut chunk =
                 source::read_chunk(&source.client, &namespace, lower.as_ref(), upper.as_ref(), after).await?;
-            let before = copied.len();
+            let mut again = Vec::new();
             while let Some(documents) = chunk.next().await? {
-                copied.extend(documents.into_iter().map(|(id, _)| id));
+                again.extend(documents.into_iter().map(|(id, _)| id));
             }
+            assert_eq!(read, again);
             if upper.is_some() {
-                assert_eq!(copied.len() - before, size as usize);
-            } else {
+                assert_eq!(read.len(), size as usize);
+            }
+            copied.extend(read);
+            lower = upper;
+            if lower.is_none() {
                 break;
             }
-            lower = upper;
         }
         let distinct: HashSet<_> = copied.iter().collect();
         assert_eq!((copied.len(), distinct.len()), (ids.len(), ids.len()), "chunks of {size}");
@@ -248,7 +254,9 @@ async fn empty_and_missing_collections_have_one_empty_chunk() -> Result<()> {
     source.writer.database(&source.name).create_collection("empty").await?;
     for name in ["empty", "missing"] {
         let namespace = source.namespace(name);
-        assert_eq!(source::next_boundary(&source.client, &namespace, None, 10).await?, None);
+        let after = ClusterTime::default();
+        let (replies, next) = source::read_next(&source.client, &namespace, None, 10, after).await?;
+        assert_eq!((replies.concat().len(), next), (0, None));
         let id = CanonicalId::from_value(0x0A, &[]);
         let mut chunk =
             source::read_chunk(&source.client, &namespace, Some(&id), None, ClusterTime::default()).await?;
