@@ -101,6 +101,21 @@ impl SourceBatch {
         }
     }
 
+    /// Nothing of these is written, nor of what is known of them forgotten: somebody else has newer ones.
+    pub(super) fn leave_out(&mut self, seen: &HashSet<CanonicalId>) {
+        if seen.is_empty() {
+            return;
+        }
+        self.rows.retain(|row| !seen.contains(&row.id));
+        self.deletes.retain(|(id, _)| !seen.contains(id));
+        self.kept.retain(|(id, _)| !seen.contains(id));
+        self.refused.retain(|refused| !seen.contains(&refused.id));
+        self.documents.retain(|(id, _)| !seen.contains(id));
+        for child in &mut self.children {
+            child.rows.retain(|row| !seen.contains(&row.id));
+        }
+    }
+
     /// Every so many documents, the first of the batch among them.
     fn look_for_drift(&mut self, mapped: &Mapped, id: &CanonicalId, document: &Document) {
         let Some(unread) = &mapped.unread else { return };

@@ -255,14 +255,9 @@ impl Copying {
                     self.writers.give_back(writer);
                     continue;
                 }
-                Settled::Without(seen) => {
-                    batch.rows.retain(|row| !seen.contains(&row.id));
-                    batch.refused.retain(|refused| !seen.contains(&refused.id));
-                    batch.deletes.retain(|(id, _)| !seen.contains(id));
-                    batch.deletes.sort_by(|left, right| left.1.cmp(&right.1));
-                    batch.kept.retain(|(id, _)| !seen.contains(id));
-                }
+                Settled::Without(seen) => batch.leave_out(&seen),
             }
+            batch.deletes.sort_by(|left, right| left.1.cmp(&right.1));
             let straight = self.report.copies_straight(source);
             let read_after = self.outstanding.last_handed();
             let outcome = writer.chunk(chunk.number, documents, &mut batch, straight, read_after);

@@ -50,14 +50,18 @@ enum Gate {
 impl Scene {
     async fn new(mongod: &Mongod, name: &str, at: Gate) -> Result<Self> {
         let stage = Stage::with_mongod(mongod, name).await?;
+        // Two mappings, so that the stream is the database's and its getMore is told from the chunk's.
+        let mappings = stage.whole("orders") + &stage.whole("other");
+        Self::of(stage, &mappings, at).await
+    }
+
+    async fn of(stage: Stage, mappings: &str, at: Gate) -> Result<Self> {
         let documents = (0..8_400_i64).map(|n| doc! { "_id": n, "v": 0 });
         stage.collection("orders").insert_many(documents).await?;
         // The stream begins with the last operation before it: not with one of these.
         stage.collection("elsewhere").insert_one(doc! {}).await?;
-        // Two mappings, so that the stream is the database's and its getMore is told from the chunk's.
-        let mappings = stage.whole("orders") + &stage.whole("other");
         // One worker, or the other one's reads would meet the fail point.
-        let config = stage.config(&mappings).replace("\" }\nhttp", "\", lock_timeout: 60s }\nhttp")
+        let config = stage.config(mappings).replace("\" }\nhttp", "\", lock_timeout: 60s }\nhttp")
             + "snapshot: { chunk_documents: 4200, workers: 1 }\n";
         let migrated = daemon::command(&["migrate"], &config)?;
         ensure!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
@@ -291,6 +295,46 @@ async fn what_changes_while_a_chunk_waits_for_its_turn_is_not_undone() -> Result
     assert_eq!(scene.stage.number("select count(*) from orders").await?, 0);
     lock.execute("commit").await?;
     scene.ends_well().await
+}
+
+/// The stream writes a document with what it waits for, the chunk that is on its way leaves out both.
+#[tokio::test]
+async fn what_a_document_waits_for_since_its_chunk_is_read_is_not_forgotten() -> Result<()> {
+    let mongod = mongod().await?;
+    let stage = Stage::with_mongod(&mongod, "awaited").await?;
+    stage
+        .execute(
+            "create table other (id bigserial primary key, source text not null, source_id text not null,
+                 name text, unique (source, source_id));
+             create table orders (source text not null, source_id text not null, document jsonb,
+                 parent bigint references other, unique (source, source_id))",
+        )
+        .await?;
+    let mapping = |table: &str, columns: &str| {
+        format!(
+            "  - {{ source: {table}, collection: {}.{table}, table: {table}, id_type: int, allow_empty: true,
+            columns: {{ {columns} }} }}\n",
+            stage.name
+        )
+    };
+    let parent = "document: $document, parent: { ref: { to: other, from: parent }, missing: null }";
+    let mappings = mapping("orders", parent) + &mapping("other", "name: name");
+    let mut scene = Scene::of(stage, &mappings, Gate::Mapping).await?;
+    scene.hold_up(&mongod, "find", READ_HELD_UP_MS).await?;
+    let orders = scene.stage.collection("orders");
+    orders.update_one(doc! { "_id": 1_i64 }, doc! { "$set": { "v": 1, "parent": 7_i64 } }).await?;
+    let waits =
+        async || Ok((scene.stage.number("select count(*) from rowstream.wait").await? == 1).then_some(()));
+    until("the order to wait", PATIENCE, waits).await?;
+    assert!(scene.reads(&mongod).await?, "the read was over too early");
+    assert_eq!(scene.stage.number("select count(*) from orders").await?, 1);
+    let copied = async || Ok((scene.finished_chunks().await? == 3).then_some(()));
+    until("the copy", PATIENCE, copied).await?;
+    scene.stage.collection("other").insert_one(doc! { "_id": 7_i64, "name": "late" }).await?;
+    let with_parent =
+        "select count(*) from orders join other on other.id = parent where orders.source_id = '1'";
+    let found = async || Ok((scene.stage.number(with_parent).await? == 1).then_some(()));
+    until("the order to have its parent", PATIENCE, found).await
 }
 
 #[tokio::test]
