@@ -298,7 +298,7 @@ impl Writer {
         open.commit().await
     }
 
-    /// Writes a chunk down before it is read; `last` also that there are no more.
+    /// Writes a chunk down before anybody copies it; `last` also that there are no more.
     pub(super) async fn plan_chunk(
         &mut self,
         source: SourceIndex,

@@ -26,6 +26,10 @@ use crate::transform::Absent;
 /// MongoDB one by one, which only takes longer.
 const REMEMBERED: usize = 2_000_000;
 
+/// Documents that are read at once however few may be read in a second: a comparison by a few would be a statement for
+/// each of them.
+const LEAST_AT_ONCE: u64 = 1_000;
+
 /// Claims of one page.
 const PAGE: i64 = 10_000;
 
@@ -51,6 +55,14 @@ pub(super) struct Budget {
 impl Budget {
     pub(super) fn new(per_second: Option<u64>) -> Self {
         Self { per_second, began: Instant::now(), taken: AtomicU64::new(0) }
+    }
+
+    /// How many of a chunk are read before anybody waits.
+    fn at_once(&self, chunk: u64) -> u64 {
+        match self.per_second {
+            Some(per_second) => chunk.min(per_second.max(LEAST_AT_ONCE)),
+            None => chunk,
+        }
     }
 
     /// Waits until so many documents more were allowed to be read.
@@ -199,9 +211,6 @@ impl Walk {
 
     /// The next one, read; `None`: there is none, or it was told to stop.
     async fn chunk(&self) -> Result<Option<Chunk>, Error> {
-        if *self.ground.stop.borrow() {
-            return Ok(None);
-        }
         let Some((number, replies, upper)) = self.next().await? else { return Ok(None) };
         let batch = self.transform(replies).await?;
         Ok(Some(Chunk { number, upper, batch }))
@@ -230,9 +239,13 @@ impl Walk {
     /// The documents of the next chunk with its number and where it ends.
     async fn next(&self) -> Result<Option<(u64, Vec<Vec<Found>>, Option<CanonicalId>)>, Error> {
         let mut next = self.next.lock().await;
+        if *self.ground.stop.borrow() {
+            return Ok(None);
+        }
         let Some(lower) = next.1.take() else { return Ok(None) };
         let mapped = self.ground.plan.of(self.source);
-        let (namespace, documents) = (&mapped.mapping.namespace, mapped.chunk_documents);
+        let documents = self.ground.budget.at_once(mapped.chunk_documents);
+        let namespace = &mapped.mapping.namespace;
         let client = &self.ground.client;
         let read_next = source::read_next(client, namespace, lower.as_ref(), documents, self.after).await;
         let (replies, upper) = read_next.map_err(read)?;

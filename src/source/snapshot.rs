@@ -67,7 +67,8 @@ pub async fn read_chunk(
 }
 
 /// Reads the first documents from `lower` on, as `read_chunk` does, and with them where the next chunk begins; `None`:
-/// it is the last. Who asks for that alone has the server walk the index twice.
+/// it is the last. Who asks for that alone has the server walk the index twice. ⚠ Without a sort, which the index makes
+/// free, mongos hands out what comes first from any shard: others before it would belong to no chunk.
 pub async fn read_next(
     client: &Client,
     namespace: &Namespace,
@@ -77,7 +78,8 @@ pub async fn read_next(
 ) -> Result<(Vec<Vec<Found>>, Option<CanonicalId>), Error> {
     let mut left = usize::try_from(documents.max(1)).unwrap_or(usize::MAX);
     let limit = i64::try_from(left).unwrap_or(i64::MAX).saturating_add(1);
-    let command = bounded(namespace, lower, None).int("limit", limit);
+    let command =
+        bounded(namespace, lower, None).document("sort", Writer::new().int("_id", 1)).int("limit", limit);
     let mut chunk =
         begin(client, namespace, (lower, None), command, DOCUMENTS_PER_REPLY_OF_NEXT, after).await?;
     let mut read: Vec<Vec<Found>> = Vec::new();

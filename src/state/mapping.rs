@@ -230,7 +230,8 @@ pub async fn snapshot_done(
 }
 
 /// Forgets the snapshot, so that it is taken again from the start. The mapping's row comes first: a chunk
-/// that is being planned at this moment waits for it, and then finds that its predecessor is gone.
+/// that is being planned at this moment waits for it, and then finds that its predecessor is gone. The first has none,
+/// and may have been read before: within a session, void what is registered.
 pub async fn snapshot_again(
     connection: &mut PgConnection,
     pipeline: &str,

@@ -285,6 +285,18 @@ async fn what_changes_between_a_chunks_read_and_its_commit_is_not_undone() -> Re
 }
 
 #[tokio::test]
+async fn what_changes_before_a_chunk_that_was_read_is_written_down_is_not_undone() -> Result<()> {
+    let mongod = mongod().await?;
+    let mut scene = Scene::new(&mongod, "written_down", Gate::Chunk).await?;
+    let events = change_everything(&scene.stage).await?;
+    scene.handed(events).await?;
+    applied(&scene.stage).await?;
+    assert_eq!(scene.stage.number("select count(*) from rowstream.chunk").await?, 0);
+    scene.gate.execute("commit").await?;
+    scene.ends_well().await
+}
+
+#[tokio::test]
 async fn what_changes_while_a_chunk_waits_for_its_turn_is_not_undone() -> Result<()> {
     let mongod = mongod().await?;
     let mut scene = Scene::new(&mongod, "turn", Gate::Mapping).await?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::support::servers::Mongod;
 use anyhow::{Context, Result, bail};
+use futures_util::TryStreamExt;
 use mongodb::Client;
 use mongodb::bson::{Bson, Document, doc};
 use rowstream::domain::{CanonicalId, ChangeKind, ClusterTime, Namespace, Position, ResumeToken};
@@ -244,6 +245,32 @@ async fn mixed_ids_are_chunked_in_full_order() -> Result<()> {
 
         let found = source::lookup(&source.client, &namespace, &copied, after).await?;
         assert_eq!(found.len(), ids.len());
+    }
+    source.done().await
+}
+
+/// One server has them in order whatever it is asked; mongos only if it is asked for that.
+#[tokio::test]
+async fn the_next_documents_are_asked_for_in_the_order_of_the_index_and_nobody_sorts() -> Result<()> {
+    let source = Source::new("ordered").await?;
+    source.collection("orders").insert_many((0..50).map(|n| doc! { "_id": n })).await?;
+    let namespace = source.namespace("orders");
+    let after = source::operation_time(&source.writer).await?;
+    let database = source.writer.database(&source.name);
+    database.run_command(doc! { "profile": 2 }).await?;
+    let lower = CanonicalId::from_bson(&Bson::Int32(7));
+    for lower in [None, Some(&lower)] {
+        source::read_next(&source.client, &namespace, lower, 10, after).await?;
+    }
+    database.run_command(doc! { "profile": 0 }).await?;
+    let asked = doc! { "op": "query", "ns": format!("{}.orders", source.name) };
+    let profile = database.collection::<Document>("system.profile");
+    let asked: Vec<Document> = profile.find(asked).await?.try_collect().await?;
+    assert_eq!(asked.len(), 2);
+    for asked in asked {
+        assert_eq!(asked.get_document("command")?.get_document("sort")?, &doc! { "_id": 1_i64 });
+        assert!(!asked.contains_key("hasSortStage"), "{asked}");
+        assert_eq!(asked.get_i32("docsExamined")?, 11);
     }
     source.done().await
 }
