@@ -137,7 +137,8 @@ proptest! {
                 _ if is_number => {
                     let back: Bson = match text.parse::<f64>() {
                         Ok(back) if matches!(column, ColumnType::Float4 | ColumnType::Float8) => back.into(),
-                        Ok(back) if !back.is_finite() => back.into(),
+                        // By its word: numbers above the largest double are none of these.
+                        Ok(back) if text.ends_with(char::is_alphabetic) => back.into(),
                         _ if text.trim_start_matches('-').len() <= 18 && !text.contains('.') => {
                             text.parse::<i64>().unwrap().into()
                         }
